@@ -1,0 +1,33 @@
+"""Exceptions for mistakes of use: what was given, what was expected, what to do.
+
+The command line prints their message on one or two lines and exits with code 2;
+any other exception is a defect of this package and keeps its traceback.
+"""
+
+
+class WsiclError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(WsiclError):
+    """A setting is unknown, ill-typed, or contradicts another."""
+
+
+class ShapeError(WsiclError, ValueError):
+    """An array's shape does not fit the network or its companions."""
+
+
+class DataError(WsiclError):
+    """A store, image or label cannot be read or used."""
+
+
+class PromptError(WsiclError, ValueError):
+    """A prompt lies outside its image or is not well formed."""
+
+
+class CheckpointError(WsiclError):
+    """A checkpoint is missing, damaged, or does not fit the network."""
+
+
+class MissingExtraError(WsiclError, ImportError):
+    """An optional dependency is absent; the message names the extra to install."""

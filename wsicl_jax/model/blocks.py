@@ -1,0 +1,83 @@
+"""The parts of the dual-branch network: convolutions, residual unit, resampling, fusion."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from wsicl_jax import ops
+
+
+class Conv(nnx.Module):
+    """A 3D convolution with bias and zero padding; kernel `(k, k, k, c_in, c_out)`.
+
+    Starts uniform in +-1/sqrt(fan_in), kernel and bias, as PyTorch's layers do.
+    """
+
+    def __init__(self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs):
+        bound = (c_in * size**3) ** -0.5
+        self.kernel = nnx.Param(
+            jax.random.uniform(
+                rngs.params(), (size, size, size, c_in, c_out), minval=-bound, maxval=bound
+            )
+        )
+        self.bias = nnx.Param(
+            jax.random.uniform(rngs.params(), (c_out,), minval=-bound, maxval=bound)
+        )
+
+    def __call__(self, x: Float[Array, "batch x y z c_in"]) -> Float[Array, "batch x y z c_out"]:
+        return ops.conv3d(x, self.kernel[...]) + self.bias[...]
+
+
+class ResidualUnit(nnx.Module):
+    """gelu(x + conv3(gelu(conv3(x)))), channels kept."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.first = Conv(channels, channels, 3, rngs=rngs)
+        self.second = Conv(channels, channels, 3, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x y z c"]:
+        return gelu(x + self.second(gelu(self.first(x))))
+
+
+class Down(nnx.Module):
+    """Halves the size: convolution with kernel 4 and stride 2, or max-pooling if c_in == c_out."""
+
+    def __init__(self, c_in: int, c_out: int, *, rngs: nnx.Rngs):
+        self.conv = None if c_in == c_out else Conv(c_in, c_out, 4, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch x y z c_in"]
+    ) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
+        if self.conv is None:
+            return ops.max_pool2(x)
+        return ops.conv3d_down(x, self.conv.kernel[...]) + self.conv.bias[...]
+
+
+class Merge(nnx.Module):
+    """conv1(concat[left, right]) with the concatenation never built.
+
+    The kernel's rows for the left and the right part are applied to each by itself
+    and the products added. `right` may have a smaller batch than `left`: it is then
+    shared by `left.batch / right.batch` consecutive entries (the context images of
+    one target), and its product is computed once for all of them.
+    """
+
+    def __init__(self, c_left: int, c_right: int, c_out: int, *, rngs: nnx.Rngs):
+        self.c_left = c_left
+        self.conv = Conv(c_left + c_right, c_out, 1, rngs=rngs)
+
+    def __call__(
+        self,
+        left: Float[Array, "batch x y z c_left"],
+        right: Float[Array, "shared x y z c_right"],
+    ) -> Float[Array, "batch x y z c_out"]:
+        kernel = self.conv.kernel[...][0, 0, 0]
+        from_right = right @ kernel[self.c_left :] + self.conv.bias[...]
+        repeats = left.shape[0] // right.shape[0]
+        return left @ kernel[: self.c_left] + jnp.repeat(from_right, repeats, axis=0)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact (erf) Gaussian error linear unit."""
+    return jax.nn.gelu(x, approximate=False)

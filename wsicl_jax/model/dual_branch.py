@@ -1,0 +1,194 @@
+"""The dual-branch 3D U-Net: target encoder, context branch, target decoder.
+
+Backbone of WS-ICL (arXiv 2510.05899), from Neuroverse3D (arXiv 2503.02410). The target
+enters the context branch through its encoder's shortcuts; nothing but the mean of the
+context features, one map per stage, comes back.
+"""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from wsicl_jax.config import ModelConfig
+from wsicl_jax.errors import ShapeError
+from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, gelu
+from wsicl_jax.model.context import mean_over_contexts
+from wsicl_jax.ops import upsample2
+
+Features = tuple[Float[Array, "..."], ...]
+
+
+class TargetEncoder(nnx.Module):
+    """Target image to one shortcut per stage but the last, and the bottleneck's input."""
+
+    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.embed = Conv(1, channels[0], 1, rngs=rngs)
+        self.units = nnx.List([ResidualUnit(c, rngs=rngs) for c in channels[:-1]])
+        self.downs = nnx.List(_downs(channels, rngs))
+
+    def __call__(self, target: Float[Array, "batch x y z 1"]) -> tuple[Features, Array]:
+        x = self.embed(target)
+        shortcuts = []
+        for unit, down in zip(self.units, self.downs, strict=True):
+            x = unit(x)
+            shortcuts.append(x)
+            x = down(x)
+        return tuple(shortcuts), x
+
+
+class ContextBranch(nnx.Module):
+    """One context image with its prompts, seen beside the target, to one feature map per stage.
+
+    Features run from the bottleneck (coarsest) to full size. Context images that share
+    a target are consecutive along the batch.
+    """
+
+    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.embed = Conv(2, channels[0], 1, rngs=rngs)
+        self.units = nnx.List([ResidualUnit(c, rngs=rngs) for c in channels[:-1]])
+        self.fuse = nnx.List([Merge(c, c, c, rngs=rngs) for c in channels[:-1]])
+        self.downs = nnx.List(_downs(channels, rngs))
+        self.bottleneck = ResidualUnit(channels[-1], rngs=rngs)
+        self.ups = nnx.List(_up_merges(channels, rngs))
+        self.up_units = nnx.List([ResidualUnit(c, rngs=rngs) for c in channels[-2::-1]])
+
+    def __call__(
+        self,
+        image_and_prompt: Float[Array, "batch x y z 2"],
+        target_shortcuts: Features,
+    ) -> Features:
+        x = self.embed(image_and_prompt)
+        shortcuts = []
+        for unit, fuse, down, target in zip(
+            self.units, self.fuse, self.downs, target_shortcuts, strict=True
+        ):
+            x = unit(x)
+            x = gelu(x + fuse(x, target))
+            shortcuts.append(x)
+            x = down(x)
+        x = self.bottleneck(x)
+        features = [x]
+        for merge, unit, shortcut in zip(self.ups, self.up_units, shortcuts[::-1], strict=True):
+            x = unit(merge(upsample2(x), shortcut))
+            features.append(x)
+        return tuple(features)
+
+
+class DecoderBlock(nnx.Module):
+    """Residual unit on the target, then the mean context feature of the stage mixed in."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        self.unit = ResidualUnit(channels, rngs=rngs)
+        self.fuse = Merge(channels, channels, channels, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch x y z c"], context: Float[Array, "batch x y z c"]
+    ) -> Float[Array, "batch x y z c"]:
+        x = self.unit(x)
+        return gelu(x + self.fuse(context, x))
+
+
+class TargetDecoder(nnx.Module):
+    """Bottleneck of the target and mean context features to the mask."""
+
+    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+        self.bottleneck = DecoderBlock(channels[-1], rngs=rngs)
+        self.ups = nnx.List(_up_merges(channels, rngs))
+        self.blocks = nnx.List([DecoderBlock(c, rngs=rngs) for c in channels[-2::-1]])
+        self.head_unit = ResidualUnit(channels[0], rngs=rngs)
+        self.head = Conv(channels[0], 1, 1, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch x y z c"], shortcuts: Features, context: Features
+    ) -> Float[Array, "batch X Y Z 1"]:
+        x = self.bottleneck(x, context[0])
+        for merge, block, shortcut, feature in zip(
+            self.ups, self.blocks, shortcuts[::-1], context[1:], strict=True
+        ):
+            x = block(merge(upsample2(x), shortcut), feature)
+        return self.head(self.head_unit(x))
+
+
+class DualBranch(nnx.Module):
+    """The network: a target and its context set in, the target's mask out.
+
+    About `2 * L + 2` times the arithmetic of a plain U-Net of the same channels;
+    parameters do not depend on the number of contexts L.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.target_encoder = TargetEncoder(config.channels, rngs=rngs)
+        self.context_branch = ContextBranch(config.channels, rngs=rngs)
+        self.target_decoder = TargetDecoder(config.channels, rngs=rngs)
+
+    def __call__(
+        self,
+        target: Float[Array, "batch x y z 1"],
+        context_images: Float[Array, "batch context x y z 1"],
+        context_prompts: Float[Array, "batch context x y z 1"],
+        context_weights: Float[Array, "batch context"] | None = None,
+    ) -> Float[Array, "batch x y z 1"]:
+        """Regress the target's mask towards {0, 1}; cut at 0.5 to segment.
+
+        Images are expected in [0, 1], prompts as `prompts.to_channel` paints them.
+        `context_weights` are relative weights of the context images in the mean;
+        0 leaves a context out (padding), None weighs all alike.
+
+        Raises:
+            ShapeError: shapes differ between target and contexts, there is no context,
+                or a size is no multiple of `config.size_multiple`.
+        """
+        _check_shapes(
+            target, context_images, context_prompts, context_weights, self.config.size_multiple
+        )
+        shortcuts, x = self.target_encoder(target)
+        features = mean_over_contexts(
+            self.context_branch,
+            context_images,
+            context_prompts,
+            context_weights,
+            shortcuts,
+            mini_context=self.config.mini_context,
+        )
+        return self.target_decoder(x, shortcuts, features)
+
+
+def _downs(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Down]:
+    return [Down(a, b, rngs=rngs) for a, b in zip(channels[:-1], channels[1:], strict=True)]
+
+
+def _up_merges(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Merge]:
+    coarse_to_fine = channels[::-1]
+    return [
+        Merge(a, b, b, rngs=rngs)
+        for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
+    ]
+
+
+def _check_shapes(target, images, prompts, weights, multiple: int) -> None:
+    if target.ndim != 5 or target.shape[-1] != 1:
+        raise ShapeError(f"target has shape {target.shape}; expected (batch, X, Y, Z, 1)")
+    if images.ndim != 6 or images.shape[1] == 0 or images.shape[-1] != 1:
+        raise ShapeError(
+            f"context_images has shape {images.shape}; expected (batch, L, X, Y, Z, 1), L >= 1"
+        )
+    if images.shape != prompts.shape:
+        raise ShapeError(
+            f"context_images has shape {images.shape} but context_prompts {prompts.shape}; "
+            "give one prompt channel per context image, of the image's size"
+        )
+    if (images.shape[0], *images.shape[2:]) != target.shape:
+        raise ShapeError(
+            f"context images are {images.shape[2:5]} (batch {images.shape[0]}) but the target is "
+            f"{target.shape[1:4]} (batch {target.shape[0]}); resize them to one grid"
+        )
+    if weights is not None and weights.shape != images.shape[:2]:
+        raise ShapeError(
+            f"context_weights has shape {weights.shape}; expected (batch, L) = {images.shape[:2]}"
+        )
+    if any(size % multiple for size in target.shape[1:4]):
+        padded = tuple(-(-size // multiple) * multiple for size in target.shape[1:4])
+        raise ShapeError(
+            f"target size {target.shape[1:4]} is no multiple of {multiple}, as the network's "
+            f"stages need; pad or resize target and contexts to {padded}"
+        )

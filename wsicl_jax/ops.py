@@ -1,0 +1,110 @@
+"""3D convolution, strided convolution and x2 upsampling, lowered per platform.
+
+XLA's CPU backend has no fast 3D convolution. There, the copies of the input that
+are shifted along the first spatial axis are stacked on the channels, and the rest
+is a 2D convolution over (batch x first axis): the same sums, several times faster.
+Accelerators keep the native 3D convolution. The choice is made when the program is
+lowered, so that one exported program can hold both.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+_DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
+_DIMENSIONS_2D = ("NYZC", "YZIO", "NYZC")
+
+
+def conv3d(
+    x: Float[Array, "batch x y z c_in"], kernel: Float[Array, "k k k c_in c_out"]
+) -> Float[Array, "batch x y z c_out"]:
+    """3D convolution of odd kernel size with zero padding that keeps the size, no bias."""
+    if kernel.shape[0] == 1:
+        return x @ kernel[0, 0, 0]
+    return _convolve(x, kernel, 1, kernel.shape[0] // 2)
+
+
+def conv3d_down(
+    x: Float[Array, "batch x y z c_in"], kernel: Float[Array, "4 4 4 c_in c_out"]
+) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
+    """3D convolution with kernel 4, stride 2 and padding 1: halves even sizes, no bias."""
+    return _convolve(x, kernel, 2, 1)
+
+
+def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
+    """The maximum over blocks of 2 x 2 x 2 voxels."""
+    batch, size_x, size_y, size_z, channels = x.shape
+    blocks = x.reshape(batch, size_x // 2, 2, size_y // 2, 2, size_z // 2, 2, channels)
+    return blocks.max(axis=(2, 4, 6))
+
+
+def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2*z c"]:
+    """Trilinear x2 upsampling with half-pixel centres, clamped at the edges.
+
+    Each new voxel lies a quarter of a voxel from an old one: 0.75 of it and 0.25 of
+    the neighbour on that side. PyTorch's `align_corners=False`.
+    """
+    for axis in (1, 2, 3):
+        first = lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
+        before = lax.concatenate([first, lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
+        after = lax.concatenate([lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
+        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return x
+
+
+def _native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (stride,) * 3, ((padding, padding),) * 3, dimension_numbers=_DIMENSIONS_3D
+    )
+
+
+def _stacked(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    batch, size, size_y, size_z, c_in = x.shape
+    k, c_out = kernel.shape[0], kernel.shape[-1]
+    size_out = (size + 2 * padding - k) // stride + 1
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
+    shifted = [padded[:, i : i + stride * (size_out - 1) + 1 : stride] for i in range(k)]
+    stack = jnp.concatenate(shifted, -1).reshape(batch * size_out, size_y, size_z, k * c_in)
+    out = lax.conv_general_dilated(
+        stack,
+        kernel.transpose(1, 2, 0, 3, 4).reshape(k, k, k * c_in, c_out),
+        (stride, stride),
+        ((padding, padding),) * 2,
+        dimension_numbers=_DIMENSIONS_2D,
+    )
+    return out.reshape(batch, size_out, *out.shape[1:])
+
+
+# A custom derivative, so that the backward pass chooses its own lowering too and the
+# stack of shifted copies is made anew there instead of being kept.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, k: _stacked(x, k, stride, padding),
+        default=lambda x, k: _native(x, k, stride, padding),
+    )
+
+
+def _convolve_fwd(x, kernel, stride, padding):
+    return _convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_bwd(stride, padding, inputs, cotangent):
+    def pull_back(convolution):
+        return lambda x, kernel, g: jax.vjp(
+            lambda x, kernel: convolution(x, kernel, stride, padding), x, kernel
+        )[1](g)
+
+    return lax.platform_dependent(
+        *inputs, cotangent, cpu=pull_back(_stacked), default=pull_back(_native)
+    )
+
+
+_convolve.defvjp(_convolve_fwd, _convolve_bwd)
