@@ -1,0 +1,36 @@
+# Every target sets up what it needs in .venv; PYTHON may name another interpreter.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# One exact release, so that all machines compare with the same reference.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/.installed
+	$(BIN)/wsicl demo --output demo
+
+test: .venv/.installed-dev
+	$(BIN)/pytest
+
+test-all: .venv/.installed-dev
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check wsicl_jax tests
+	$(BIN)/ruff format --check wsicl_jax tests
+	$(BIN)/lint-imports --config setup.cfg
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsicl_jax needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: setup.cfg pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install -q -e '.[dev,torch]' '$(TORCH)'
+	touch $@

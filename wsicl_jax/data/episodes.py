@@ -1,0 +1,88 @@
+"""Episodes: a target and its context set with prompts, a pure function of (seed, index)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from wsicl_jax import prompts
+from wsicl_jax.config import SYNTHETIC, ExperimentConfig, PromptKind
+from wsicl_jax.data.augment import augment
+from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
+
+_EPISODE, _CONTEXT_COUNT = 0, 1
+"""Streams of random numbers: of each episode, and of each batch's number of contexts."""
+
+
+class Episode(NamedTuple):
+    """What the network sees and should return; float32, with leading batch axes if stacked."""
+
+    target: Float[np.ndarray, "*batch x y z 1"]
+    truth: Float[np.ndarray, "*batch x y z 1"]
+    context_images: Float[np.ndarray, "*batch context x y z 1"]
+    context_prompts: Float[np.ndarray, "*batch context x y z 1"]
+
+
+class EpisodeSource:
+    """Random access to the episodes of a run: `source[index]` is the same in every process.
+
+    Episodes `batch * step` to `batch * (step + 1) - 1` make a step and share the number
+    of contexts.
+    """
+
+    def __init__(self, config: ExperimentConfig):
+        self.config = config
+        self.sources: list[Source] = [
+            SyntheticSource(config.seed, config.volume, config.episode)
+            if dataset.store == SYNTHETIC
+            else StoreSource(dataset, config.volume, config.episode, config.seed)
+            for dataset in config.data
+        ]
+        weights = np.array([dataset.weight for dataset in config.data], float)
+        self._source_shares = weights / weights.sum()
+        self._kinds = tuple(config.prompts.kinds)
+        frequencies = np.array(list(config.prompts.kinds.values()), float)
+        self._kind_shares = frequencies / frequencies.sum()
+
+    def __len__(self) -> int:
+        return self.config.train.steps * self.config.train.batch
+
+    def __getitem__(self, index: int) -> Episode:
+        config = self.config
+        step = index // config.train.batch
+        fewest, most = config.episode.contexts
+        contexts = _rng(config.seed, _CONTEXT_COUNT, step).integers(fewest, most + 1)
+        rng = _rng(config.seed, _EPISODE, index)
+        source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
+        kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
+        count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))
+        images, masks = source.group(index, int(contexts) + 1, rng)
+        images, masks = augment(
+            images, masks, config.augment, rng, may_invert_mask=kind == "mask"
+        )
+        return episode(Group(list(images), list(masks)), kind, count, rng)
+
+
+def episode(
+    group: Group, kind: PromptKind, count: int, rng: np.random.Generator
+) -> Episode:
+    """The group's first subject as target, the others as contexts with drawn prompts."""
+    channels = [
+        prompts.to_channel(prompts.draw(kind, mask, count, rng), mask.shape)
+        for mask in group.masks[1:]
+    ]
+    return Episode(
+        _with_channel(group.images[:1])[0],
+        _with_channel(group.masks[:1])[0],
+        _with_channel(group.images[1:]),
+        _with_channel(channels),
+    )
+
+
+def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:
+    return np.stack(volumes).astype(np.float32)[..., None]
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)

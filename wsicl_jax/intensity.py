@@ -1,0 +1,18 @@
+"""Intensities of any scanner to the range that the network expects."""
+
+import numpy as np
+from jaxtyping import Float, Num
+
+
+def normalise(
+    image: Num[np.ndarray, "*shape"], percentiles: tuple[float, float]
+) -> Float[np.ndarray, "*shape"]:
+    """Clip to two percentiles (0 to 100) and scale to [0, 1], float32; constant images become 0.
+
+    The published preprocessing (percentiles 0.5 and 99.5, then min-max), per volume.
+    """
+    image = np.asarray(image, np.float32)
+    low, high = np.percentile(image, percentiles)
+    if not high > low:
+        return np.zeros_like(image)
+    return np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)

@@ -1,0 +1,41 @@
+"""Devices of all processes as one mesh, and host arrays placed on it."""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wsicl_jax.errors import ConfigError
+
+Tree = TypeVar("Tree")
+
+DATA = "data"
+"""The mesh axis over which the episodes of a batch are spread."""
+
+
+def make_mesh(batch: int) -> Mesh:
+    """All devices of all processes along the axis `data`.
+
+    Raises:
+        ConfigError: a batch of this size cannot be shared equally by the devices.
+    """
+    count = jax.device_count()
+    if batch % count:
+        raise ConfigError(
+            f"train.batch = {batch} cannot be shared by {count} devices; use a multiple of {count}"
+        )
+    return Mesh(np.array(jax.devices()), (DATA,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Placement of what every device holds whole: parameters and optimiser state."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_devices(batch: Tree, mesh: Mesh) -> Tree:
+    """This process's share of a batch as part of the global arrays, split by episodes."""
+    by_episode = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.tree.map(
+        lambda local: jax.make_array_from_process_local_data(by_episode, local), batch
+    )
