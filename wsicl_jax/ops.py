@@ -8,9 +8,11 @@ lowered, so that one exported program can hold both.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -41,12 +43,17 @@ def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2
     return blocks.max(axis=(2, 4, 6))
 
 
+@jax.custom_vjp
 def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2*z c"]:
     """Trilinear x2 upsampling with half-pixel centres, clamped at the edges.
 
     Each new voxel lies a quarter of a voxel from an old one: 0.75 of it and 0.25 of
     the neighbour on that side. PyTorch's `align_corners=False`.
     """
+    return _upsample2_shifted(x)
+
+
+def _upsample2_shifted(x: Array) -> Array:
     for axis in (1, 2, 3):
         first = lax.slice_in_dim(x, 0, 1, axis=axis)
         last = lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
@@ -55,6 +62,42 @@ def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2
         pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
         x = pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
     return x
+
+
+def _upsample2_fwd(x):
+    return _upsample2_shifted(x), None
+
+
+def _upsample2_bwd(_, cotangent):
+    def transposed_shifts(g):
+        batch, x, y, z, channels = g.shape
+        shape = jax.ShapeDtypeStruct((batch, x // 2, y // 2, z // 2, channels), g.dtype)
+        (pulled_back,) = jax.linear_transpose(_upsample2_shifted, shape)(g)
+        return pulled_back
+
+    # On CPU the pads and adds of transposed shifts are many times slower than small products.
+    return (lax.platform_dependent(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
+
+
+def _downsample_matrices(g: Array) -> Array:
+    for axis in (1, 2, 3):
+        matrix = _upsample_matrix(g.shape[axis] // 2).astype(g.dtype)
+        lines = g.reshape(math.prod(g.shape[:axis]), g.shape[axis], -1)
+        summed = jnp.einsum("Nn,bNc->bnc", matrix, lines)
+        g = summed.reshape(*g.shape[:axis], g.shape[axis] // 2, *g.shape[axis + 1 :])
+    return g
+
+
+def _upsample_matrix(size: int) -> np.ndarray:
+    old = np.arange(size)
+    matrix = np.zeros((2 * size, size), np.float32)
+    matrix[2 * old, old] = matrix[2 * old + 1, old] = 0.75
+    matrix[2 * old, np.maximum(old - 1, 0)] += 0.25
+    matrix[2 * old + 1, np.minimum(old + 1, size - 1)] += 0.25
+    return matrix
+
+
+upsample2.defvjp(_upsample2_fwd, _upsample2_bwd)
 
 
 def _native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -97,14 +140,41 @@ def _convolve_fwd(x, kernel, stride, padding):
 
 
 def _convolve_bwd(stride, padding, inputs, cotangent):
-    def pull_back(convolution):
-        return lambda x, kernel, g: jax.vjp(
-            lambda x, kernel: convolution(x, kernel, stride, padding), x, kernel
-        )[1](g)
+    def native(x, kernel, g):
+        return jax.vjp(lambda x, kernel: _native(x, kernel, stride, padding), x, kernel)[1](g)
 
-    return lax.platform_dependent(
-        *inputs, cotangent, cpu=pull_back(_stacked), default=pull_back(_native)
-    )
+    def stacked(x, kernel, g):
+        pull_back = jax.vjp(lambda x, kernel: _stacked(x, kernel, stride, padding), x, kernel)[1]
+        if stride == 1:
+            return pull_back(g)
+        # XLA drops what is unused, so only the kernel's gradient is computed there.
+        return _stacked_down_transpose(kernel, g), pull_back(g)[1]
+
+    return lax.platform_dependent(*inputs, cotangent, cpu=stacked, default=native)
+
+
+def _stacked_down_transpose(kernel: Array, g: Array) -> Array:
+    """Gradient of `conv3d_down` by its input: even and odd x planes each from two planes of g."""
+    batch, size, size_y, size_z, c_out = g.shape
+    c_in = kernel.shape[3]
+    padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    before, here, after = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
+
+    def planes(first, second, kernel_first, kernel_second):
+        stack = jnp.concatenate([first, second], -1).reshape(-1, size_y, size_z, 2 * c_out)
+        weights = jnp.concatenate([kernel_first, kernel_second], -1)[::-1, ::-1]
+        return lax.conv_general_dilated(
+            stack,
+            weights.transpose(0, 1, 3, 2),
+            (1, 1),
+            ((2, 2),) * 2,
+            lhs_dilation=(2, 2),
+            dimension_numbers=_DIMENSIONS_2D,
+        ).reshape(batch, size, 2 * size_y, 2 * size_z, c_in)
+
+    even = planes(here, before, kernel[1], kernel[3])
+    odd = planes(here, after, kernel[2], kernel[0])
+    return jnp.stack([even, odd], 2).reshape(batch, 2 * size, *even.shape[2:])
 
 
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)

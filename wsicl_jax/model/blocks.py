@@ -78,6 +78,23 @@ class Merge(nnx.Module):
         return left @ kernel[: self.c_left] + jnp.repeat(from_right, repeats, axis=0)
 
 
+class UpMerge(Merge):
+    """conv1(concat[upsampled left, right]): left is the coarser map of the stage below.
+
+    A 1x1x1 convolution and an upsampling act on different axes and commute: the product
+    comes first, on an eighth of the voxels, and fewer channels are upsampled.
+    """
+
+    def __call__(
+        self,
+        left: Float[Array, "batch x y z c_left"],
+        right: Float[Array, "batch 2*x 2*y 2*z c_right"],
+    ) -> Float[Array, "batch 2*x 2*y 2*z c_out"]:
+        kernel = self.conv.kernel[...][0, 0, 0]
+        from_left = ops.upsample2(left @ kernel[: self.c_left])
+        return from_left + right @ kernel[self.c_left :] + self.conv.bias[...]
+
+
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact (erf) Gaussian error linear unit."""
     return jax.nn.gelu(x, approximate=False)

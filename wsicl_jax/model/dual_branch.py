@@ -10,9 +10,8 @@ from jaxtyping import Array, Float
 
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import ShapeError
-from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, gelu
+from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu
 from wsicl_jax.model.context import mean_over_contexts
-from wsicl_jax.ops import upsample2
 
 Features = tuple[Float[Array, "..."], ...]
 
@@ -68,7 +67,7 @@ class ContextBranch(nnx.Module):
         x = self.bottleneck(x)
         features = [x]
         for merge, unit, shortcut in zip(self.ups, self.up_units, shortcuts[::-1], strict=True):
-            x = unit(merge(upsample2(x), shortcut))
+            x = unit(merge(x, shortcut))
             features.append(x)
         return tuple(features)
 
@@ -104,7 +103,7 @@ class TargetDecoder(nnx.Module):
         for merge, block, shortcut, feature in zip(
             self.ups, self.blocks, shortcuts[::-1], context[1:], strict=True
         ):
-            x = block(merge(upsample2(x), shortcut), feature)
+            x = block(merge(x, shortcut), feature)
         return self.head(self.head_unit(x))
 
 
@@ -157,10 +156,10 @@ def _downs(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Down]:
     return [Down(a, b, rngs=rngs) for a, b in zip(channels[:-1], channels[1:], strict=True)]
 
 
-def _up_merges(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Merge]:
+def _up_merges(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[UpMerge]:
     coarse_to_fine = channels[::-1]
     return [
-        Merge(a, b, b, rngs=rngs)
+        UpMerge(a, b, b, rngs=rngs)
         for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
     ]
 
