@@ -245,9 +245,12 @@ def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
     return _validated(ExperimentConfig, settings)
 
 
-def model_config_from_dict(settings: Mapping[str, Any]) -> ModelConfig:
-    """A network's configuration from its settings. Raises `ConfigError`."""
-    return _validated(ModelConfig, settings)
+def override_config(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """The experiment with dotted overrides such as `evaluation.contexts=8`. Raises `ConfigError`."""
+    settings = config_to_dict(config)
+    for override in overrides:
+        _apply_override(settings, override)
+    return config_from_dict(settings)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

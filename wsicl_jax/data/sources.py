@@ -7,7 +7,7 @@ evaluation agree without a file between them.
 
 import threading
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import cachetools
@@ -42,6 +42,10 @@ class Group(NamedTuple):
     masks: list[Bool[np.ndarray, "x y z"]]
 
 
+Subject = tuple[Float[np.ndarray, "x y z"], Integer[np.ndarray, "x y z"]]
+"""Image in [0, 1] and label map of one subject, on the working grid."""
+
+
 class Source(Protocol):
     """Draws groups of subjects that share a structure."""
 
@@ -60,27 +64,40 @@ class SyntheticSource:
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         cohort = draw_cohort((self.seed, TRAINING, index), self.volume.grid)
-        return synthetic_group(cohort, self.volume, count, self.max_labels, rng)
+        subjects = synthetic_subjects(cohort, self.volume, count)
+        return synthetic_group(subjects, self.max_labels, rng)
+
+
+def synthetic_subjects(cohort: Cohort, volume: VolumeConfig, count: int) -> list[Subject]:
+    """Subjects 0 to `count - 1` of a cohort, intensities as the network expects them."""
+    subjects = [cohort.subject(i) for i in range(count)]
+    return [(normalise(image, volume.percentiles), label) for image, label in subjects]
 
 
 def synthetic_group(
-    cohort: Cohort, volume: VolumeConfig, count: int, max_labels: int, rng: np.random.Generator
+    subjects: Sequence[Subject],
+    max_labels: int,
+    rng: np.random.Generator,
+    avoid: Group | None = None,
 ) -> Group:
-    """Subjects 0 to `count - 1` of a cohort, with a random union of its structures.
+    """The subjects with a random union of their structures, none of which is in `avoid`.
 
     Raises:
-        DataError: no union of structures is visible in every subject.
+        DataError: no such union is visible in every subject.
     """
-    subjects = [cohort.subject(i) for i in range(count)]
-    images = [normalise(image, volume.percentiles) for image, _ in subjects]
-    for _ in range(_TRIES):
-        labels = _draw_labels(np.arange(1, cohort.structures + 1), max_labels, rng)
-        masks = [np.isin(label, labels) for _, label in subjects]
+    images = [image for image, _ in subjects]
+    labels = np.setdiff1d(subjects[0][1], 0)
+    if avoid is not None:
+        taken = np.unique(subjects[0][1][avoid.masks[0]])
+        labels = np.setdiff1d(labels, taken)
+    for _ in range(_TRIES if labels.size else 0):
+        drawn = _draw_labels(labels, max_labels, rng)
+        masks = [np.isin(label, drawn) for _, label in subjects]
         if _visible(masks):
             return Group(images, masks)
     raise DataError(
         f"a synthetic cohort shows no structure of {SMALLEST_STRUCTURE} voxels at "
-        f"{volume.grid}; use a larger volume.grid"
+        f"{images[0].shape}; use a larger volume.grid"
     )
 
 
@@ -148,9 +165,7 @@ def _case_key(store: Store, name: str, channel: int, volume: VolumeConfig):
     key=_case_key,
     lock=threading.Lock(),
 )
-def prepared_case(
-    store: Store, name: str, channel: int, volume: VolumeConfig
-) -> tuple[Float[np.ndarray, "x y z"], Integer[np.ndarray, "x y z"]]:
+def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
     """A case's image in [0, 1] and its label map, both on the working grid."""
     case = store.case(name)
     grid = WorkingGrid.of(case.shape, case.affine, volume.grid)

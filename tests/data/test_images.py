@@ -1,0 +1,259 @@
+import gzip
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsicl_jax.data.images import read_intensities, read_label, read_volume, write_mask
+from wsicl_jax.errors import DataError, ShapeError
+
+SHAPE = (4, 5, 7)
+# Sides of 1.5, 0.75 and 3 mm, turned by 30 degrees in the plane.
+OBLIQUE = np.array(
+    [
+        [1.5 * np.sqrt(3) / 2, -0.375, 0, -20],
+        [0.75, 0.75 * np.sqrt(3) / 2, 0, 7.5],
+        [0, 0, 3, 100],
+        [0, 0, 0, 1],
+    ]
+)
+
+
+def ramp(dtype=np.float32):
+    return np.arange(np.prod(SHAPE), dtype=dtype).reshape(SHAPE)
+
+
+def save(path, array, affine=OBLIQUE, kind=nib.Nifti1Image):
+    nib.save(kind(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_unequal_sides_and_an_oblique_affine_survive(tmp_path, name):
+    volume = read_volume(save(tmp_path / name, ramp()))
+    np.testing.assert_array_equal(volume.image, ramp())
+    np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
+    np.testing.assert_allclose(volume.spacing_mm, (1.5, 0.75, 3), rtol=1e-6)
+    assert volume.image.dtype == np.float32 and volume.affine.dtype == np.float64
+
+
+def test_nifti_2_is_read(tmp_path):
+    path = save(tmp_path / "a.nii", ramp(), kind=nib.Nifti2Image)
+    np.testing.assert_array_equal(read_volume(path).image, ramp())
+
+
+def test_integers_keep_their_type_and_big_endian_becomes_native(tmp_path):
+    image = nib.Nifti1Image(
+        ramp(np.int16), OBLIQUE, nib.Nifti1Header(endianness=">"), dtype=np.int16
+    )
+    nib.save(image, tmp_path / "a.nii")
+    array, _ = read_intensities(tmp_path / "a.nii")
+    assert array.dtype == np.dtype("=i2")
+    np.testing.assert_array_equal(array, ramp(np.int16))
+
+
+def test_the_scale_factor_of_the_file_is_applied(tmp_path):
+    image = nib.Nifti1Image(ramp(np.int16), OBLIQUE)
+    image.header.set_slope_inter(0.5, -3)
+    nib.save(image, tmp_path / "a.nii")
+    stored = nib.load(tmp_path / "a.nii").get_fdata()
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").image, stored)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0)])
+def test_affines_are_in_millimetres_whatever_the_unit(tmp_path, unit, mm):
+    image = nib.Nifti1Image(ramp(), np.diag([1.0, 2.0, 4.0, 1.0]))
+    image.header.set_xyzt_units(xyz=unit)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(
+        read_volume(tmp_path / "a.nii").spacing_mm, (mm, 2 * mm, 4 * mm), rtol=1e-6
+    )
+
+
+def test_one_frame_is_a_volume(tmp_path):
+    path = save(tmp_path / "a.nii.gz", ramp()[..., None])
+    np.testing.assert_array_equal(read_volume(path).image, ramp())
+
+
+def missing(path):
+    pass
+
+
+def zero_bytes(path):
+    path.write_bytes(b"")
+
+
+def no_nifti(path):
+    path.write_bytes(gzip.compress(b"patient,age\n" * 100))
+
+
+def cut_off(path):
+    rng = np.random.default_rng(0)
+    save(path, rng.normal(size=(16, 16, 16)).astype(np.float32))
+    path.write_bytes(path.read_bytes()[:4000])
+
+
+def wrong_checksum(path):
+    content = bytearray(save(path, ramp()).read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+
+
+def flat(path):
+    save(path, ramp()[0])
+
+
+def many_frames(path):
+    save(path, np.stack([ramp(), ramp()], axis=-1))
+
+
+def colours(path):
+    save(path, np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+
+
+def first_row(row):
+    def write(path):
+        image = nib.Nifti1Image(ramp(), OBLIQUE)
+        image.header["srow_x"] = row
+        image.header["qform_code"] = 0
+        path.write_bytes(gzip.compress(type(image)(ramp(), None, image.header).to_bytes()))
+
+    return write
+
+
+def nan_voxel(path):
+    image = ramp()
+    image[1, 2, 3] = np.nan
+    save(path, image)
+
+
+def infinite_voxel(path):
+    image = ramp().astype(np.float64)
+    image[1, 2, 3] = 1e300
+    save(path, image)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (missing, "is missing"),
+        (zero_bytes, "is empty"),
+        (no_nifti, "cannot be read as NIfTI"),
+        (cut_off, "cannot be read as NIfTI.*end-of-stream"),
+        (wrong_checksum, "cannot be read as NIfTI.*CRC"),
+        (flat, r"shape \(5, 7\); expected one 3D"),
+        (many_frames, r"shape \(4, 5, 7, 2\); expected one 3D"),
+        (colours, "expected grey values"),
+        (first_row([0, 0, 0, 0]), "singular affine"),
+        (first_row([1, 0, np.nan, 0]), "affine with NaN"),
+        (nan_voxel, "1 voxels that are NaN"),
+        (infinite_voxel, "1 voxels that are NaN or infinite"),
+    ],
+)
+def test_an_unusable_image_is_named_with_its_reason(tmp_path, damage, reason):
+    path = tmp_path / "scan.nii.gz"
+    damage(path)
+    with pytest.raises(DataError, match=f"scan.nii.gz.*{reason}"):
+        read_volume(path)
+
+
+def test_a_file_of_another_format_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"scan.mha is not named as a NIfTI.*\.nii or \.nii\.gz"):
+        read_volume(tmp_path / "scan.mha")
+
+
+@settings(max_examples=150, deadline=None)
+@given(position=st.integers(0, 400), value=st.integers(0, 255))
+def test_a_damaged_header_is_a_data_error_or_readable(tmp_path_factory, position, value):
+    content = bytearray(nib.Nifti1Image(ramp(), OBLIQUE).to_bytes())
+    content[position] = value
+    path = tmp_path_factory.getbasetemp() / "header.nii"
+    path.write_bytes(content)
+    try:
+        assert np.isfinite(read_volume(path).image).all()
+    except DataError as error:
+        assert "header.nii" in str(error)
+
+
+def test_floats_that_are_integers_are_labels(tmp_path):
+    label, _ = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
+    assert label.dtype.kind == "i"
+    np.testing.assert_array_equal(label, ramp(int) % 3)
+
+
+def test_labels_are_exact_in_spite_of_the_rounding_of_a_scale_factor(tmp_path):
+    image = nib.Nifti1Image(ramp(np.int16) % 3 * 100, OBLIQUE)
+    image.header.set_slope_inter(0.01, 0)
+    nib.save(image, tmp_path / "a.nii")
+    assert nib.load(tmp_path / "a.nii").get_fdata().max() < 2
+    label, _ = read_label(tmp_path / "a.nii")
+    np.testing.assert_array_equal(label, ramp(int) % 3)
+
+
+@pytest.mark.parametrize(("value", "reason"), [(1.5, "such as 1.5"), (np.inf, "infinite")])
+def test_a_label_map_of_other_floats_is_refused(tmp_path, value, reason):
+    array = ramp() % 3
+    array[0, 0, 0] = value
+    with pytest.raises(DataError, match=f"a.nii.gz.*{reason}"):
+        read_label(save(tmp_path / "a.nii.gz", array))
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_mask_keeps_affine_codes_and_unit_of_its_image(tmp_path, kind):
+    image = kind(ramp(), OBLIQUE)
+    image.set_sform(OBLIQUE, code=4)
+    qform = OBLIQUE.copy()
+    qform[:3, 3] += 0.25
+    image.set_qform(qform, code=2)
+    image.header.set_xyzt_units("micron", "sec")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    mask = ramp() % 2 == 0
+    write_mask(tmp_path / "mask.nii.gz", mask, tmp_path / "scan.nii.gz")
+
+    source, written = nib.load(tmp_path / "scan.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(written.dataobj, mask)
+    assert written.get_data_dtype() == np.uint8
+    assert type(written) is type(source)
+    np.testing.assert_array_equal(written.affine, source.affine)
+    assert written.header.get_xyzt_units()[0] == "micron"
+    for name in ("get_sform", "get_qform"):
+        affine, code = getattr(source.header, name)(coded=True)
+        written_affine, written_code = getattr(written.header, name)(coded=True)
+        np.testing.assert_array_equal(written_affine, affine)
+        assert written_code == code
+
+
+def test_a_mask_of_an_image_with_one_frame_is_3d(tmp_path):
+    save(tmp_path / "scan.nii", ramp()[..., None])
+    write_mask(tmp_path / "mask.nii", ramp() > 3, tmp_path / "scan.nii")
+    assert nib.load(tmp_path / "mask.nii").shape == SHAPE
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+    save(tmp_path / "scan.nii", ramp())
+    with pytest.raises(ShapeError, match=re.escape("mask is (4, 5, 6)")):
+        write_mask(tmp_path / "mask.nii", np.zeros((4, 5, 6), bool), tmp_path / "scan.nii")
+
+
+def test_a_mask_that_uint8_cannot_hold_is_refused(tmp_path):
+    save(tmp_path / "scan.nii", ramp())
+    with pytest.raises(DataError, match="0 to 255"):
+        write_mask(tmp_path / "mask.nii", np.full(SHAPE, 256), tmp_path / "scan.nii")
+
+
+def test_a_failed_write_leaves_the_old_mask_and_no_other_file(tmp_path, monkeypatch):
+    save(tmp_path / "scan.nii", ramp())
+    write_mask(tmp_path / "mask.nii", ramp() > 3, tmp_path / "scan.nii")
+    before = (tmp_path / "mask.nii").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=r"mask\.nii cannot be written: No space left"):
+        write_mask(tmp_path / "mask.nii", ramp() > 9, tmp_path / "scan.nii")
+    assert (tmp_path / "mask.nii").read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {"scan.nii", "mask.nii"}

@@ -1,0 +1,230 @@
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from wsicl_jax.axes import Box
+from wsicl_jax.data.store import UNFINISHED, Store, create_store, write_case
+from wsicl_jax.errors import DataError
+
+SHAPE = (4, 5, 7)
+AFFINE = np.array([[0, -0.7, 0.1, 3], [1.5, 0, 0, -2], [0.2, 0, 3.1, 9], [0, 0, 0, 1]], float)
+IMAGE = np.arange(2 * 4 * 5 * 7, dtype=np.float32).reshape(2, *SHAPE)
+LABEL = np.zeros(SHAPE, np.int32)
+LABEL[1:3, 2:5, 6] = 2
+LABEL[0, 0, 0] = 300
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "two words"
+    create_store(path, "Dataset001_Test", ("T1", "T2"), {2: "left", 300: "right", 7: "rare"})
+    write_case(path, "b", IMAGE, LABEL, AFFINE, ["b_0000.nii.gz", "b_0001.nii.gz", "b.nii.gz"])
+    write_case(path, "a", IMAGE + 1, LABEL * 0, AFFINE)
+    return path
+
+
+def test_what_was_written_is_read(path):
+    store = Store.open(path)
+    assert store.name == "Dataset001_Test"
+    assert store.channel_names == ("T1", "T2")
+    assert store.label_names == {2: "left", 7: "rare", 300: "right"}
+    assert store.cases == ("a", "b")
+    np.testing.assert_array_equal(store.read_image("b"), IMAGE[0])
+    np.testing.assert_array_equal(store.read_image("b", channel=1), IMAGE[1])
+    np.testing.assert_array_equal(store.read_label("b"), LABEL)
+
+
+def test_a_case_tells_its_grid_and_labels_without_its_voxels(path):
+    for chunk in [*(path / "cases" / "b").glob("**/c")]:
+        chunk.rename(chunk.with_name("away"))
+    case = Store.open(path).case("b")
+    assert (case.name, case.shape) == ("b", SHAPE)
+    np.testing.assert_array_equal(case.affine, AFFINE)
+    np.testing.assert_allclose(case.spacing_mm, np.linalg.norm(AFFINE[:3, :3], axis=0))
+    assert case.voxel_counts == {2: 6, 300: 1}
+    assert case.boxes == {2: Box((1, 2, 6), (3, 5, 7)), 300: Box((0, 0, 0), (1, 1, 1))}
+
+
+def test_a_case_without_structures_has_no_boxes(path):
+    case = Store.open(path).case("a")
+    assert (case.voxel_counts, case.boxes) == ({}, {})
+
+
+def test_a_store_goes_through_pickle_and_another_working_directory(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    pickled = pickle.dumps(Store.open(path.name))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(pickle.loads(pickled).read_image("b"), IMAGE[0])
+
+
+def test_zarr_python_reads_the_same_numbers(path):
+    case = zarr.open_group(path, mode="r")["cases/b"]
+    np.testing.assert_array_equal(case["0"][:], IMAGE)
+    np.testing.assert_array_equal(case["labels/structures/0"][:], LABEL)
+    assert sorted(zarr.open_group(path, mode="r")["cases"].group_keys()) == ["a", "b"]
+
+
+def test_metadata_is_ome_zarr_0_5(path):
+    case = zarr.open_group(path, mode="r")["cases/b"]
+    spacing = np.linalg.norm(AFFINE[:3, :3], axis=0).tolist()
+    for group, axes, scale in (
+        (case, "cxyz", [1, *spacing]),
+        (case["labels/structures"], "xyz", spacing),
+    ):
+        assert group.attrs["ome"]["version"] == "0.5"
+        (image,) = group.attrs["ome"]["multiscales"]
+        assert [axis["name"] for axis in image["axes"]] == list(axes)
+        assert {axis.get("unit") for axis in image["axes"][-3:]} == {"millimeter"}
+        (dataset,) = image["datasets"]
+        (transform,) = dataset["coordinateTransformations"]
+        assert (dataset["path"], transform["type"]) == ("0", "scale")
+        np.testing.assert_allclose(transform["scale"], scale)
+        assert group["0"].metadata.dimension_names == tuple(axes)
+    assert case["labels"].attrs["ome"]["labels"] == ["structures"]
+    described = case["labels/structures"].attrs["ome"]["image-label"]["properties"]
+    assert {"label-value": 300, "name": "right"} in described
+
+
+def test_labels_take_the_smallest_type_and_integer_images_keep_theirs(tmp_path):
+    create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
+    write_case(tmp_path / "s", "a", np.zeros((1, *SHAPE), np.int16), LABEL * 0, AFFINE)
+    store = Store.open(tmp_path / "s")
+    assert store.read_label("a").dtype == np.uint8
+    assert store.read_image("a").dtype == np.int16
+
+
+def test_volumes_larger_than_a_chunk_are_whole(tmp_path):
+    label = np.zeros((130, 3, 257), np.uint8)
+    label[129, 2, 120:256] = 1
+    create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
+    write_case(tmp_path / "s", "a", label[None].astype(np.float32), label, AFFINE)
+    store = Store.open(tmp_path / "s")
+    np.testing.assert_array_equal(store.read_label("a"), label)
+    np.testing.assert_array_equal(store.read_image("a"), label)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), shape=hnp.array_shapes(min_dims=3, max_dims=3, max_side=6))
+def test_any_case_comes_back(tmp_path_factory, data, shape):
+    labels = hnp.arrays(np.int64, shape, elements=st.sampled_from([0, 1, 5, 70_000]))
+    kinds = st.sampled_from([np.float32, np.uint8, np.int16, np.uint32])
+    image = data.draw(kinds.flatmap(lambda kind: hnp.arrays(kind, (1, *shape))))
+    label = data.draw(labels)
+    affine = data.draw(hnp.arrays(np.float64, (4, 4), elements=st.floats(-1e3, 1e3)))
+    path = tmp_path_factory.mktemp("any") / "store"
+    create_store(path, "any", ("MR",), {1: "a", 5: "b", 70_000: "c"})
+    write_case(path, "case", image, label, affine)
+    store = Store.open(path)
+    case = store.case("case")
+    assert store.read_image("case").dtype == image.dtype
+    np.testing.assert_array_equal(store.read_image("case"), image[0])
+    np.testing.assert_array_equal(store.read_label("case"), label)
+    np.testing.assert_array_equal(case.affine, affine)
+    present = {value for value in (1, 5, 70_000) if (label == value).any()}
+    assert case.voxel_counts == {value: (label == value).sum() for value in present}
+    assert case.boxes == {value: Box.around(label == value) for value in present}
+
+
+def damage(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [damage, lambda f: f.write_bytes(b""), lambda f: f.unlink()])
+@pytest.mark.parametrize(
+    ("array", "read"), [("0", Store.read_image), ("labels/structures/0", Store.read_label)]
+)
+def test_a_damaged_or_missing_chunk_names_case_and_array(path, array, read, spoil):
+    (spoilt,) = (path / "cases" / "b" / array).glob("c/0/0/0" + "/0" * (array == "0"))
+    spoil(spoilt)
+    with pytest.raises(DataError, match=f"case b: array {array} cannot be read"):
+        read(Store.open(path), "b")
+
+
+def test_a_channel_is_read_without_the_others(path):
+    damage(path / "cases/b/0/c/1/0/0/0")
+    np.testing.assert_array_equal(Store.open(path).read_image("b", 0), IMAGE[0])
+
+
+def test_a_missing_array_names_case_and_array(path):
+    (path / "cases/b/0/zarr.json").unlink()
+    with pytest.raises(DataError, match="case b: array 0 cannot be read"):
+        Store.open(path).read_image("b")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"attributes": {"wsicl": {"shape": [1]}}}'])
+def test_damaged_metadata_of_a_case_is_named(path, content):
+    (path / "cases/b/zarr.json").write_text(content)
+    with pytest.raises(DataError, match="of case b is damaged"):
+        Store.open(path).case("b")
+
+
+def test_an_unknown_case_or_channel_is_named_with_what_there_is(path):
+    store = Store.open(path)
+    with pytest.raises(DataError, match="no case 'bb'; nearest is 'b'"):
+        store.case("bb")
+    with pytest.raises(DataError, match=re.escape("no channel 2; it has ('T1', 'T2')")):
+        store.read_image("b", channel=2)
+
+
+def test_a_missing_store_is_named_with_the_nearest(path):
+    with pytest.raises(DataError, match=r"no store at .*two_words; nearest is .*two words"):
+        Store.open(path.parent / "two_words")
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is no store of wsicl_jax"):
+        Store.open(tmp_path)
+    zarr.open_group(tmp_path, mode="w", attributes={"other": 1})
+    with pytest.raises(DataError, match="is no store of wsicl_jax"):
+        Store.open(tmp_path)
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(DataError, match="nnU-Net folder"):
+        Store.open(tmp_path)
+
+
+def test_a_newer_format_is_refused(path):
+    file = path / "zarr.json"
+    root = json.loads(file.read_text())
+    root["attributes"]["wsicl"]["format"] = 2
+    file.write_text(json.dumps(root))
+    with pytest.raises(DataError, match="format 2, this wsicl_jax reads up to 1"):
+        Store.open(path)
+
+
+def test_an_unfinished_store_is_refused(path):
+    (path / UNFINISHED).touch()
+    with pytest.raises(DataError, match="did not finish; remove it"):
+        Store.open(path)
+
+
+def test_an_existing_path_is_not_overwritten(path):
+    with pytest.raises(DataError, match="exists already"):
+        create_store(path, "other", ("T1",), {1: "a"})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "b"}, "has a case b already"),
+        ({"name": "../c"}, "cannot name a case"),
+        ({"name": ".c"}, "cannot name a case"),
+        ({"image": IMAGE[:1]}, "expected channels"),
+        ({"label": LABEL[:3]}, "equal sides"),
+        ({"label": LABEL * 0 - 1}, r"labels \[-1\] have no name"),
+    ],
+)
+def test_a_case_that_does_not_fit_leaves_no_trace(path, change, reason):
+    before = sorted((path / "cases").iterdir())
+    case = {"name": "c", "image": IMAGE, "label": LABEL, "affine": AFFINE} | change
+    with pytest.raises(DataError, match=reason):
+        write_case(path, **case)
+    assert sorted((path / "cases").iterdir()) == before

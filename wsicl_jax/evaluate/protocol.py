@@ -1,0 +1,232 @@
+"""Trials with fixed prompts on cases that training never saw, and their scores.
+
+A trial is one target with its context set and one structure. Which cases and prompts it
+has follows from the run's seed alone, so that two networks are scored on the same trials.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Bool, Float
+
+from wsicl_jax.config import SYNTHETIC, DatasetConfig, ExperimentConfig, PromptKind
+from wsicl_jax.data.episodes import Episode, episode
+from wsicl_jax.data.sources import (
+    SMALLEST_STRUCTURE,
+    UNSEEN,
+    Group,
+    prepared_case,
+    split,
+    synthetic_group,
+    synthetic_subjects,
+)
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.synth import draw_cohort
+from wsicl_jax.errors import DataError
+from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.metrics import dice
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.progress import track
+
+_TARGETS_AT_ONCE = 4
+_DRAWS = 2
+"""Stream of random numbers for evaluation, apart from those of training."""
+
+Hint = Literal["own", "other", "none"]
+"""Prompts of the structure asked for, of another one, or an empty prompt channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One target, its contexts, and the structure to find."""
+
+    dataset: str
+    structure: str
+    target: str
+    """Name of the target's case."""
+    group: Group
+    """Target first, then contexts, on the working grid, with the structure's masks."""
+    other_masks: list[Bool[np.ndarray, "x y z"]] | None
+    """Masks of another structure in the same subjects; None if there is no other."""
+    truth: Bool[np.ndarray, "X Y Z"]
+    """The structure on the target's own grid."""
+    restore: Callable[[Float[np.ndarray, "x y z"]], Float[np.ndarray, "X Y Z"]]
+    """From the working grid to the target's own."""
+    seed: tuple[int, ...]
+    """Seed of its prompts."""
+
+    def episode(self, kind: PromptKind, count: int, hint: Hint = "own") -> Episode:
+        """The trial as the network sees it, with `count` prompts of one kind on each context.
+
+        Raises:
+            DataError: prompts of another structure are asked for and there is none.
+        """
+        group = self.group
+        if hint == "other":
+            if self.other_masks is None:
+                raise DataError(f"{self.dataset} has no other structure than {self.structure!r}")
+            group = group._replace(masks=self.other_masks)
+        shown = episode(group, kind, count, np.random.default_rng(self.seed))
+        if hint == "none":
+            shown = shown._replace(context_prompts=np.zeros_like(shown.context_prompts))
+        return shown
+
+
+class Score(NamedTuple):
+    """Dice of one trial."""
+
+    dataset: str
+    structure: str
+    kind: PromptKind
+    target: str
+    dice: float
+
+
+def trials(config: ExperimentConfig) -> Iterator[Trial]:
+    """The trials of every data set of the experiment, one structure after another.
+
+    Raises:
+        DataError: a store is missing, or has too few cases of a structure.
+    """
+    for dataset in config.data:
+        if dataset.store == SYNTHETIC:
+            yield from _synthetic_trials(config)
+        else:
+            yield from _store_trials(config, dataset)
+
+
+def evaluate(model: DualBranch, config: ExperimentConfig) -> list[Score]:
+    """Score every trial with every kind of prompt of `config.evaluation`."""
+    settings = config.evaluation
+    found = list(trials(config))
+    return [
+        Score(trial.dataset, trial.structure, kind, trial.target, value)
+        for kind in settings.kinds
+        for trial, value in zip(
+            found,
+            dice_of(model, found, kind=kind, count=settings.prompts, label=f"evaluating {kind}"),
+            strict=True,
+        )
+    ]
+
+
+def dice_of(
+    model: DualBranch,
+    found: Sequence[Trial],
+    *,
+    kind: PromptKind,
+    count: int,
+    contexts: int | None = None,
+    hint: Hint = "own",
+    label: str = "evaluating",
+) -> list[float]:
+    """Dice of each trial on its target's own grid.
+
+    With `contexts`, only that many of each trial's contexts count: the others have weight
+    0, so that one compilation serves all context sizes.
+    """
+    shown = [trial.episode(kind, count, hint) for trial in found]
+    maps = predict(model, shown, contexts=contexts, label=label)
+    return [
+        dice(trial.restore(values) > 0.5, trial.truth)
+        for trial, values in zip(found, maps, strict=True)
+    ]
+
+
+def predict(
+    model: DualBranch,
+    episodes: Sequence[Episode],
+    *,
+    contexts: int | None = None,
+    label: str = "predicting",
+) -> list[Float[np.ndarray, "x y z"]]:
+    """The network's output for each episode, on the working grid."""
+    graph, parameters = nnx.split(model, nnx.Param)
+    forward = jax.jit(lambda parameters, *inputs: nnx.merge(graph, parameters)(*inputs))
+    maps: list[np.ndarray] = []
+    with track(len(episodes), label) as bar:
+        for first in range(0, len(episodes), _TARGETS_AT_ONCE):
+            part = list(episodes[first : first + _TARGETS_AT_ONCE])
+            filled = part + part[-1:] * (_TARGETS_AT_ONCE - len(part))
+            batch = Episode(*map(np.stack, zip(*filled, strict=True)))
+            weights = np.ones(batch.context_images.shape[:2], np.float32)
+            weights[:, contexts:] = 0
+            output = forward(
+                parameters, batch.target, batch.context_images, batch.context_prompts, weights
+            )
+            maps.extend(np.asarray(output)[: len(part), ..., 0])
+            bar.advance(len(part))
+    return maps
+
+
+def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
+    settings = config.evaluation
+    for number in range(settings.synthetic_structures):
+        cohort = draw_cohort((config.seed, UNSEEN, number), config.volume.grid)
+        rng = np.random.default_rng((config.seed, _DRAWS, number))
+        count = settings.contexts + settings.synthetic_targets
+        subjects = synthetic_subjects(cohort, config.volume, count)
+        group = synthetic_group(subjects, 1, rng)
+        other = synthetic_group(subjects, 1, rng, avoid=group)
+        for target in range(settings.contexts, count):
+            picked = [target, *range(settings.contexts)]
+            yield Trial(
+                SYNTHETIC,
+                f"unseen {number + 1}",
+                f"subject {target + 1}",
+                Group([group.images[i] for i in picked], [group.masks[i] for i in picked]),
+                [other.masks[i] for i in picked],
+                group.masks[target],
+                lambda values: values,
+                (config.seed, _DRAWS, number, target),
+            )
+
+
+def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[Trial]:
+    settings, volume = config.evaluation, config.volume
+    store = Store.open(dataset.store)
+    training, validation = split(store, config.episode.validation_share, config.seed)
+    structures = dict(dataset.structures) or {
+        name: (value,) for value, name in store.label_names.items()
+    }
+    cases = {name: store.case(name) for name in store.cases}
+    for number, (structure, labels) in enumerate(structures.items()):
+        unknown = sorted(set(labels) - set(store.label_names))
+        if unknown:
+            raise DataError(
+                f"structure {structure!r} names labels {unknown} that {store.path} lacks; it has "
+                f"{sorted(store.label_names)}"
+            )
+        others = [name for name in structures if not set(structures[name]) & set(labels)]
+        voxels = {
+            name: sum(case.voxel_counts.get(label, 0) for label in labels)
+            for name, case in cases.items()
+        }
+        shown = [n for n in training if voxels[n] >= SMALLEST_STRUCTURE]
+        targets = [n for n in validation if voxels[n]]
+        if len(shown) < settings.contexts or not targets:
+            raise DataError(
+                f"{structure!r} of {store.path} is in {len(shown)} training and {len(targets)} "
+                f"validation cases; {settings.contexts} and 1 are needed"
+            )
+        for position, target in enumerate(targets[: settings.targets or None]):
+            seed = (config.seed, _DRAWS, number, position)
+            rng = np.random.default_rng(seed)
+            picked = [target]
+            picked += [shown[i] for i in rng.choice(len(shown), settings.contexts, replace=False)]
+            subjects = [prepared_case(store, name, 0, volume) for name in picked]
+            case = cases[target]
+            yield Trial(
+                store.name,
+                structure,
+                target,
+                Group([i for i, _ in subjects], [np.isin(m, labels) for _, m in subjects]),
+                [np.isin(m, structures[others[0]]) for _, m in subjects] if others else None,
+                np.isin(store.read_label(target), labels),
+                WorkingGrid.of(case.shape, case.affine, volume.grid).restore,
+                seed,
+            )

@@ -1,0 +1,112 @@
+"""What people see of long work: a bar on a terminal, a line now and then in a log."""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_SECONDS_BETWEEN_LINES = 30.0
+_WIDTH_OF_PIPED_TABLES = 120
+
+
+class Tracker(Protocol):
+    """Counts what is done of `track`'s total."""
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more are done."""
+        ...
+
+    def status(self, text: str) -> None:
+        """Free text to show behind the count, such as the current loss."""
+        ...
+
+
+@contextmanager
+def track(total: int, description: str) -> Iterator[Tracker]:
+    """Show on stderr how much of `total` is done, how fast it goes and how long it will take.
+
+    A terminal gets a bar; anything else gets a plain line, at most every 30 seconds.
+    """
+    if not sys.stderr.isatty():
+        yield _Lines(total, description)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _SpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield _Bar(progress, total, description)
+
+
+@functools.cache
+def console() -> Console:
+    """The console on stdout for tables; piped output is 120 columns wide, not 80."""
+    width = None if sys.stdout.isatty() else _WIDTH_OF_PIPED_TABLES
+    return Console(width=width, highlight=False, emoji=False)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, total: int, description: str):
+        self._progress = progress
+        self._task = progress.add_task(description, total=total, status="")
+
+    def advance(self, n: int = 1) -> None:
+        self._progress.advance(self._task, n)
+
+    def status(self, text: str) -> None:
+        self._progress.update(self._task, status=text)
+
+
+class _SpeedColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
+class _Lines:
+    def __init__(self, total: int, description: str, clock: Callable[[], float] = time.monotonic):
+        self._total = total
+        self._description = description
+        self._clock = clock
+        self._done = 0
+        self._status = ""
+        self._start = self._last_line = clock()
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        now = self._clock()
+        if now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        left = (self._total - self._done) * (now - self._start) / max(self._done, 1)
+        line = f"{self._description}: {self._done}/{self._total}, {_duration(left)} left"
+        print(line, *filter(None, [self._status]), sep=", ", file=sys.stderr, flush=True)
+
+    def status(self, text: str) -> None:
+        self._status = text
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
