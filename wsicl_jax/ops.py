@@ -38,9 +38,13 @@ def conv3d_down(
 
 def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
     """The maximum over blocks of 2 x 2 x 2 voxels."""
-    batch, size_x, size_y, size_z, channels = x.shape
-    blocks = x.reshape(batch, size_x // 2, 2, size_y // 2, 2, size_z // 2, 2, channels)
-    return blocks.max(axis=(2, 4, 6))
+    # Pairs, one axis after another: the gradient of `max` over a block divides by the number
+    # of entries that equal the maximum, which is 0 where XLA recomputes them differently.
+    for axis in (1, 2, 3):
+        pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+        first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        x = jnp.maximum(first, second)
+    return x
 
 
 @jax.custom_vjp
