@@ -24,7 +24,7 @@ class Clock:
 
 def test_a_log_gets_a_line_at_most_every_30_seconds(capsys):
     clock = Clock()
-    lines = progress._Lines(100, "training", clock)
+    lines = progress._Lines(100, "training", clock=clock)
     for _ in range(10):
         clock.now += 10
         lines.advance()
@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_at_most_every_30_seconds(capsys):
 
 def test_a_line_tells_count_time_left_and_status(capsys):
     clock = Clock()
-    lines = progress._Lines(100, "training", clock)
+    lines = progress._Lines(100, "training", clock=clock)
     lines.status("loss 0.25")
     clock.now += 40
     lines.advance(20)

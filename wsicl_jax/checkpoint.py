@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from wsicl_jax.config import ExperimentConfig, config_from_dict
+from wsicl_jax.config import ExperimentConfig, ModelConfig, config_from_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 
@@ -47,9 +47,7 @@ class RunCheckpoints:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(
-        self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]
-    ) -> None:
+    def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
         """Save in the background; the arrays may be changed as soon as this returns."""
         self._manager.save(
             step,
@@ -112,9 +110,7 @@ def load_model(path: str | Path) -> DualBranch:
     shapes = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
     graph, wanted = nnx.split(shapes, nnx.Param)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
-    )
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             parameters = checkpointer.restore(
@@ -171,10 +167,14 @@ def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
     return config_from_dict(metadata["config"])
 
 
+def count_parameters(config: ModelConfig) -> int:
+    """Number of trainable values of a network."""
+    shapes = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    return sum(x.size for x in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
+
+
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _reason(error: Exception) -> str:

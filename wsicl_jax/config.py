@@ -246,7 +246,11 @@ def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def override_config(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """The experiment with dotted overrides such as `evaluation.contexts=8`. Raises `ConfigError`."""
+    """The experiment with dotted overrides, such as `evaluation.contexts=8`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     settings = config_to_dict(config)
     for override in overrides:
         _apply_override(settings, override)

@@ -1,5 +1,7 @@
 """Devices of all processes as one mesh, and host arrays placed on it."""
 
+import os
+from pathlib import Path
 from typing import TypeVar
 
 import jax
@@ -39,3 +41,19 @@ def to_devices(batch: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(
         lambda local: jax.make_array_from_process_local_data(by_episode, local), batch
     )
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def keep_compiled_programs() -> None:
+    """Let XLA reuse what it compiled in earlier runs, from the user's cache directory.
+
+    `JAX_COMPILATION_CACHE_DIR` names another directory, or none if it is empty.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))

@@ -36,13 +36,20 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def track(total: int, description: str) -> Iterator[Tracker]:
+def track(
+    total: int, description: str, *, done: int = 0, show: bool = True
+) -> Iterator[Tracker]:
     """Show on stderr how much of `total` is done, how fast it goes and how long it will take.
 
     A terminal gets a bar; anything else gets a plain line, at most every 30 seconds.
+    `done` of the total were done before; with `show` false nothing is printed, for all but
+    one of the processes that work together.
     """
+    if not show:
+        yield _Silent()
+        return
     if not sys.stderr.isatty():
-        yield _Lines(total, description)
+        yield _Lines(total, description, done)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -53,7 +60,7 @@ def track(total: int, description: str) -> Iterator[Tracker]:
         TextColumn("{task.fields[status]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Bar(progress, total, description)
+        yield _Bar(progress, total, description, done)
 
 
 @functools.cache
@@ -64,9 +71,9 @@ def console() -> Console:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, total: int, description: str):
+    def __init__(self, progress: Progress, total: int, description: str, done: int):
         self._progress = progress
-        self._task = progress.add_task(description, total=total, status="")
+        self._task = progress.add_task(description, total=total, completed=done, status="")
 
     def advance(self, n: int = 1) -> None:
         self._progress.advance(self._task, n)
@@ -83,12 +90,26 @@ class _SpeedColumn(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
+class _Silent:
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def status(self, text: str) -> None:
+        pass
+
+
 class _Lines:
-    def __init__(self, total: int, description: str, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._total = total
         self._description = description
         self._clock = clock
-        self._done = 0
+        self._done = self._before = done
         self._status = ""
         self._start = self._last_line = clock()
 
@@ -98,7 +119,8 @@ class _Lines:
         if now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        left = (self._total - self._done) * (now - self._start) / max(self._done, 1)
+        pace = (now - self._start) / max(self._done - self._before, 1)
+        left = (self._total - self._done) * pace
         line = f"{self._description}: {self._done}/{self._total}, {_duration(left)} left"
         print(line, *filter(None, [self._status]), sep=", ", file=sys.stderr, flush=True)
 

@@ -58,19 +58,15 @@ class EpisodeSource:
         kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
         count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))
         images, masks = source.group(index, int(contexts) + 1, rng)
-        images, masks = augment(
-            images, masks, config.augment, rng, may_invert_mask=kind == "mask"
-        )
+        images, masks = augment(images, masks, config.augment, rng, may_invert_mask=kind == "mask")
         return episode(Group(list(images), list(masks)), kind, count, rng)
 
 
-def episode(
-    group: Group, kind: PromptKind, count: int, rng: np.random.Generator
-) -> Episode:
+def episode(group: Group, kind: PromptKind, count: int, rng: np.random.Generator) -> Episode:
     """The group's first subject as target, the others as contexts with drawn prompts."""
     channels = [
-        prompts.to_channel(prompts.draw(kind, mask, count, rng), mask.shape)
-        for mask in group.masks[1:]
+        prompts.to_channel(drawn, group.images[0].shape)
+        for drawn in draw_prompts(group, kind, count, rng)
     ]
     return Episode(
         _with_channel(group.images[:1])[0],
@@ -78,6 +74,13 @@ def episode(
         _with_channel(group.images[1:]),
         _with_channel(channels),
     )
+
+
+def draw_prompts(
+    group: Group, kind: PromptKind, count: int, rng: np.random.Generator
+) -> list[Sequence[prompts.Prompt]]:
+    """`count` prompts of one kind for each of the group's contexts."""
+    return [prompts.draw(kind, mask, count, rng) for mask in group.masks[1:]]
 
 
 def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:

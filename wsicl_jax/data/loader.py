@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import grain
-import numpy as np
 
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes import Episode, EpisodeSource

@@ -132,9 +132,7 @@ class StoreSource:
             # One of the drawn labels picks the cases, the others join where they are.
             cases = self.cases_with[int(rng.choice(labels))]
             chosen = rng.choice(len(cases), count, replace=False)
-            subjects = [
-                prepared_case(self.store, cases[i], channel, self.volume) for i in chosen
-            ]
+            subjects = [prepared_case(self.store, cases[i], channel, self.volume) for i in chosen]
             masks = [np.isin(label, labels) for _, label in subjects]
             if _visible(masks):
                 return Group([image for image, _ in subjects], masks)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Bool, Float
 
 from wsicl_jax.config import SYNTHETIC, DatasetConfig, ExperimentConfig, PromptKind
-from wsicl_jax.data.episodes import Episode, episode
+from wsicl_jax.data.episodes import Episode, draw_prompts, episode
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
     UNSEEN,
@@ -31,6 +31,7 @@ from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.metrics import dice
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.progress import track
+from wsicl_jax.prompts import Prompt
 
 _TARGETS_AT_ONCE = 4
 _DRAWS = 2
@@ -74,6 +75,10 @@ class Trial:
         if hint == "none":
             shown = shown._replace(context_prompts=np.zeros_like(shown.context_prompts))
         return shown
+
+    def prompts(self, kind: PromptKind, count: int) -> list[Sequence[Prompt]]:
+        """The prompts of each context, as `episode` paints them."""
+        return draw_prompts(self.group, kind, count, np.random.default_rng(self.seed))
 
 
 class Score(NamedTuple):

@@ -7,6 +7,7 @@ no opcode for which anything could be called. Sizes are checked against the file
 any memory is taken for them.
 """
 
+import dataclasses
 import math
 import pickletools
 import zipfile
@@ -18,11 +19,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float32
 
-from wsicl_jax.config import ModelConfig
+from wsicl_jax.checkpoint import save_model
+from wsicl_jax.config import ExperimentConfig, ModelConfig, VolumeConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
-from wsicl_jax.export.names import check_shapes, state_dict_shapes
+from wsicl_jax.export.names import check_shapes, fill_from_state_dict, state_dict_shapes
+from wsicl_jax.model.dual_branch import DualBranch
 
 _STORAGE_TYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -36,6 +40,8 @@ _LARGEST_PICKLE = 4 * 2**20
 _LARGEST_NOTE = 64
 _LONGEST_NAME = 200
 _MOST_STAGES = 12
+
+_PUBLISHED_GRID = (128, 128, 128)
 
 
 def read_lightning(
@@ -74,6 +80,26 @@ def read_lightning(
         if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
             raise ValueError("its tensors together are larger than the file")
         return config, {name: _load(archive, root, t) for name, t in tensors.items()}
+
+
+def import_lightning(path: str | Path, output: str | Path) -> DualBranch:
+    """Turn an authors' checkpoint into one of ours, a new directory `output`.
+
+    It is given the published working grid of 128 x 128 x 128, and one context image at a
+    time, so that memory does not grow with the context set.
+
+    Raises:
+        CheckpointError: as `read_lightning`, or `output` exists already.
+    """
+    if Path(output).exists():
+        raise CheckpointError(f"{output} exists already; give a new directory or remove it")
+    config, tensors = read_lightning(path)
+    config = dataclasses.replace(config, mini_context=1)
+    model = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    fill_from_state_dict(model, tensors)
+    experiment = ExperimentConfig(model=config, volume=VolumeConfig(grid=_PUBLISHED_GRID))
+    save_model(output, model, {"config": config_to_dict(experiment), "source": Path(path).name})
+    return model
 
 
 @contextmanager

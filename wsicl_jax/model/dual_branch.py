@@ -5,6 +5,8 @@ enters the context branch through its encoder's shortcuts; nothing but the mean 
 context features, one map per stage, comes back.
 """
 
+import itertools
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -153,15 +155,12 @@ class DualBranch(nnx.Module):
 
 
 def _downs(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Down]:
-    return [Down(a, b, rngs=rngs) for a, b in zip(channels[:-1], channels[1:], strict=True)]
+    return [Down(a, b, rngs=rngs) for a, b in itertools.pairwise(channels)]
 
 
 def _up_merges(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[UpMerge]:
     coarse_to_fine = channels[::-1]
-    return [
-        UpMerge(a, b, b, rngs=rngs)
-        for a, b in zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True)
-    ]
+    return [UpMerge(a, b, b, rngs=rngs) for a, b in itertools.pairwise(coarse_to_fine)]
 
 
 def _check_shapes(target, images, prompts, weights, multiple: int) -> None:

@@ -17,7 +17,7 @@ from wsicl_jax.data.loader import batches
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, replicated, to_devices
+from wsicl_jax.parallel import is_leader, make_mesh, replicated, to_devices
 from wsicl_jax.progress import track
 from wsicl_jax.train.state import TrainState, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
@@ -45,7 +45,7 @@ def train(
         DataError: a store is missing or has too few cases.
     """
     run = Path(config.run)
-    leader = jax.process_index() == 0
+    leader = is_leader()
     _open_run(run, config, resume, leader)
     mesh = make_mesh(config.train.batch)
 
@@ -68,8 +68,10 @@ def train(
         stream = batches(
             config, first_step=done, process=jax.process_index(), processes=jax.process_count()
         )
-        with _Log(run, done, leader) as log, track(config.train.steps, "training") as bar:
-            bar.advance(done)
+        with (
+            _Log(run, done, leader) as log,
+            track(config.train.steps, "training", done=done, show=leader) as bar,
+        ):
             for step, batch in zip(range(done + 1, config.train.steps + 1), stream, strict=True):
                 state, metrics = step_once(state, to_devices(batch, mesh))
                 last = step == config.train.steps

@@ -15,9 +15,7 @@ Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Episode], tuple[TrainState, Metrics]]
 
 
-def make_step(
-    graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss
-) -> Step:
+def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Step:
     """The compiled step: state and a batch of episodes to the next state and its metrics.
 
     Metrics are the mean `loss` over the batch and the `gradient_norm` before clipping.

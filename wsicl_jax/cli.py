@@ -1,0 +1,240 @@
+"""`wsicl VERB`: a thin function for each verb.
+
+Only the standard library is imported until a verb runs, so that `--help` answers at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsicl_jax.errors import WsiclError
+
+_USE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 done in part, 2 an error of use."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except WsiclError as error:
+        print(f"wsicl {options.verb}: {error}", file=sys.stderr)
+        return _USE_ERROR
+    except KeyboardInterrupt:
+        print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from wsicl_jax.demo import run_demo
+
+    run_demo(Path(options.output), seed=options.seed)
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from wsicl_jax.data.convert import convert
+    from wsicl_jax.progress import console
+
+    summary = convert(options.source, options.store, workers=options.workers)
+    console().print(summary.table())
+    return 1 if summary.skipped else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import load_config
+    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.report import dice_table, mean_dice, report
+    from wsicl_jax.progress import console
+
+    config = load_config(options.config, options.overrides)
+    from wsicl_jax.parallel import is_leader, keep_compiled_programs
+    from wsicl_jax.train.loop import train
+
+    keep_compiled_programs()
+    scores = []
+
+    def evaluator(model):
+        scores[:] = evaluate(model, config)
+        return mean_dice(scores)
+
+    train(config, resume=options.resume, evaluate=evaluator)
+    if is_leader() and scores:
+        _write_json(Path(config.run) / "evaluation.json", report(scores))
+        console().print(dice_table(scores, _title(config)))
+    return 0
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from wsicl_jax.checkpoint import experiment_config, load_model, read_metadata
+    from wsicl_jax.config import config_to_dict, override_config
+    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.report import dice_table, report
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+
+    keep_compiled_programs()
+    if options.json:
+        _check_writable(Path(options.json))
+    metadata = read_metadata(options.checkpoint)
+    config = override_config(experiment_config(metadata), options.overrides)
+    scores = evaluate(load_model(options.checkpoint), config)
+    if options.json:
+        about = {"checkpoint": options.checkpoint, "step": metadata.get("step")}
+        settings = config_to_dict(config)
+        about |= {name: settings[name] for name in ("seed", "data", "evaluation")}
+        _write_json(Path(options.json), report(scores, **about))
+    console().print(dice_table(scores, _title(config)))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from wsicl_jax.infer.predict import predict_files
+    from wsicl_jax.infer.request import example_with_mask, read_context
+    from wsicl_jax.infer.segmenter import Segmenter
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+
+    keep_compiled_programs()
+    examples = read_context(options.context) if options.context else []
+    examples += [example_with_mask(image, mask) for image, mask in options.example]
+    segmenter = Segmenter.load(options.checkpoint)
+    summary = predict_files(
+        segmenter,
+        segmenter.context(examples),
+        [Path(target) for target in options.targets],
+        Path(options.output),
+        overwrite=options.overwrite,
+    )
+    console().print(summary.table())
+    return 1 if summary.failed else 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from wsicl_jax.info import describe
+    from wsicl_jax.progress import console
+
+    console().print(describe(Path(options.path)))
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from wsicl_jax.export.lightning import import_lightning
+    from wsicl_jax.progress import console
+
+    model = import_lightning(options.file, options.output)
+    channels = ", ".join(map(str, model.config.channels))
+    console().print(f"imported a network of channels {channels} to {options.output}")
+    return 0
+
+
+def _title(config) -> str:
+    settings = config.evaluation
+    return f"Dice, {settings.contexts} contexts, {settings.prompts} prompts on each"
+
+
+def _check_writable(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise WsiclError(f"cannot write {path}: there is no directory {path.parent}")
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wsicl",
+        description="Weakly supervised in-context segmentation of 3D medical images.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    demo = verb(
+        "demo",
+        _demo,
+        "train a tiny model on synthetic data and show what it can do, in 5 minutes",
+        "wsicl demo --output demo",
+    )
+    demo.add_argument("--output", default="demo", help="directory for the run and its figures")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the whole demo")
+
+    convert = verb(
+        "convert",
+        _convert,
+        "convert an nnU-Net v2 folder to a store",
+        "wsicl convert nnUNet_raw/Dataset004_Hippocampus stores/hippocampus",
+    )
+    convert.add_argument("source", help="folder with dataset.json, imagesTr and labelsTr")
+    convert.add_argument("store", help="directory to write; must not exist")
+    convert.add_argument("--workers", type=int, default=4, help="cases at a time (4)")
+
+    train = verb(
+        "train",
+        _train,
+        "train a model as a configuration says",
+        "wsicl train configs/hippocampus.yaml train.steps=4000 run=runs/long",
+    )
+    train.add_argument("config", help="YAML file; see configs/")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+
+    evaluate = verb(
+        "eval",
+        _eval,
+        "measure Dice on validation cases",
+        "wsicl eval runs/hippocampus 'evaluation.kinds=[box, point, mask]'",
+    )
+    evaluate.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    evaluate.add_argument("--json", metavar="FILE", help="write every score there too")
+
+    predict = verb(
+        "predict",
+        _predict,
+        "segment images, given context images with prompts",
+        "wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz",
+    )
+    predict.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    predict.add_argument("targets", nargs="+", metavar="TARGET", help="NIfTI images to segment")
+    predict.add_argument("--context", metavar="FILE", help="context images with prompts, JSON")
+    predict.add_argument(
+        "--example",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("IMAGE", "MASK"),
+        help="a context image with its mask; may be repeated",
+    )
+    predict.add_argument("--output", required=True, help="directory for the masks")
+    predict.add_argument("--overwrite", action="store_true", help="replace masks that exist")
+
+    info = verb(
+        "info",
+        _info,
+        "say what a store, a checkpoint or a run holds",
+        "wsicl info runs/hippocampus",
+    )
+    info.add_argument("path")
+
+    imported = verb(
+        "import",
+        _import,
+        "turn the authors' Lightning checkpoint into one of ours",
+        "wsicl import box.ckpt checkpoints/box",
+    )
+    imported.add_argument("file", help="the authors' .ckpt")
+    imported.add_argument("output", help="checkpoint directory to write; must not exist")
+    return parser

@@ -1,0 +1,93 @@
+"""What a store, a checkpoint or a run holds, as a table for people."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wsicl_jax.data.store import Store
+from wsicl_jax.errors import DataError, WsiclError
+
+
+def describe(path: Path) -> RenderableType:
+    """A store's cases and labels, or a checkpoint's or run's network and progress.
+
+    Raises:
+        WsiclError: `path` is none of these.
+    """
+    if not path.exists():
+        raise WsiclError(f"there is no {path}")
+    if (path / "zarr.json").is_file():
+        return _describe_store(Store.open(path))
+    return _describe_checkpoint(path)
+
+
+def _describe_store(store: Store) -> RenderableType:
+    cases = [store.case(name) for name in store.cases]
+    if not cases:
+        raise DataError(f"{store.path} has no cases; convert the data again")
+    shapes = np.array([case.shape for case in cases])
+    spacings = np.array([case.spacing_mm for case in cases])
+    facts = _facts(
+        ("store", store.name),
+        ("cases", str(len(cases))),
+        ("channels", ", ".join(store.channel_names)),
+        ("shape", f"{_triple(shapes.min(0))} to {_triple(shapes.max(0))} voxels"),
+        ("spacing", f"{_triple(spacings.min(0))} to {_triple(spacings.max(0))} mm"),
+    )
+    labels = Table("label", "name")
+    labels.add_column("cases", justify="right")
+    labels.add_column("median voxels", justify="right")
+    for value, name in store.label_names.items():
+        counts = [case.voxel_counts[value] for case in cases if value in case.voxel_counts]
+        median = f"{np.median(counts):,.0f}" if counts else "-"
+        labels.add_row(str(value), Text(name), str(len(counts)), median)
+    return Group(facts, labels)
+
+
+def _describe_checkpoint(path: Path) -> RenderableType:
+    from wsicl_jax.checkpoint import (  # slow to import, and a store needs none of it
+        count_parameters,
+        experiment_config,
+        find_checkpoint,
+        read_metadata,
+    )
+
+    checkpoint = find_checkpoint(path)
+    metadata = read_metadata(checkpoint)
+    config = experiment_config(metadata)
+    facts = [
+        ("checkpoint", str(checkpoint)),
+        ("channels", ", ".join(map(str, config.model.channels))),
+        ("parameters", f"{count_parameters(config.model):,}"),
+        ("working grid", _triple(config.volume.grid)),
+    ]
+    if "source" in metadata:
+        facts.append(("imported from", metadata["source"]))
+    if "step" in metadata:
+        facts += [
+            ("step", f"{metadata['step']:,} of {config.train.steps:,}"),
+            ("data", ", ".join(dataset.store for dataset in config.data)),
+            ("prompts", ", ".join(config.prompts.kinds)),
+        ]
+    log = path / "log.jsonl"
+    if log.is_file():
+        newest: dict[str, float] = {}
+        for line in log.read_text().splitlines():
+            newest |= json.loads(line)
+        facts += [(name, f"{value:.4g}") for name, value in newest.items() if name != "step"]
+    return _facts(*facts)
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def _triple(values) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
