@@ -21,7 +21,7 @@ SYNTHETIC = "synthetic"
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PromptKind = Literal["box", "point", "mask"]
 
 _RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -137,7 +137,7 @@ class TrainConfig:
     """Training loss; `smooth_l3_l1` is the published one."""
     loss_weight: Amount = 50.0
     """Factor on the loss."""
-    loss_beta: Annotated[float, Field(gt=0)] = 1.0
+    loss_beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Error at which `smooth_l3_l1` turns from cubic to linear."""
     log_every: Positive = 20
     """Steps between entries of the log."""
@@ -175,7 +175,7 @@ class ExperimentConfig:
 
     run: str = "runs/experiment"
     """Directory that the run writes: configuration, log, checkpoints."""
-    seed: int = 0
+    seed: Count = 0
     """Seed of initialisation, episodes and validation split."""
     data: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)] = (DatasetConfig(),)
     """Data sets; a single store's path, or `synthetic`, may stand for a list."""
@@ -266,9 +266,15 @@ def _validated(kind: type, settings: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(settings))
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(kind, problem) for problem in error.errors()[:3])
-        ) from None
+        problems = error.errors()
+        # A list with a bad entry is reported as too short as well.
+        causes = [p for p in problems if not any(_lies_below(q, p) for q in problems)]
+        raise ConfigError("; ".join(_explain(kind, problem) for problem in causes[:3])) from None
+
+
+def _lies_below(problem: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    deep, shallow = problem["loc"], other["loc"]
+    return len(deep) > len(shallow) and deep[: len(shallow)] == shallow
 
 
 def _explain(kind: type, problem: Mapping[str, Any]) -> str:
@@ -328,7 +334,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
     node: Any = settings
     for part, following in zip(path, [*path[1:], None], strict=True):
         if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 raise ConfigError(
                     f"override {override!r}: {part!r} is no position in a list of {len(node)}"
                 )

@@ -33,7 +33,9 @@ class WorkingGrid:
     flips: tuple[bool, bool, bool] = (False, False, False)
 
     @classmethod
-    def of(cls, shape: Sequence[int], affine: Num[np.ndarray, "4 4"], grid: Shape3) -> "WorkingGrid":
+    def of(
+        cls, shape: Sequence[int], affine: Num[np.ndarray, "4 4"], grid: Shape3
+    ) -> "WorkingGrid":
         """The working grid for a volume of this shape and voxel-to-RAS affine (mm)."""
         from nibabel import orientations  # slow to import, and synthetic data needs none of it
 
@@ -57,7 +59,9 @@ class WorkingGrid:
         """A grey image on the working grid, linear between voxels; float32."""
         return resize(self._turn(image), self.grid)
 
-    def label(self, label: Num[np.ndarray, "x y z"]) -> Num[np.ndarray, "X Y Z"]:
+    def label(
+        self, label: Integer[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]
+    ) -> Integer[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
         """A label map or mask on the working grid, from the nearest voxel; dtype kept."""
         return resize_nearest(self._turn(label), self.grid)
 

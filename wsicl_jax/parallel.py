@@ -1,6 +1,7 @@
 """Devices of all processes as one mesh, and host arrays placed on it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,18 +17,19 @@ DATA = "data"
 """The mesh axis over which the episodes of a batch are spread."""
 
 
-def make_mesh(batch: int) -> Mesh:
-    """All devices of all processes along the axis `data`.
+def make_mesh(batch: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices along the axis `data`; by default all devices of all processes.
 
     Raises:
         ConfigError: a batch of this size cannot be shared equally by the devices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if batch % count:
         raise ConfigError(
             f"train.batch = {batch} cannot be shared by {count} devices; use a multiple of {count}"
         )
-    return Mesh(np.array(jax.devices()), (DATA,))
+    return Mesh(np.array(devices), (DATA,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -57,14 +57,17 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
             _paint_ball(channel, prompt)
         elif prompt.shape != tuple(shape):
             raise PromptError(f"mask is {prompt.shape} but its image {tuple(shape)}")
+        elif not prompt.any():
+            raise PromptError(
+                f"mask marks no voxel at {tuple(shape)}; a structure too small to be seen there "
+                "needs a point or a box"
+            )
         else:
             np.maximum(channel, prompt, out=channel)
     return channel
 
 
-def draw(
-    kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator
-) -> Sequence[Prompt]:
+def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
     """`count` distinct prompts of one kind, as a person would put them on this structure.
 
     Points are drawn among the structure's voxels; boxes are tight 2D boxes of the structure
@@ -85,7 +88,8 @@ def draw(
         for index in np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
     ]
     chosen = rng.choice(len(slices), min(count, len(slices)), replace=False)
-    return [_box_on_slice(mask, *slices[i]) for i in chosen]
+    # Where the structure is one voxel wide, slices of different axes can have the same box.
+    return list(dict.fromkeys(_box_on_slice(mask, *slices[i]) for i in chosen))
 
 
 def ball_radius(shape: Shape3) -> float:
@@ -106,9 +110,7 @@ def ball(radius: float) -> Float[np.ndarray, "d d d"]:
 def _paint_ball(channel: np.ndarray, point: Point) -> None:
     centre = np.rint(np.asarray(point)).astype(int)
     if (centre < 0).any() or (centre >= channel.shape).any():
-        raise PromptError(
-            f"point {tuple(point)} lies outside the image of {channel.shape} voxels"
-        )
+        raise PromptError(f"point {tuple(point)} lies outside the image of {channel.shape} voxels")
     values = ball(ball_radius(channel.shape))
     low = centre - values.shape[0] // 2
     start = np.maximum(low, 0)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import grain
+from absl import flags
 
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes import Episode, EpisodeSource
@@ -48,6 +49,9 @@ def batches(
     share = _ProcessShare(EpisodeSource(config), batch, process, processes)
     dataset = grain.MapDataset.source(share)[first_step * share.local :].batch(share.local)
     if config.train.workers:
+        # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         stream = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         ).mp_prefetch(grain.MultiprocessingOptions(num_workers=config.train.workers))

@@ -5,9 +5,10 @@ split into training and validation by the run's seed alone, so that training and
 evaluation agree without a file between them.
 """
 
+import math
 import threading
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import cachetools
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Integer
 
 from wsicl_jax.config import DatasetConfig, EpisodeConfig, VolumeConfig
 from wsicl_jax.data.store import Store
-from wsicl_jax.data.synth import Cohort, draw_cohort
+from wsicl_jax.data.synth import draw_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise
@@ -30,6 +31,9 @@ _TRIES = 100
 
 SMALLEST_STRUCTURE = 8
 """Voxels on the working grid below which a structure is not shown: nobody could see it."""
+
+SMALLEST_SYNTHETIC_SHARE = 0.005
+"""Share of the working grid that a synthetic structure has at least: 164 voxels at 32^3."""
 
 TRAINING, UNSEEN = 0, 1
 """Streams of synthetic cohorts: those of training, and those kept for evaluation."""
@@ -55,7 +59,7 @@ class Source(Protocol):
 
 
 class SyntheticSource:
-    """A new cohort for every episode."""
+    """A new cohort for every episode, with a random union of its structures."""
 
     def __init__(self, seed: int, volume: VolumeConfig, episode: EpisodeConfig):
         self.seed = seed
@@ -63,42 +67,35 @@ class SyntheticSource:
         self.max_labels = episode.max_labels
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
-        cohort = draw_cohort((self.seed, TRAINING, index), self.volume.grid)
-        subjects = synthetic_subjects(cohort, self.volume, count)
-        return synthetic_group(subjects, self.max_labels, rng)
+        seed = (self.seed, TRAINING, index)
+        subjects, labels = synthetic_subjects(seed, self.volume, count, structures=1)
+        return group_of(subjects, _draw_labels(labels, self.max_labels, rng))
 
 
-def synthetic_subjects(cohort: Cohort, volume: VolumeConfig, count: int) -> list[Subject]:
-    """Subjects 0 to `count - 1` of a cohort, intensities as the network expects them."""
-    subjects = [cohort.subject(i) for i in range(count)]
-    return [(normalise(image, volume.percentiles), label) for image, label in subjects]
+def synthetic_subjects(
+    seed: tuple[int, ...], volume: VolumeConfig, count: int, *, structures: int
+) -> tuple[list[Subject], Integer[np.ndarray, "label"]]:
+    """Subjects of a seed's cohort, and the labels that are large enough in all of them.
 
-
-def synthetic_group(
-    subjects: Sequence[Subject],
-    max_labels: int,
-    rng: np.random.Generator,
-    avoid: Group | None = None,
-) -> Group:
-    """The subjects with a random union of their structures, none of which is in `avoid`.
+    Cohorts with fewer than `structures` such labels are passed over.
 
     Raises:
-        DataError: no such union is visible in every subject.
+        DataError: the working grid is too small for any.
     """
-    images = [image for image, _ in subjects]
-    labels = np.setdiff1d(subjects[0][1], 0)
-    if avoid is not None:
-        taken = np.unique(subjects[0][1][avoid.masks[0]])
-        labels = np.setdiff1d(labels, taken)
-    for _ in range(_TRIES if labels.size else 0):
-        drawn = _draw_labels(labels, max_labels, rng)
-        masks = [np.isin(label, drawn) for _, label in subjects]
-        if _visible(masks):
-            return Group(images, masks)
-    raise DataError(
-        f"a synthetic cohort shows no structure of {SMALLEST_STRUCTURE} voxels at "
-        f"{images[0].shape}; use a larger volume.grid"
-    )
+    smallest = SMALLEST_SYNTHETIC_SHARE * math.prod(volume.grid)
+    for attempt in range(_TRIES):
+        cohort = draw_cohort((*seed, attempt), volume.grid)
+        drawn = [cohort.subject(i) for i in range(count)]
+        sizes = [np.bincount(label.ravel(), minlength=cohort.structures + 1) for _, label in drawn]
+        labels = 1 + np.flatnonzero(np.min(sizes, axis=0)[1:] >= smallest)
+        if labels.size >= structures:
+            return [(normalise(i, volume.percentiles), label) for i, label in drawn], labels
+    raise DataError(f"no synthetic cohort shows {structures} structures at {volume.grid} voxels")
+
+
+def group_of(subjects: Sequence[Subject], labels: Sequence[int] | np.ndarray) -> Group:
+    """The subjects with the union of these labels as their structure."""
+    return Group([image for image, _ in subjects], [np.isin(mask, labels) for _, mask in subjects])
 
 
 class StoreSource:
@@ -133,9 +130,9 @@ class StoreSource:
             cases = self.cases_with[int(rng.choice(labels))]
             chosen = rng.choice(len(cases), count, replace=False)
             subjects = [prepared_case(self.store, cases[i], channel, self.volume) for i in chosen]
-            masks = [np.isin(label, labels) for _, label in subjects]
-            if _visible(masks):
-                return Group([image for image, _ in subjects], masks)
+            group = group_of(subjects, labels)
+            if all(m.sum() >= SMALLEST_STRUCTURE and not m.all() for m in group.masks):
+                return group
         raise DataError(
             f"{self.store.path}: {_TRIES} draws showed no structure of {SMALLEST_STRUCTURE} "
             f"voxels at {self.volume.grid} in {count} cases; use a larger volume.grid"
@@ -145,7 +142,8 @@ class StoreSource:
 def split(store: Store, share: float, seed: int) -> tuple[list[str], list[str]]:
     """Training and validation cases, each sorted: at least one of each where there are two.
 
-    Which cases are kept for validation follows from the seed and the case names alone.
+    Which cases are kept for validation follows from the seed and the names alone: the
+    data set's and its cases'.
     """
     names = list(store.cases)
     kept = min(max(round(share * len(names)), 1 if share else 0), max(len(names) - 1, 0))
@@ -174,7 +172,3 @@ def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -
 def _draw_labels(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     count = int(rng.integers(1, min(most, len(labels)) + 1))
     return rng.choice(labels, count, replace=False)
-
-
-def _visible(masks: Collection[np.ndarray]) -> bool:
-    return all(mask.sum() >= SMALLEST_STRUCTURE and not mask.all() for mask in masks)

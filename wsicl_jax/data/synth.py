@@ -6,6 +6,7 @@ bias field and noise. Domain randomisation in the spirit of SynthICL (arXiv 2509
 Everything follows from (seed, index).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +45,9 @@ class Cohort:
 
     def _deformed(self, rng: np.random.Generator) -> np.ndarray:
         grid = np.stack(_coordinates(self.shape), -1)
-        turn = np.eye(3) + rng.normal(0, 0.08, (3, 3))
-        shift = rng.normal(0, 0.05, 3)
-        bend = smooth_field(rng, self.shape, 3, frequency=1.5) * rng.uniform(0.03, 0.1)
+        turn = np.eye(3) + rng.normal(0, 0.06, (3, 3))
+        shift = rng.normal(0, 0.04, 3)
+        bend = smooth_field(rng, self.shape, 3, frequency=1.5) * rng.uniform(0.02, 0.07)
         position = grid @ turn + shift + bend
         size = np.array(self.template.shape)
         index = np.floor((position + 1) / 2 * size).astype(np.int32)
@@ -56,17 +57,17 @@ class Cohort:
     def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         means = self.brightness + rng.normal(0, 0.03, self.brightness.shape)
         image = means.astype(np.float32)[tissue]
-        image += smooth_field(rng, self.shape, 1, frequency=6)[..., 0] * rng.uniform(0, 0.05)
+        image += smooth_field(rng, self.shape, 1, frequency=6.0)[..., 0] * rng.uniform(0, 0.05)
         image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.9))
-        image *= np.exp(smooth_field(rng, self.shape, 1, frequency=1)[..., 0] * 0.15)
+        image *= np.exp(smooth_field(rng, self.shape, 1, frequency=1.0)[..., 0] * 0.15)
         image += rng.normal(0, rng.uniform(0.01, 0.06), self.shape).astype(np.float32)
         return image.astype(np.float32)
 
 
 def draw_cohort(seed: tuple[int, ...], shape: Shape3) -> Cohort:
-    """The cohort of a seed: 3 to 8 structures inside a body."""
+    """The cohort of a seed: 2 to 6 structures inside a body."""
     rng = np.random.default_rng(seed)
-    structures = int(rng.integers(3, 9))
+    structures = int(rng.integers(2, 7))
     detail = tuple(round(side * _TEMPLATE_DETAIL) for side in shape)
     coordinates = _coordinates(detail)
     body = _inside(coordinates, np.zeros(3), rng.uniform(0.75, 0.95, 3), rng.uniform(2, 4), rng)
@@ -103,16 +104,16 @@ def smooth_field(
     return (factors[0] @ weighted).real.reshape(*shape, channels)
 
 
-def _coordinates(shape: Shape3) -> list[np.ndarray]:
+def _coordinates(shape: Shape3) -> Sequence[np.ndarray]:
     axes = [(np.arange(side, dtype=np.float32) + 0.5) * 2 / side - 1 for side in shape]
     return np.meshgrid(*axes, indexing="ij")
 
 
-def _structure(coordinates: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    centre = rng.uniform(-0.55, 0.55, 3)
-    radii = rng.uniform(0.18, 0.5) * np.exp(rng.normal(0, 0.3, 3))
+def _structure(coordinates: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    centre = rng.uniform(-0.5, 0.5, 3)
+    radii = rng.uniform(0.22, 0.5) * np.exp(rng.normal(0, 0.25, 3))
     # Exponent 1: octahedra, 2: ellipsoids, 6: almost cuboids.
-    power = rng.choice([1.2, 2, 2, 3, 6])
+    power = float(rng.choice([1.2, 2, 2, 3, 6]))
     wavy = smooth_field(rng, coordinates[0].shape, 1, frequency=2.5)[..., 0]
     shape = _inside(coordinates, centre, radii, power, rng, wavy * rng.uniform(0, 0.3))
     if rng.random() < 0.25:  # a shell: its core is left to what lies there
@@ -121,7 +122,7 @@ def _structure(coordinates: list[np.ndarray], rng: np.random.Generator) -> np.nd
 
 
 def _inside(
-    coordinates: list[np.ndarray],
+    coordinates: Sequence[np.ndarray],
     centre: np.ndarray,
     radii: np.ndarray,
     power: float,

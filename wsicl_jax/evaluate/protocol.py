@@ -19,13 +19,12 @@ from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
     UNSEEN,
     Group,
+    group_of,
     prepared_case,
     split,
-    synthetic_group,
     synthetic_subjects,
 )
 from wsicl_jax.data.store import Store
-from wsicl_jax.data.synth import draw_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.metrics import dice
@@ -159,7 +158,8 @@ def predict(
             filled = part + part[-1:] * (_TARGETS_AT_ONCE - len(part))
             batch = Episode(*map(np.stack, zip(*filled, strict=True)))
             weights = np.ones(batch.context_images.shape[:2], np.float32)
-            weights[:, contexts:] = 0
+            if contexts is not None:
+                weights[:, contexts:] = 0
             output = forward(
                 parameters, batch.target, batch.context_images, batch.context_prompts, weights
             )
@@ -171,12 +171,11 @@ def predict(
 def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
     settings = config.evaluation
     for number in range(settings.synthetic_structures):
-        cohort = draw_cohort((config.seed, UNSEEN, number), config.volume.grid)
-        rng = np.random.default_rng((config.seed, _DRAWS, number))
         count = settings.contexts + settings.synthetic_targets
-        subjects = synthetic_subjects(cohort, config.volume, count)
-        group = synthetic_group(subjects, 1, rng)
-        other = synthetic_group(subjects, 1, rng, avoid=group)
+        seed = (config.seed, UNSEEN, number)
+        subjects, labels = synthetic_subjects(seed, config.volume, count, structures=2)
+        rng = np.random.default_rng((config.seed, _DRAWS, number))
+        group, other = (group_of(subjects, [int(k)]) for k in rng.choice(labels, 2, False))
         for target in range(settings.contexts, count):
             picked = [target, *range(settings.contexts)]
             yield Trial(
@@ -229,8 +228,8 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[
                 store.name,
                 structure,
                 target,
-                Group([i for i, _ in subjects], [np.isin(m, labels) for _, m in subjects]),
-                [np.isin(m, structures[others[0]]) for _, m in subjects] if others else None,
+                group_of(subjects, labels),
+                group_of(subjects, structures[others[0]]).masks if others else None,
                 np.isin(store.read_label(target), labels),
                 WorkingGrid.of(case.shape, case.affine, volume.grid).restore,
                 seed,

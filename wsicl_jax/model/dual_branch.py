@@ -7,6 +7,8 @@ context features, one map per stage, comes back.
 
 import itertools
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,6 +17,7 @@ from wsicl_jax.errors import ShapeError
 from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu
 from wsicl_jax.model.context import mean_over_contexts
 
+ArrayLike = Array | np.ndarray
 Features = tuple[Float[Array, "..."], ...]
 
 
@@ -124,10 +127,10 @@ class DualBranch(nnx.Module):
 
     def __call__(
         self,
-        target: Float[Array, "batch x y z 1"],
-        context_images: Float[Array, "batch context x y z 1"],
-        context_prompts: Float[Array, "batch context x y z 1"],
-        context_weights: Float[Array, "batch context"] | None = None,
+        target: Float[ArrayLike, "batch x y z 1"],
+        context_images: Float[ArrayLike, "batch context x y z 1"],
+        context_prompts: Float[ArrayLike, "batch context x y z 1"],
+        context_weights: Float[ArrayLike, "batch context"] | None = None,
     ) -> Float[Array, "batch x y z 1"]:
         """Regress the target's mask towards {0, 1}; cut at 0.5 to segment.
 
@@ -142,12 +145,12 @@ class DualBranch(nnx.Module):
         _check_shapes(
             target, context_images, context_prompts, context_weights, self.config.size_multiple
         )
-        shortcuts, x = self.target_encoder(target)
+        shortcuts, x = self.target_encoder(jnp.asarray(target))
         features = mean_over_contexts(
             self.context_branch,
-            context_images,
-            context_prompts,
-            context_weights,
+            jnp.asarray(context_images),
+            jnp.asarray(context_prompts),
+            None if context_weights is None else jnp.asarray(context_weights),
             shortcuts,
             mini_context=self.config.mini_context,
         )

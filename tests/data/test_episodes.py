@@ -1,0 +1,255 @@
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsicl_jax.config import SYNTHETIC, ExperimentConfig, config_from_dict, config_to_dict
+from wsicl_jax.data.episodes import Episode, EpisodeSource, draw_prompts, episode
+from wsicl_jax.data.sources import Group, prepared_case
+from wsicl_jax.data.store import Store, create_store, write_case
+
+SHAPE = (10, 12, 8)
+NO_CHANGES = {
+    name: 0 for name in ("flip", "shift", "scale", "noise", "invert_image", "invert_mask")
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("episodes") / "store"
+    create_store(path, "tiny", ("T1",), {1: "left", 2: "right"})
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        label = np.zeros(SHAPE, np.uint8)
+        label[1:4, 2 : 5 + i % 3, 1:7] = 1
+        label[6:9, 4 + i % 2 : 10, 2:6] = 2
+        image = label + rng.normal(0, 0.1, SHAPE).astype(np.float32)
+        write_case(path, f"case{i}", image[None], label, np.eye(4))
+    return path
+
+
+@pytest.fixture(scope="module")
+def experiment(store) -> ExperimentConfig:
+    """Two thirds of the episodes from a store, one third from synthetic cohorts."""
+    return config_from_dict(
+        {
+            "data": [{"store": str(store), "weight": 2}, {"store": SYNTHETIC}],
+            "volume": {"grid": [16, 16, 8]},
+            "model": {"channels": [2, 4]},
+            "episode": {"contexts": [1, 3]},
+            "prompts": {"kinds": {"box": 1, "point": 1, "mask": 1}},
+            "augment": {"flip": 0.5, "noise": 0.5, "invert_mask": 0.5},
+            "train": {"steps": 40, "batch": 3},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes(experiment):
+    source = EpisodeSource(experiment)
+    return [source[index] for index in range(len(source))]
+
+
+def changed(experiment: ExperimentConfig, **sections) -> ExperimentConfig:
+    parts = {name: replace(getattr(experiment, name), **new) for name, new in sections.items()}
+    return replace(experiment, **parts)
+
+
+def store_only(experiment: ExperimentConfig) -> ExperimentConfig:
+    return replace(experiment, data=experiment.data[:1])
+
+
+def digest(shown: Episode) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part) for part in shown)).hexdigest()
+
+
+def test_a_run_has_an_episode_for_every_row_of_every_step(experiment):
+    assert len(EpisodeSource(experiment)) == 120
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.integers(0, 119), min_size=1, max_size=6))
+def test_an_episode_is_the_same_from_a_new_source_in_any_order(experiment, episodes, indices):
+    source = EpisodeSource(experiment)
+    for index in indices:
+        assert digest(source[index]) == digest(episodes[index])
+
+
+def test_an_episode_is_the_same_in_another_process(experiment, episodes, tmp_path):
+    plain = tmp_path / "experiment.json"
+    plain.write_text(json.dumps(config_to_dict(experiment)))
+    code = (
+        "import hashlib, json, sys\n"
+        "import numpy as np\n"
+        "from wsicl_jax.config import config_from_dict\n"
+        "from wsicl_jax.data.episodes import EpisodeSource\n"
+        "source = EpisodeSource(config_from_dict(json.load(open(sys.argv[1]))))\n"
+        "for index in (17, 3, 100):\n"
+        "    parts = b''.join(np.ascontiguousarray(part) for part in source[index])\n"
+        "    print(hashlib.sha256(parts).hexdigest())\n"
+    )
+    command = [sys.executable, "-c", code, str(plain)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert told == [digest(episodes[index]) for index in (17, 3, 100)]
+
+
+def test_episodes_differ_from_each_other_and_between_seeds(experiment, episodes):
+    assert len({digest(shown) for shown in episodes}) == len(episodes)
+    other = EpisodeSource(replace(experiment, seed=1))
+    assert digest(other[0]) != digest(episodes[0])
+
+
+def test_the_number_of_contexts_is_constant_in_a_step_and_covers_the_range(episodes):
+    counts = np.array([len(shown.context_images) for shown in episodes]).reshape(40, 3)
+    assert (counts == counts[:, :1]).all()
+    assert set(counts[:, 0]) == {1, 2, 3}
+
+
+def test_shapes_and_types_are_what_the_network_takes(episodes):
+    for shown in episodes:
+        contexts = len(shown.context_images)
+        assert {part.dtype for part in shown} == {np.dtype(np.float32)}
+        assert shown.target.shape == shown.truth.shape == (16, 16, 8, 1)
+        assert shown.context_images.shape == (contexts, 16, 16, 8, 1)
+        assert shown.context_prompts.shape == shown.context_images.shape
+
+
+def test_the_truth_is_binary_and_neither_empty_nor_full(episodes):
+    for shown in episodes:
+        assert set(np.unique(shown.truth)) == {0, 1}
+
+
+def test_every_context_has_prompts_between_0_and_1(episodes):
+    for shown in episodes:
+        channels = shown.context_prompts
+        assert (channels.max((1, 2, 3, 4)) == 1).all()
+        assert channels.min() >= 0
+
+
+def test_data_sets_are_shown_by_their_weights(experiment, store):
+    class Told:
+        def __init__(self, name):
+            self.name = name
+
+        def group(self, index, count, rng):
+            shown.append(self.name)
+            mask = np.zeros((16, 16, 8), bool)
+            mask[:4] = True
+            return Group([np.zeros(mask.shape, np.float32)] * count, [mask] * count)
+
+    shown = []
+    data = [{"store": str(store), "weight": w} for w in (2, 0, 1)]
+    config = config_from_dict(config_to_dict(experiment) | {"data": data})
+    source = EpisodeSource(config)
+    source.sources = [Told(name) for name in "abc"]
+    for index in range(600):
+        source[index]
+    assert shown.count("b") == 0
+    # Three standard deviations of a binomial draw.
+    assert abs(shown.count("a") - 400) < 3 * np.sqrt(600 * 2 / 9)
+
+
+def prepared(store, config) -> dict[bytes, np.ndarray]:
+    """Labels of the store's cases by their images."""
+    opened = Store.open(store)
+    cases = [prepared_case(opened, name, 0, config.volume) for name in opened.cases]
+    return {image.tobytes(): label for image, label in cases}
+
+
+def test_without_changes_an_episode_shows_cases_as_they_are_stored(experiment, store):
+    config = store_only(changed(experiment, augment=NO_CHANGES, prompts={"kinds": {"mask": 1.0}}))
+    labels = prepared(store, config)
+    source = EpisodeSource(config)
+    for index in range(20):
+        shown = source[index]
+        label = labels[shown.target.tobytes()]
+        values = np.unique(label[shown.truth[..., 0] > 0])
+        np.testing.assert_array_equal(shown.truth[..., 0], np.isin(label, values))
+        # A mask prompt is the same structure on the context image.
+        for image, channel in zip(shown.context_images, shown.context_prompts, strict=True):
+            masks = np.isin(labels[image.tobytes()], values)
+            np.testing.assert_array_equal(channel[..., 0], masks)
+
+
+def test_training_never_shows_a_validation_case(experiment, store):
+    config = store_only(changed(experiment, augment=NO_CHANGES, episode={"validation_share": 0.4}))
+    source = EpisodeSource(config)
+    shown = {
+        image.tobytes()
+        for index in range(40)
+        for image in [source[index].target, *source[index].context_images]
+    }
+    assert len(prepared(store, config)) == 9
+    assert len(shown) == 5
+
+
+def test_episodes_leave_cached_cases_as_they_were(experiment, store):
+    opened = Store.open(store)
+    config = store_only(changed(experiment, augment=dict.fromkeys(NO_CHANGES, 1.0)))
+    before = {
+        name: [part.copy() for part in prepared_case(opened, name, 0, config.volume)]
+        for name in opened.cases
+    }
+    source = EpisodeSource(config)
+    for index in range(30):
+        for part in source[index]:
+            part *= -1
+    for name, parts in before.items():
+        for part, now in zip(parts, prepared_case(opened, name, 0, config.volume), strict=True):
+            np.testing.assert_array_equal(now, part)
+
+
+def test_masks_are_inverted_for_mask_prompts_alone(experiment):
+    def structures(kind):
+        config = changed(
+            experiment, augment={**NO_CHANGES, "invert_mask": 1.0}, prompts={"kinds": {kind: 1.0}}
+        )
+        source = EpisodeSource(store_only(config))
+        return [source[index].truth.mean() for index in range(6)]
+
+    assert min(structures("mask")) > 0.5
+    assert max(structures("box")) < 0.5
+    assert max(structures("point")) < 0.5
+
+
+def group(contexts: int = 3) -> Group:
+    masks = np.zeros((contexts + 1, 16, 16, 8), bool)
+    for i, mask in enumerate(masks):
+        mask[4:10, 4 + i : 12, 2:6] = True
+    images = np.random.default_rng(0).random(masks.shape, np.float32)
+    return Group(list(images), list(masks))
+
+
+def test_the_first_subject_is_the_target_and_the_others_its_contexts():
+    shown = episode(group(), "mask", 1, np.random.default_rng(0))
+    np.testing.assert_array_equal(shown.target[..., 0], group().images[0])
+    np.testing.assert_array_equal(shown.truth[..., 0], group().masks[0])
+    np.testing.assert_array_equal(shown.context_images[..., 0], group().images[1:])
+    np.testing.assert_array_equal(shown.context_prompts[..., 0], group().masks[1:])
+
+
+@pytest.mark.parametrize("kind", ["box", "point"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_context_gets_the_prompts_asked_for(kind, count):
+    drawn = draw_prompts(group(), kind, count, np.random.default_rng(0))
+    assert [len(prompts) for prompts in drawn] == [count] * 3
+
+
+def test_the_number_of_prompts_covers_its_range(experiment, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "wsicl_jax.data.episodes.draw_prompts",
+        lambda group, kind, count, rng: (
+            asked.append(count) or draw_prompts(group, kind, count, rng)
+        ),
+    )
+    source = EpisodeSource(changed(store_only(experiment), prompts={"count": (2, 4)}))
+    for index in range(40):
+        source[index]
+    assert set(asked) == {2, 3, 4}

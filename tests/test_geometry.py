@@ -1,0 +1,201 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsicl_jax.axes import Box
+from wsicl_jax.errors import PromptError
+from wsicl_jax.geometry import WorkingGrid, resize, resize_nearest
+
+quick = settings(max_examples=60, deadline=None)
+shapes = st.tuples(*[st.integers(1, 9)] * 3)
+
+
+@st.composite
+def turned(draw, grid=None):
+    """A working grid for a volume of any orientation."""
+    order = tuple(draw(st.permutations(range(3))))
+    flips = tuple(draw(st.booleans()) for _ in range(3))
+    shape = draw(shapes)
+    return WorkingGrid(
+        shape, draw(grid) if grid is not None else tuple(shape[a] for a in order), order, flips
+    )
+
+
+@st.composite
+def with_box(draw, grids):
+    grid = draw(grids)
+    ends = [sorted(draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in grid.shape]
+    return grid, Box(tuple(low for low, _ in ends), tuple(high for _, high in ends))
+
+
+@st.composite
+def with_voxel(draw, grids):
+    grid = draw(grids)
+    return grid, tuple(draw(st.integers(0, n - 1)) for n in grid.shape)
+
+
+def enlarged(grid, factor):
+    return WorkingGrid(grid.shape, tuple(n * factor for n in grid.grid), grid.order, grid.flips)
+
+
+def touching(shape, grid, order, flips, box):
+    """Brute force: working voxels whose cells overlap the box, by the fraction of the side."""
+    cells = []
+    for a, axis in enumerate(order):
+        low, high = box.start[axis] / shape[axis], box.stop[axis] / shape[axis]
+        low, high = (1 - high, 1 - low) if flips[a] else (low, high)
+        n = grid[a]
+        cells.append([i for i in range(n) if (i + 1) / n > low + 1e-9 and i / n < high - 1e-9])
+    return cells
+
+
+@quick
+@given(turned())
+def test_turning_alone_is_undone_exactly(grid):
+    image = np.random.default_rng(0).random(grid.shape, np.float32)
+    np.testing.assert_array_equal(grid.restore(grid.image(image)), image)
+    number = np.arange(image.size).reshape(grid.shape)
+    np.testing.assert_array_equal(
+        grid.image(image).ravel(), image.ravel()[grid.label(number)].ravel()
+    )
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(False, False, True), (True, True, False)])
+def test_affines_turn_to_increasing_world_coordinates(order, flips):
+    shape = (3, 4, 5)
+    affine = np.eye(4)
+    linear = np.zeros((3, 3))
+    for world, axis in enumerate(order):
+        linear[world, axis] = -2.0 if flips[world] else 0.5
+    affine[:3, :3] = linear
+    turned_shape = tuple(shape[a] for a in order)
+    grid = WorkingGrid.of(shape, affine, turned_shape)
+    for world in range(3):
+        position = np.tensordot(linear[world], np.indices(shape), axes=1)
+        along = np.diff(grid.image(position), axis=world)
+        assert (along > 0).all()
+
+
+@quick
+@given(with_voxel(turned()), st.sampled_from([1, 3, 5]))
+def test_a_point_lands_in_the_middle_of_its_voxel(case, factor):
+    grid, voxel = case
+    grid = enlarged(grid, factor)
+    marked = np.zeros(grid.shape, bool)
+    marked[voxel] = True
+    where = np.argwhere(grid.label(marked))
+    np.testing.assert_allclose(grid.point(tuple(map(float, voxel))), where.mean(axis=0), atol=1e-9)
+
+
+@quick
+@given(with_voxel(turned(grid=shapes)))
+def test_a_point_lands_in_the_working_voxel_that_holds_its_centre(case):
+    grid, voxel = case
+    for a, (axis, flip) in enumerate(zip(grid.order, grid.flips, strict=True)):
+        centre = (voxel[axis] + 0.5) / grid.shape[axis]
+        centre = 1 - centre if flip else centre
+        expected = min(max(centre * grid.grid[a] - 0.5, 0), grid.grid[a] - 1)
+        assert grid.point(tuple(map(float, voxel)))[a] == pytest.approx(expected)
+
+
+@quick
+@given(with_box(turned()), st.sampled_from([1, 2, 3]))
+def test_a_box_covers_what_label_marks(case, factor):
+    grid, box = case
+    grid = enlarged(grid, factor)
+    marked = np.zeros(grid.shape, bool)
+    marked[box.slices] = True
+    labelled = Box.around(grid.label(marked))
+    moved = grid.box(box)
+    for a, axis in enumerate(grid.order):
+        if box.extent[axis] > 1 or factor == 1:
+            assert (moved.start[a], moved.stop[a]) == (labelled.start[a], labelled.stop[a])
+        else:
+            assert labelled.start[a] <= moved.start[a] < labelled.stop[a]
+
+
+@quick
+@given(with_box(turned(grid=shapes)))
+def test_a_box_covers_the_working_voxels_that_it_touches(case):
+    grid, box = case
+    moved = grid.box(box)
+    cells = touching(grid.shape, grid.grid, grid.order, grid.flips, box)
+    for a, axis in enumerate(grid.order):
+        if box.extent[axis] > 1:
+            assert list(range(moved.start[a], moved.stop[a])) == cells[a]
+        else:
+            assert moved.stop[a] - moved.start[a] == 1 and moved.start[a] in cells[a]
+
+
+def test_resize_keeps_a_ramp_on_half_pixel_centres():
+    ramp = np.broadcast_to(np.arange(6, dtype=np.float32)[:, None, None], (6, 2, 3))
+    wide = resize(ramp, (15, 4, 3))
+    expected = np.clip((np.arange(15) + 0.5) * 6 / 15 - 0.5, 0, 5)
+    np.testing.assert_allclose(
+        wide, np.broadcast_to(expected[:, None, None], wide.shape), atol=1e-6
+    )
+
+
+def test_resize_smooths_where_it_shrinks():
+    stripes = np.zeros((33, 1, 1), np.float32)
+    stripes[1::3] = 1  # the only voxels that linear interpolation would look at
+    np.testing.assert_allclose(resize(stripes, (11, 1, 1))[2:-2], 0.4, atol=0.1)
+
+
+@quick
+@given(turned(grid=shapes), st.floats(-3, 3, width=32))
+def test_a_constant_stays_constant(grid, value):
+    restored = grid.restore(np.full(grid.grid, value, np.float32))
+    assert restored.shape == grid.shape and restored.dtype == np.float32
+    np.testing.assert_allclose(restored, value, rtol=1e-5)
+    np.testing.assert_allclose(grid.image(restored), value, rtol=1e-5)
+
+
+@quick
+@given(shapes, shapes)
+def test_nearest_takes_the_voxel_that_holds_the_centre(old, new):
+    label = np.arange(np.prod(old)).reshape(old)
+    resized = resize_nearest(label, new)
+    assert resized.shape == new and resized.dtype == label.dtype
+    for index in np.ndindex(*new):
+        centre = [(2 * i + 1) * o // (2 * n) for i, o, n in zip(index, old, new, strict=True)]
+        assert resized[index] == label[tuple(centre)]
+
+
+GRID = WorkingGrid((3, 4, 5), (8, 8, 8), (2, 0, 1), (True, False, False))
+
+
+@pytest.mark.parametrize(
+    "position", [(-0.51, 0.0, 0.0), (0.0, 3.51, 0.0), (0.0, 0.0, 5.0), (np.nan, 0.0, 0.0)]
+)
+def test_a_point_outside_is_refused_with_the_shape(position):
+    with pytest.raises(PromptError, match=r"outside the image of \(3, 4, 5\)"):
+        GRID.point(position)
+
+
+def test_the_faces_of_the_volume_are_inside():
+    assert GRID.point((-0.5, 3.5, 4.5)) == (0, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        ((-1, 0, 0), (1, 1, 1)),
+        ((0, 0, 0), (1, 1, 6)),
+        ((1, 1, 1), (1, 2, 2)),
+        ((2, 1, 1), (1, 2, 2)),
+    ],
+)
+def test_an_empty_or_outside_box_is_refused_with_the_shape(start, stop):
+    with pytest.raises(PromptError, match=r"empty or leaves the image of \(3, 4, 5\)"):
+        GRID.box(Box(start, stop))
+
+
+@pytest.mark.parametrize("method", ["image", "label"])
+def test_a_volume_of_another_shape_is_refused(method):
+    with pytest.raises(ValueError, match=r"\(4, 3, 5\).*\(3, 4, 5\)"):
+        getattr(GRID, method)(np.zeros((4, 3, 5), np.uint8))
