@@ -45,19 +45,20 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
-    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.protocol import evaluate, trials
     from wsicl_jax.evaluate.report import dice_table, mean_dice, report
-    from wsicl_jax.progress import console
-
-    config = load_config(options.config, options.overrides)
     from wsicl_jax.parallel import is_leader, keep_compiled_programs
+    from wsicl_jax.progress import console
     from wsicl_jax.train.loop import train
 
+    config = load_config(options.config, options.overrides)
     keep_compiled_programs()
+    # Now, so that a data set that cannot be evaluated is told before the training.
+    found = list(trials(config))
     scores = []
 
     def evaluator(model):
-        scores[:] = evaluate(model, config)
+        scores[:] = evaluate(model, found, config.evaluation)
         return mean_dice(scores)
 
     train(config, resume=options.resume, evaluate=evaluator)
@@ -70,7 +71,7 @@ def _train(options: argparse.Namespace) -> int:
 def _eval(options: argparse.Namespace) -> int:
     from wsicl_jax.checkpoint import experiment_config, load_model, read_metadata
     from wsicl_jax.config import config_to_dict, override_config
-    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.protocol import evaluate, trials
     from wsicl_jax.evaluate.report import dice_table, report
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
@@ -80,7 +81,7 @@ def _eval(options: argparse.Namespace) -> int:
         _check_writable(Path(options.json))
     metadata = read_metadata(options.checkpoint)
     config = override_config(experiment_config(metadata), options.overrides)
-    scores = evaluate(load_model(options.checkpoint), config)
+    scores = evaluate(load_model(options.checkpoint), list(trials(config)), config.evaluation)
     if options.json:
         about = {"checkpoint": options.checkpoint, "step": metadata.get("step")}
         settings = config_to_dict(config)

@@ -155,7 +155,7 @@ class TrainConfig:
 class EvaluationConfig:
     """What `wsicl eval` measures, and training on its way."""
 
-    kinds: tuple[PromptKind, ...] = ("box",)
+    kinds: Annotated[tuple[PromptKind, ...], Field(min_length=1)] = ("box",)
     """Kinds of prompts, each reported by itself."""
     contexts: Positive = 4
     """Context images per target, drawn from the training cases."""

@@ -36,9 +36,7 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def track(
-    total: int, description: str, *, done: int = 0, show: bool = True
-) -> Iterator[Tracker]:
+def track(total: int, description: str, *, done: int = 0, show: bool = True) -> Iterator[Tracker]:
     """Show on stderr how much of `total` is done, how fast it goes and how long it will take.
 
     A terminal gets a bar; anything else gets a plain line, at most every 30 seconds.

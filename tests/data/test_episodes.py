@@ -105,6 +105,22 @@ def test_episodes_differ_from_each_other_and_between_seeds(experiment, episodes)
     assert digest(other[0]) != digest(episodes[0])
 
 
+def test_no_two_draws_share_their_random_numbers(experiment, monkeypatch):
+    def told(seed):
+        states.append(tuple(np.random.SeedSequence(seed).generate_state(4)))
+        return generator(seed)
+
+    states, generator = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", told)
+    config = changed(replace(experiment, data=experiment.data[1:]), train={"batch": 1})
+    source = EpisodeSource(config)
+    for index in range(5):
+        source[index]
+    # Of each episode: number of contexts, episode, cohort, and two subjects or more.
+    assert len(states) >= 5 * 5
+    assert len(set(states)) == len(states)
+
+
 def test_the_number_of_contexts_is_constant_in_a_step_and_covers_the_range(episodes):
     counts = np.array([len(shown.context_images) for shown in episodes]).reshape(40, 3)
     assert (counts == counts[:, :1]).all()

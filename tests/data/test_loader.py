@@ -22,16 +22,18 @@ CONFIG = config_from_dict(
 )
 
 
+EPISODES = EpisodeSource(CONFIG)
+
+
 @pytest.fixture(scope="module")
 def expected():
     """The batches of a run, stacked by hand."""
-    source = EpisodeSource(CONFIG)
-    rows = [[source[4 * step + row] for row in range(4)] for step in range(7)]
+    rows = [[EPISODES[4 * step + row] for row in range(4)] for step in range(7)]
     return [Episode(*map(np.stack, zip(*step, strict=True))) for step in rows]
 
 
 def with_workers(workers: int):
-    return replace(CONFIG, train=replace(CONFIG.train, workers=workers))
+    return EpisodeSource(replace(CONFIG, train=replace(CONFIG.train, workers=workers)))
 
 
 def assert_equal(given: list[Episode], expected: list[Episode]):
@@ -42,7 +44,7 @@ def assert_equal(given: list[Episode], expected: list[Episode]):
 
 
 def test_every_step_has_the_batch_of_its_episodes(expected):
-    assert_equal(list(batches(CONFIG)), expected)
+    assert_equal(list(batches(EPISODES)), expected)
 
 
 def test_worker_processes_give_the_same_batches_in_the_same_order(expected):
@@ -52,7 +54,7 @@ def test_worker_processes_give_the_same_batches_in_the_same_order(expected):
 @settings(max_examples=4, deadline=None)
 @given(first_step=st.integers(0, 7))
 def test_a_run_can_start_at_any_step(expected, first_step):
-    assert_equal(list(batches(CONFIG, first_step=first_step)), expected[first_step:])
+    assert_equal(list(batches(EPISODES, first_step=first_step)), expected[first_step:])
 
 
 def test_worker_processes_can_start_at_any_step(expected):
@@ -65,13 +67,13 @@ def test_a_start_at_a_late_step_replays_nothing(monkeypatch):
     monkeypatch.setattr(
         EpisodeSource, "__getitem__", lambda self, i: asked.append(i) or make(self, i)
     )
-    next(batches(CONFIG, first_step=5))
+    next(batches(EPISODES, first_step=5))
     assert min(asked) == 20
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_every_batch_row_by_row(expected, processes):
-    shares = [list(batches(CONFIG, process=i, processes=processes)) for i in range(processes)]
+    shares = [list(batches(EPISODES, process=i, processes=processes)) for i in range(processes)]
     united = [
         Episode(*map(np.concatenate, zip(*parts, strict=True)))
         for parts in zip(*shares, strict=True)
@@ -80,20 +82,20 @@ def test_processes_share_every_batch_row_by_row(expected, processes):
 
 
 def test_a_process_can_start_at_any_step(expected):
-    share = list(batches(CONFIG, first_step=3, process=1, processes=2))
+    share = list(batches(EPISODES, first_step=3, process=1, processes=2))
     assert_equal(share, [Episode(*(part[2:] for part in batch)) for batch in expected[3:]])
 
 
 @pytest.mark.parametrize("processes", [3, 8])
 def test_a_batch_that_cannot_be_shared_equally_is_refused(processes):
     with pytest.raises(ConfigError, match=rf"batch = 4 .* multiple of {processes}"):
-        batches(CONFIG, processes=processes)
+        batches(EPISODES, processes=processes)
 
 
 def test_a_missing_store_is_refused_before_the_first_batch(tmp_path):
     config = replace(CONFIG, data=(replace(CONFIG.data[0], store=str(tmp_path / "none")),))
     with pytest.raises(DataError, match="no store"):
-        batches(config)
+        batches(EpisodeSource(config))
 
 
 def test_an_error_while_episodes_are_made_reaches_the_training_loop(monkeypatch):
@@ -102,9 +104,9 @@ def test_an_error_while_episodes_are_made_reaches_the_training_loop(monkeypatch)
 
     monkeypatch.setattr(EpisodeSource, "__getitem__", refuse)
     with pytest.raises(DataError, match="damaged"):
-        next(batches(CONFIG))
+        next(batches(EPISODES))
 
 
 def test_batches_end_with_the_run(expected):
-    stream = batches(CONFIG, first_step=6)
+    stream = batches(EPISODES, first_step=6)
     assert_equal(list(itertools.islice(stream, 5)), expected[6:])

@@ -199,7 +199,7 @@ def test_a_structure_that_vanishes_on_the_grid_is_refused(tmp_path):
     path = make_store(tmp_path / "store", {f"case{i}": (4,) for i in range(5)})
     source = source_of(path)
     source.group(0, 3, np.random.default_rng(0))
-    coarse = source_of(path, volume=VolumeConfig(grid=(4, 4, 4)))
+    coarse = source_of(path, volume=VolumeConfig(grid=(8, 8, 4)))
     message = rf"{re.escape(str(path))}: .*volume\.grid"
     with pytest.raises(DataError, match=message):
         coarse.group(0, 3, np.random.default_rng(0))

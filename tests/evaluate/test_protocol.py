@@ -80,9 +80,10 @@ def test_structures_may_unite_labels(store):
 
 
 def test_a_structure_that_names_an_unknown_label_is_an_error(store):
-    config = {**config_to_dict(experiment(store)), "data": [{"store": str(store), "structures": {"x": [9]}}]}
+    data = [{"store": str(store), "structures": {"x": [9]}}]
+    settings = config_from_dict({**config_to_dict(experiment(store)), "data": data})
     with pytest.raises(DataError, match=r"\[9\]"):
-        list(protocol.trials(config_from_dict(config)))
+        list(protocol.trials(settings))
 
 
 def test_too_few_cases_for_the_context_set_are_an_error(store):
@@ -131,17 +132,17 @@ def test_predictions_do_not_depend_on_how_many_targets_run_at_once(model, monkey
 
 def test_unseen_cohorts_are_none_of_training(model):
     config = experiment("synthetic")
-    training = synthetic_subjects(
-        (config.seed, TRAINING, 0), config.volume, 1, structures=2
-    )[0][0][0]
+    training = synthetic_subjects((config.seed, TRAINING, 0), config.volume, 1, structures=2)[0][0][
+        0
+    ]
     unseen = next(iter(protocol.trials(config))).group.images
     assert not any(np.array_equal(training, image) for image in unseen)
 
 
 def test_every_kind_is_scored_on_every_trial(store, model):
     config = experiment(store, kinds=["box", "mask"])
-    scores = protocol.evaluate(model, config)
     trials = list(protocol.trials(config))
+    scores = protocol.evaluate(model, trials, config.evaluation)
     assert [(s.kind, s.target) for s in scores] == [
         (kind, trial.target) for kind in ("box", "mask") for trial in trials
     ]

@@ -71,9 +71,7 @@ def test_the_trained_network_is_what_its_last_checkpoint_holds(whole_run):
 def test_an_earlier_checkpoint_can_be_loaded_by_its_directory(whole_run):
     run, model = whole_run
     earlier = load_model(run / "checkpoints" / "6")
-    assert any(
-        (x != y).any() for x, y in zip(parameters(earlier), parameters(model), strict=True)
-    )
+    assert any((x != y).any() for x, y in zip(parameters(earlier), parameters(model), strict=True))
 
 
 def test_only_the_newest_checkpoints_are_kept(whole_run):

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import grain
 from absl import flags
 
-from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes import Episode, EpisodeSource
 from wsicl_jax.errors import ConfigError
 
@@ -30,7 +29,7 @@ class _ProcessShare:
 
 
 def batches(
-    config: ExperimentConfig, *, first_step: int = 0, process: int = 0, processes: int = 1
+    episodes: EpisodeSource, *, first_step: int = 0, process: int = 0, processes: int = 1
 ) -> Iterator[Episode]:
     """This process's share of the batches of steps `first_step`, `first_step + 1`, ...
 
@@ -38,23 +37,23 @@ def batches(
 
     Raises:
         ConfigError: train.batch cannot be shared equally by the processes.
-        DataError: a store is missing or has too few cases.
     """
-    batch = config.train.batch
+    settings = episodes.config.train
+    batch = settings.batch
     if batch % processes:
         raise ConfigError(
             f"train.batch = {batch} cannot be shared by {processes} processes; "
             f"use a multiple of {processes}"
         )
-    share = _ProcessShare(EpisodeSource(config), batch, process, processes)
+    share = _ProcessShare(episodes, batch, process, processes)
     dataset = grain.MapDataset.source(share)[first_step * share.local :].batch(share.local)
-    if config.train.workers:
+    if settings.workers:
         # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         stream = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        ).mp_prefetch(grain.MultiprocessingOptions(num_workers=config.train.workers))
+        ).mp_prefetch(grain.MultiprocessingOptions(num_workers=settings.workers))
     else:
         stream = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)

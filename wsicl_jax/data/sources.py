@@ -35,8 +35,12 @@ SMALLEST_STRUCTURE = 8
 SMALLEST_SYNTHETIC_SHARE = 0.005
 """Share of the working grid that a synthetic structure has at least: 164 voxels at 32^3."""
 
-TRAINING, UNSEEN = 0, 1
-"""Streams of synthetic cohorts: those of training, and those kept for evaluation."""
+TRAINING, UNSEEN = 3, 4
+"""Streams of synthetic cohorts: those of training, and those kept for evaluation.
+
+Streams 0 to 2 draw episodes and trials: numpy gives a seed and the same one with zeros
+after it equal numbers, so no two streams of a run may have one name.
+"""
 
 
 class Group(NamedTuple):

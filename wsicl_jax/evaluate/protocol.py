@@ -13,7 +13,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float
 
-from wsicl_jax.config import SYNTHETIC, DatasetConfig, ExperimentConfig, PromptKind
+from wsicl_jax.config import (
+    SYNTHETIC,
+    DatasetConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    PromptKind,
+)
 from wsicl_jax.data.episodes import Episode, draw_prompts, episode
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
@@ -33,8 +39,8 @@ from wsicl_jax.progress import track
 from wsicl_jax.prompts import Prompt
 
 _TARGETS_AT_ONCE = 4
-_DRAWS = 2
-"""Stream of random numbers for evaluation, apart from those of training."""
+_CONTEXTS, _PROMPTS = 5, 6
+"""Streams of random numbers: a trial's contexts, and its prompts; apart from training's."""
 
 Hint = Literal["own", "other", "none"]
 """Prompts of the structure asked for, of another one, or an empty prompt channel."""
@@ -103,10 +109,8 @@ def trials(config: ExperimentConfig) -> Iterator[Trial]:
             yield from _store_trials(config, dataset)
 
 
-def evaluate(model: DualBranch, config: ExperimentConfig) -> list[Score]:
-    """Score every trial with every kind of prompt of `config.evaluation`."""
-    settings = config.evaluation
-    found = list(trials(config))
+def evaluate(model: DualBranch, found: Sequence[Trial], settings: EvaluationConfig) -> list[Score]:
+    """Score every trial with every configured kind of prompt."""
     return [
         Score(trial.dataset, trial.structure, kind, trial.target, value)
         for kind in settings.kinds
@@ -174,7 +178,7 @@ def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
         count = settings.contexts + settings.synthetic_targets
         seed = (config.seed, UNSEEN, number)
         subjects, labels = synthetic_subjects(seed, config.volume, count, structures=2)
-        rng = np.random.default_rng((config.seed, _DRAWS, number))
+        rng = np.random.default_rng((config.seed, _CONTEXTS, number))
         group, other = (group_of(subjects, [int(k)]) for k in rng.choice(labels, 2, False))
         for target in range(settings.contexts, count):
             picked = [target, *range(settings.contexts)]
@@ -186,7 +190,7 @@ def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
                 [other.masks[i] for i in picked],
                 group.masks[target],
                 lambda values: values,
-                (config.seed, _DRAWS, number, target),
+                (config.seed, _PROMPTS, number, target),
             )
 
 
@@ -218,8 +222,7 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[
                 f"validation cases; {settings.contexts} and 1 are needed"
             )
         for position, target in enumerate(targets[: settings.targets or None]):
-            seed = (config.seed, _DRAWS, number, position)
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng((config.seed, _CONTEXTS, number, position))
             picked = [target]
             picked += [shown[i] for i in rng.choice(len(shown), settings.contexts, replace=False)]
             subjects = [prepared_case(store, name, 0, volume) for name in picked]
@@ -232,5 +235,5 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[
                 group_of(subjects, structures[others[0]]).masks if others else None,
                 np.isin(store.read_label(target), labels),
                 WorkingGrid.of(case.shape, case.affine, volume.grid).restore,
-                seed,
+                (config.seed, _PROMPTS, number, position),
             )

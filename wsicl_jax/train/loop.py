@@ -13,6 +13,7 @@ from tensorboardX import SummaryWriter
 
 from wsicl_jax.checkpoint import RunCheckpoints
 from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.losses import make_loss
@@ -46,8 +47,9 @@ def train(
     """
     run = Path(config.run)
     leader = is_leader()
-    _open_run(run, config, resume, leader)
     mesh = make_mesh(config.train.batch)
+    episodes = EpisodeSource(config)
+    _open_run(run, config, resume, leader)
 
     model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
     graph, parameters = nnx.split(model, nnx.Param)
@@ -66,7 +68,7 @@ def train(
             step = jax.device_put(state.step + done, replicated(mesh))
             state = TrainState(step, parameters, optimizer_state)
         stream = batches(
-            config, first_step=done, process=jax.process_index(), processes=jax.process_count()
+            episodes, first_step=done, process=jax.process_index(), processes=jax.process_count()
         )
         with (
             _Log(run, done, leader) as log,
