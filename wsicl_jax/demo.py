@@ -49,7 +49,7 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
             "train": {
                 "steps": 1200,
                 "batch": 1,
-                "learning_rate": 2e-3,
+                "learning_rate": 3e-3,
                 "clip_norm": 1.0,
                 "loss": "dice_ce",
                 "loss_weight": 1.0,

@@ -213,7 +213,7 @@ def bad_volumes():
         "NaN": Volume(nan, OBLIQUE),
         "no voxels": Volume(np.zeros((0, 4, 4), np.float32), OBLIQUE),
         "singular": Volume(volume(1).image, np.diag([1.0, 0, 1, 1])),
-        "infinite": Volume(volume(1).image, np.full((4, 4), np.inf)),
+        "no affine": Volume(volume(1).image, np.full((4, 4), np.nan)),
     }
 
 

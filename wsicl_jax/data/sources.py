@@ -32,8 +32,8 @@ _TRIES = 100
 SMALLEST_STRUCTURE = 8
 """Voxels on the working grid below which a structure is not shown: nobody could see it."""
 
-SMALLEST_SYNTHETIC_SHARE = 0.005
-"""Share of the working grid that a synthetic structure has at least: 164 voxels at 32^3."""
+SMALLEST_SYNTHETIC_SHARE = 0.01
+"""Share of the working grid that a synthetic structure has at least: 328 voxels at 32^3."""
 
 TRAINING, UNSEEN = 3, 4
 """Streams of synthetic cohorts: those of training, and those kept for evaluation.

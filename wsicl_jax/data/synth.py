@@ -45,9 +45,9 @@ class Cohort:
 
     def _deformed(self, rng: np.random.Generator) -> np.ndarray:
         grid = np.stack(_coordinates(self.shape), -1)
-        turn = np.eye(3) + rng.normal(0, 0.06, (3, 3))
-        shift = rng.normal(0, 0.04, 3)
-        bend = smooth_field(rng, self.shape, 3, frequency=1.5) * rng.uniform(0.02, 0.07)
+        turn = np.eye(3) + rng.normal(0, 0.05, (3, 3))
+        shift = rng.normal(0, 0.03, 3)
+        bend = smooth_field(rng, self.shape, 3, frequency=1.5) * rng.uniform(0.02, 0.06)
         position = grid @ turn + shift + bend
         size = np.array(self.template.shape)
         index = np.floor((position + 1) / 2 * size).astype(np.int32)
@@ -111,7 +111,7 @@ def _coordinates(shape: Shape3) -> Sequence[np.ndarray]:
 
 def _structure(coordinates: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     centre = rng.uniform(-0.5, 0.5, 3)
-    radii = rng.uniform(0.22, 0.5) * np.exp(rng.normal(0, 0.25, 3))
+    radii = rng.uniform(0.25, 0.55) * np.exp(rng.normal(0, 0.25, 3))
     # Exponent 1: octahedra, 2: ellipsoids, 6: almost cuboids.
     power = float(rng.choice([1.2, 2, 2, 3, 6]))
     wavy = smooth_field(rng, coordinates[0].shape, 1, frequency=2.5)[..., 0]
