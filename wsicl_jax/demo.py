@@ -43,11 +43,11 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
             "seed": seed,
             "data": "synthetic",
             "volume": {"grid": [24, 24, 24]},
-            "episode": {"contexts": [CONTEXTS, CONTEXTS]},
+            "episode": {"contexts": [2, 2]},
             "prompts": {"kinds": {"box": 1.0}, "count": [BOXES, BOXES]},
             "model": {"channels": [8, 16, 32, 64]},
             "train": {
-                "steps": 1200,
+                "steps": 2000,
                 "batch": 1,
                 "learning_rate": 3e-3,
                 "clip_norm": 1.0,

@@ -101,7 +101,8 @@ def smooth_field(
     )
     plane = np.einsum("yk,zk->kyz", factors[1], factors[2])
     weighted = np.einsum("kyz,kc->kyzc", plane, amplitude).reshape(waves, -1)
-    return (factors[0] @ weighted).real.reshape(*shape, channels)
+    # Not `@`: the threads of a matrix library would fight with the training's for the cores.
+    return np.einsum("xk,kn->xn", factors[0], weighted).real.reshape(*shape, channels)
 
 
 def _coordinates(shape: Shape3) -> Sequence[np.ndarray]:

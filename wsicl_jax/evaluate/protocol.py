@@ -4,6 +4,7 @@ A trial is one target with its context set and one structure. Which cases and pr
 has follows from the run's seed alone, so that two networks are scored on the same trials.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -154,7 +155,6 @@ def predict(
 ) -> list[Float[np.ndarray, "x y z"]]:
     """The network's output for each episode, on the working grid."""
     graph, parameters = nnx.split(model, nnx.Param)
-    forward = jax.jit(lambda parameters, *inputs: nnx.merge(graph, parameters)(*inputs))
     maps: list[np.ndarray] = []
     with track(len(episodes), label) as bar:
         for first in range(0, len(episodes), _TARGETS_AT_ONCE):
@@ -164,12 +164,17 @@ def predict(
             weights = np.ones(batch.context_images.shape[:2], np.float32)
             if contexts is not None:
                 weights[:, contexts:] = 0
-            output = forward(
-                parameters, batch.target, batch.context_images, batch.context_prompts, weights
-            )
+            inputs = (batch.target, batch.context_images, batch.context_prompts, weights)
+            output = _forward(graph, parameters, *inputs)
             maps.extend(np.asarray(output)[: len(part), ..., 0])
             bar.advance(len(part))
     return maps
+
+
+# One function for all calls, so that each network and shape is compiled once.
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(graph, parameters, *inputs):
+    return nnx.merge(graph, parameters)(*inputs)
 
 
 def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
