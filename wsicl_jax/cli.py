@@ -47,12 +47,13 @@ def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
     from wsicl_jax.evaluate.protocol import evaluate, trials
     from wsicl_jax.evaluate.report import dice_table, mean_dice, report
-    from wsicl_jax.parallel import is_leader, keep_compiled_programs
+    from wsicl_jax.parallel import is_leader, join_processes, keep_compiled_programs
     from wsicl_jax.progress import console
     from wsicl_jax.train.loop import train
 
     config = load_config(options.config, options.overrides)
     keep_compiled_programs()
+    join_processes(options.coordinator, options.processes, options.process)
     # Now, so that a data set that cannot be evaluated is told before the training.
     found = list(trials(config))
     scores = []
@@ -191,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="YAML file; see configs/")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    train.add_argument("--processes", type=int, metavar="N", help="processes that train together")
+    train.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
 
     evaluate = verb(
         "eval",

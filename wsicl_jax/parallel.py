@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wsicl_jax.errors import ConfigError
@@ -15,6 +16,35 @@ Tree = TypeVar("Tree")
 
 DATA = "data"
 """The mesh axis over which the episodes of a batch are spread."""
+
+
+def join_processes(
+    coordinator: str | None = None, count: int | None = None, index: int | None = None
+) -> None:
+    """Make this process one of `count` that train together; call before any device is used.
+
+    The coordinator is the address `host:port` of process 0. Without one, a job of several
+    Slurm tasks joins by what Slurm tells it, and any other process stays alone.
+
+    Raises:
+        ConfigError: only some of the three are given, or the others do not come in time.
+    """
+    given = (coordinator is not None, count is not None, index is not None)
+    if any(given) and not all(given):
+        raise ConfigError("--coordinator, --processes and --process belong together")
+    if not any(given) and int(os.environ.get("SLURM_NTASKS", "1")) < 2:
+        return
+    if jax.config.jax_platforms == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, count, index)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the processes did not find each other: {error}") from error
+
+
+def wait_for_all(where: str) -> None:
+    """Go on when every process has come to this place of the program."""
+    multihost_utils.sync_global_devices(where)
 
 
 def make_mesh(batch: int, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -18,7 +18,7 @@ from wsicl_jax.data.loader import batches
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import is_leader, make_mesh, replicated, to_devices
+from wsicl_jax.parallel import is_leader, make_mesh, replicated, to_devices, wait_for_all
 from wsicl_jax.progress import track
 from wsicl_jax.train.state import TrainState, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
@@ -148,6 +148,7 @@ def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -
                 f"{run} was started with another {', '.join(differing)}; resume it with the same "
                 "settings, or give another run=DIRECTORY"
             )
+    wait_for_all("run checked")  # before the configuration is there for the others to find
     if leader:
         run.mkdir(parents=True, exist_ok=True)
         saved.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))

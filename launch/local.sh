@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Train with N processes on this machine, as on N hosts: launch/local.sh N CONFIG.yaml [key=value ...]
+# On CPUs only; the processes share the machine's cores.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: launch/local.sh N CONFIG.yaml [key=value ...] [--resume]" >&2
+    exit 2
+fi
+count=$1
+shift
+port=$((20000 + RANDOM % 20000))
+export JAX_PLATFORMS=cpu
+
+processes=()
+trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
+for ((i = 0; i < count; i++)); do
+    wsicl train "$@" --coordinator "127.0.0.1:$port" --processes "$count" --process "$i" &
+    processes+=($!)
+done
+for process in "${processes[@]}"; do
+    wait "$process"
+done
