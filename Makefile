@@ -7,6 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint clean
 
 demo: .venv/.installed
+	rm -rf demo
 	$(BIN)/wsicl demo --output demo
 
 test: .venv/.installed-dev
@@ -21,7 +22,7 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports --config setup.cfg
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build demo dist *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsicl_jax needs Python 3.11 or newer; set PYTHON=")'

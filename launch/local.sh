@@ -7,6 +7,10 @@ if [ $# -lt 2 ]; then
     echo "usage: launch/local.sh N CONFIG.yaml [key=value ...] [--resume]" >&2
     exit 2
 fi
+if ! command -v wsicl > /dev/null; then
+    echo "launch/local.sh: no wsicl on the PATH; activate its environment: . .venv/bin/activate" >&2
+    exit 2
+fi
 count=$1
 shift
 port=$((20000 + RANDOM % 20000))
@@ -18,6 +22,7 @@ for ((i = 0; i < count; i++)); do
     wsicl train "$@" --coordinator "127.0.0.1:$port" --processes "$count" --process "$i" &
     processes+=($!)
 done
-for process in "${processes[@]}"; do
-    wait "$process"
+# The first that fails ends the others, which would wait for it.
+for _ in "${processes[@]}"; do
+    wait -n
 done

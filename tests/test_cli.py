@@ -86,10 +86,10 @@ def test_eval_prints_a_table_and_writes_json(run, tmp_path, capsys):
     file = tmp_path / "scores.json"
     assert main(["eval", str(run), "evaluation.kinds=[mask]", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "mask" in printed and "left" in printed and "box" not in printed
+    assert "mask" in printed and "left" in printed
     content = json.loads(file.read_text())
     assert content["step"] == 2
-    assert len(content["trials"]) == 2 * 2
+    assert [trial["kind"] for trial in content["trials"]] == ["mask"] * 4
 
 
 def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
@@ -176,7 +176,10 @@ MISTAKES = {
     "a checkpoint that is not there": (["eval", "no/run"], "no/run"),
     "a folder without checkpoint": (["eval", "{empty}"], "no checkpoint"),
     "an unknown setting of the evaluation": (["eval", "{run}", "evaluation.context=2"], "contexts"),
-    "more contexts than cases": (["eval", "{run}", "evaluation.contexts=50"], "50"),
+    "more contexts than cases": (["eval", "{run}", "evaluation.contexts=50"], "enough"),
+    "a JSON path that is a directory": (["eval", "{run}", "--json", "{empty}"], "directory"),
+    "another seed, so another split": (["eval", "{run}", "seed=1"], "trained"),
+    "a run below a file": (["train", "{config}", "run={config}/run"], "experiment.yaml"),
     "a JSON file nowhere": (["eval", "{run}", "--json", "no/where.json"], "no/where"),
     "a source that is no nnU-Net folder": (["convert", "{empty}", "{new}"], "dataset.json"),
     "a store that exists": (["convert", "{source}", "{store}"], "exist"),
@@ -218,3 +221,29 @@ def test_an_unknown_verb_is_told_with_code_2(capsys):
         main(["segment"])
     assert stop.value.code == 2
     assert "segment" in capsys.readouterr().err
+
+
+def test_settings_may_stand_on_both_sides_of_an_option(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", str(config), "train.steps=1", "--resume", f"run={run}"]) == 0
+    assert (run / "checkpoints" / "1").is_dir()
+
+
+def test_a_run_stopped_before_its_evaluation_is_evaluated_when_resumed(config, run, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    (again / "evaluation.json").unlink()
+    assert main(["train", str(config), f"run={again}", "--resume"]) == 0
+    content, first = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (again, run)
+    )
+    assert content == first
+
+
+def test_info_describes_a_run_without_checkpoint(run, tmp_path, capsys):
+    young = tmp_path / "run"
+    young.mkdir()
+    shutil.copy(run / "config.yaml", young)
+    assert main(["info", str(young)]) == 0
+    printed = capsys.readouterr().out
+    assert "none yet" in printed and "0 of 2" in printed

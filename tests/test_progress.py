@@ -3,6 +3,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from wsicl_jax import progress
 
 WORK = """
@@ -31,13 +33,36 @@ def test_a_log_gets_a_line_at_most_every_30_seconds(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_a_line_tells_count_time_left_and_status(capsys):
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [(20, "20/100, 2.0 s each, 0:02:40 left"), (60, "60/100, 1.5/s, 0:00:27 left")],
+)
+def test_a_line_tells_count_speed_time_left_and_status(capsys, done, told):
     clock = Clock()
     lines = progress._Lines(100, "training", clock=clock)
     lines.status("loss 0.25")
     clock.now += 40
+    lines.advance(done)
+    assert capsys.readouterr().err == f"training: {told}, loss 0.25\n"
+
+
+def test_what_was_done_before_does_not_count_as_speed(capsys):
+    clock = Clock()
+    lines = progress._Lines(100, "training", done=40, clock=clock)
+    clock.now += 40
     lines.advance(20)
-    assert capsys.readouterr().err == "training: 20/100, 0:02:40 left, loss 0.25\n"
+    assert capsys.readouterr().err == "training: 60/100, 2.0 s each, 0:01:20 left\n"
+
+
+def test_work_that_had_a_line_ends_with_one(capsys):
+    clock = Clock()
+    lines = progress._Lines(4, "training", clock=clock)
+    for seconds in (31, 1, 1, 1):
+        clock.now += seconds
+        lines.advance()
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("training: 1/4")
+    assert last == "training: 4/4, 8.5 s each, 0:00:00 left"
 
 
 def test_short_work_leaves_no_line_in_a_log(capsys):

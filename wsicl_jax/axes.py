@@ -36,14 +36,15 @@ class Box(NamedTuple):
     @classmethod
     def around(cls, mask: np.ndarray) -> "Box | None":
         """The tight box around the non-zero voxels of a 3D mask; None if there are none."""
-        start, stop = [], []
-        for axis in range(3):
-            occupied = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            if occupied.size == 0:
-                return None
-            start.append(int(occupied[0]))
-            stop.append(int(occupied[-1]) + 1)
-        return cls(tuple(start), tuple(stop))
+        ranges = [occupied(mask, axis) for axis in range(3)]
+        if not ranges[0].size:
+            return None
+        return cls(tuple(int(r[0]) for r in ranges), tuple(int(r[-1]) + 1 for r in ranges))
+
+
+def occupied(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Indices of the slices along `axis` on which a 3D mask has non-zero voxels, ascending."""
+    return np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from wsicl_jax.config import ExperimentConfig, ModelConfig, config_from_dict
-from wsicl_jax.errors import CheckpointError
+from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.model.dual_branch import DualBranch
 
 FORMAT = 1
@@ -41,11 +41,6 @@ class RunCheckpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
-
-    @property
-    def newest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
-        return self._manager.latest_step()
 
     def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
         """Save in the background; the arrays may be changed as soon as this returns."""
@@ -77,6 +72,7 @@ class RunCheckpoints:
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise CheckpointError(f"checkpoint of step {step}: {_reason(error)}") from error
+        _check_format(f"checkpoint of step {step}", restored[METADATA])
         return restored[PARAMETERS], restored[OPTIMIZER], restored[METADATA]
 
 
@@ -121,6 +117,11 @@ def load_model(path: str | Path) -> DualBranch:
     return nnx.merge(graph, parameters)
 
 
+def newest_step(run: Path) -> int | None:
+    """The step of a run's newest whole checkpoint; None if it has none."""
+    return max((int(d.name) for d in _whole_steps(run / _STEPS)), default=None)
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint directory that a path means: itself, or the newest step of a run.
 
@@ -132,11 +133,9 @@ def find_checkpoint(path: str | Path) -> Path:
         raise CheckpointError(f"no checkpoint at {path}: there is no such file or directory")
     if (path / METADATA).is_dir():
         return path
-    for steps in (path / _STEPS, path):
-        if steps.is_dir():
-            whole = [d for d in steps.iterdir() if d.name.isdigit() and (d / METADATA).is_dir()]
-            if whole:
-                return max(whole, key=lambda d: int(d.name))
+    whole = _whole_steps(path / _STEPS) or _whole_steps(path)
+    if whole:
+        return max(whole, key=lambda d: int(d.name))
     raise CheckpointError(
         f"no checkpoint in {path}; expected a run's directory, one of its checkpoints, or "
         "what `wsicl import` wrote"
@@ -155,22 +154,39 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             metadata = checkpointer.restore(checkpoint / METADATA)
     except Exception as error:
         raise CheckpointError(f"{checkpoint}: metadata unreadable: {_reason(error)}") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{checkpoint} has format {metadata.get('format')}; this version reads {FORMAT}"
-        )
+    _check_format(str(checkpoint), metadata)
     return metadata
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
-    """The configuration that a checkpoint was made with, from its metadata."""
-    return config_from_dict(metadata["config"])
+    """The configuration that a checkpoint was made with, from its metadata.
+
+    Raises:
+        CheckpointError: the metadata has none, or one that this version does not know.
+    """
+    try:
+        return config_from_dict(metadata["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error
 
 
 def count_parameters(config: ModelConfig) -> int:
     """Number of trainable values of a network."""
     shapes = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
     return sum(x.size for x in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
+
+
+def _whole_steps(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    return [d for d in directory.iterdir() if d.name.isdigit() and (d / METADATA).is_dir()]
+
+
+def _check_format(name: str, metadata: Mapping[str, Any]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{name} has format {metadata.get('format')}; this version reads {FORMAT}"
+        )
 
 
 def _abstract(tree: Any) -> Any:

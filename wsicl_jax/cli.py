@@ -5,6 +5,7 @@ Only the standard library is imported until a verb runs, so that `--help` answer
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,20 @@ from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
 
+_EVAL_SECTIONS = ("evaluation", "data", "volume")
+"""Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 done in part, 2 an error of use."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return options.run(options)
     except WsiclError as error:
         print(f"wsicl {options.verb}: {error}", file=sys.stderr)
+        return _USE_ERROR
+    except OSError as error:  # a directory that cannot be written, a full disk
+        print(f"wsicl {options.verb}: {error.filename}: {error.strerror}", file=sys.stderr)
         return _USE_ERROR
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
@@ -45,8 +52,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
-    from wsicl_jax.evaluate.protocol import evaluate, trials
-    from wsicl_jax.evaluate.report import dice_table, mean_dice, report
+    from wsicl_jax.evaluate.protocol import evaluate, plan_trials
+    from wsicl_jax.evaluate.report import dice_table, left_out_table, mean_dice, report
     from wsicl_jax.parallel import is_leader, join_processes, keep_compiled_programs
     from wsicl_jax.progress import console
     from wsicl_jax.train.loop import train
@@ -55,40 +62,56 @@ def _train(options: argparse.Namespace) -> int:
     keep_compiled_programs()
     join_processes(options.coordinator, options.processes, options.process)
     # Now, so that a data set that cannot be evaluated is told before the training.
-    found = list(trials(config))
+    planned = plan_trials(config)
     scores = []
 
     def evaluator(model):
-        scores[:] = evaluate(model, found, config.evaluation)
+        scores[:] = evaluate(model, planned.trials, config.evaluation)
         return mean_dice(scores)
 
-    train(config, resume=options.resume, evaluate=evaluator)
-    if is_leader() and scores:
-        _write_json(Path(config.run) / "evaluation.json", report(scores))
-        console().print(dice_table(scores, _title(config)))
+    train(config, resume=options.resume, evaluate=evaluator if planned.trials else None)
+    if is_leader():
+        if scores:
+            settings = config.evaluation
+            _write_json(Path(config.run) / "evaluation.json", report(scores, settings))
+            console().print(dice_table(scores, settings))
+        if planned.left_out:
+            console().print(left_out_table(planned.left_out))
     return 0
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from wsicl_jax.checkpoint import experiment_config, load_model, read_metadata
+    from wsicl_jax.checkpoint import (
+        experiment_config,
+        find_checkpoint,
+        load_model,
+        read_metadata,
+    )
     from wsicl_jax.config import config_to_dict, override_config
-    from wsicl_jax.evaluate.protocol import evaluate, trials
-    from wsicl_jax.evaluate.report import dice_table, report
+    from wsicl_jax.errors import DataError
+    from wsicl_jax.evaluate.protocol import evaluate, plan_trials
+    from wsicl_jax.evaluate.report import dice_table, left_out_table, report
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
 
     keep_compiled_programs()
     if options.json:
         _check_writable(Path(options.json))
-    metadata = read_metadata(options.checkpoint)
-    config = override_config(experiment_config(metadata), options.overrides)
-    scores = evaluate(load_model(options.checkpoint), list(trials(config)), config.evaluation)
+    checkpoint = find_checkpoint(options.checkpoint)
+    metadata = read_metadata(checkpoint)
+    config = override_config(experiment_config(metadata), options.overrides, _EVAL_SECTIONS)
+    planned = plan_trials(config)
+    if not planned.trials:
+        raise DataError("no structure is in enough training and validation cases to be evaluated")
+    scores = evaluate(load_model(checkpoint), planned.trials, config.evaluation)
     if options.json:
-        about = {"checkpoint": options.checkpoint, "step": metadata.get("step")}
         settings = config_to_dict(config)
-        about |= {name: settings[name] for name in ("seed", "data", "evaluation")}
-        _write_json(Path(options.json), report(scores, **about))
-    console().print(dice_table(scores, _title(config)))
+        about = {name: settings[name] for name in ("seed", "data", "volume", "evaluation")}
+        about |= {"checkpoint": str(checkpoint), "step": metadata.get("step")}
+        _write_json(Path(options.json), report(scores, config.evaluation, **about))
+    console().print(dice_table(scores, config.evaluation))
+    if planned.left_out:
+        console().print(left_out_table(planned.left_out))
     return 0
 
 
@@ -108,6 +131,7 @@ def _predict(options: argparse.Namespace) -> int:
         segmenter.context(examples),
         [Path(target) for target in options.targets],
         Path(options.output),
+        inputs=[file for example in examples for file in example.files],
         overwrite=options.overwrite,
     )
     console().print(summary.table())
@@ -132,18 +156,29 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _title(config) -> str:
-    settings = config.evaluation
-    return f"Dice, {settings.contexts} contexts, {settings.prompts} prompts on each"
-
-
 def _check_writable(path: Path) -> None:
-    if not path.absolute().parent.is_dir():
-        raise WsiclError(f"cannot write {path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise WsiclError(f"cannot write {path}: it is a directory; give a file's name")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise WsiclError(f"cannot write {path}: there is no directory {path.parent} to write to")
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    from wsicl_jax.files import write_whole
+
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no more `key=value` once an option came between.
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
+    if unknown or (rest and "overrides" not in options):
+        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ name one other file as `inherits`. `section.key=value` on the command line comes
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,8 +18,9 @@ from wsicl_jax.errors import ConfigError
 
 SYNTHETIC = "synthetic"
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+# Strict, so that `true` or 2.0 is no number of steps.
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PromptKind = Literal["box", "point", "mask"]
@@ -85,7 +86,7 @@ class EpisodeConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class PromptConfig:
-    """Hints on the context images in training."""
+    """Prompts on the context images in training."""
 
     kinds: dict[PromptKind, Amount] = field(default_factory=lambda: {"box": 1.0})
     """Relative frequency of each kind of prompt; one kind per episode."""
@@ -175,7 +176,7 @@ class ExperimentConfig:
 
     run: str = "runs/experiment"
     """Directory that the run writes: configuration, log, checkpoints."""
-    seed: Count = 0
+    seed: Annotated[Count, Field(lt=2**32)] = 0
     """Seed of initialisation, episodes and validation split."""
     data: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)] = (DatasetConfig(),)
     """Data sets; a single store's path, or `synthetic`, may stand for a list."""
@@ -245,14 +246,21 @@ def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
     return _validated(ExperimentConfig, settings)
 
 
-def override_config(config: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
-    """The experiment with dotted overrides, such as `evaluation.contexts=8`.
+def override_config(
+    config: ExperimentConfig, overrides: Sequence[str], sections: Collection[str]
+) -> ExperimentConfig:
+    """The experiment with dotted overrides of these sections, such as `evaluation.contexts=8`.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: as `load_config`, or an override is of another section.
     """
     settings = config_to_dict(config)
     for override in overrides:
+        if override.split("=")[0].split(".")[0] not in sections:
+            raise ConfigError(
+                f"override {override!r} changes what was trained; only {', '.join(sections)} "
+                "may be changed here"
+            )
         _apply_override(settings, override)
     return config_from_dict(settings)
 
@@ -331,6 +339,9 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"value of override {override!r} is not valid YAML") from None
+    if path[0] == "data" and len(path) > 1:
+        data = settings.setdefault("data", SYNTHETIC)
+        settings["data"] = [{"store": data}] if isinstance(data, str) else data
     node: Any = settings
     for part, following in zip(path, [*path[1:], None], strict=True):
         if isinstance(node, list):

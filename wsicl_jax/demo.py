@@ -15,9 +15,9 @@ from rich.table import Table
 from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.evaluate.figures import context_size_figure, trial_figure
-from wsicl_jax.evaluate.protocol import Hint, Trial, dice_of, predict, trials
-from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import is_leader, keep_compiled_programs
+from wsicl_jax.evaluate.protocol import PromptsOf, Trial, dice_of, outputs, plan_trials
+from wsicl_jax.model.dual_branch import CUT, DualBranch
+from wsicl_jax.parallel import keep_compiled_programs
 from wsicl_jax.progress import console
 from wsicl_jax.train.loop import train
 
@@ -27,10 +27,10 @@ CONTEXT_SIZES = (1, 2, 4, 8)
 SMALLEST_DROP = 0.25
 """Dice that wrong prompts must cost, or the network does not use its context."""
 
-_HINTS: dict[Hint, str] = {
-    "own": "boxes of the structure",
-    "other": "boxes of another structure",
-    "none": "no boxes",
+_PROMPTS_OF: dict[PromptsOf, str] = {
+    "structure": "boxes of the structure",
+    "other structure": "boxes of another structure",
+    "nothing": "no boxes",
 }
 _SHOWN_STRUCTURES = 3
 
@@ -70,55 +70,66 @@ def run_demo(output: Path, *, seed: int) -> dict[str, float]:
     keep_compiled_programs()
     config = demo_config(output, seed)
     model = train(config)
-    found = list(trials(config))
+    found = plan_trials(config).trials
 
-    by_hint: dict[Hint, list[float]] = {
-        hint: dice_of(
-            model, found, kind="box", count=BOXES, contexts=CONTEXTS, hint=hint, label=label
+    by_prompts: dict[PromptsOf, list[float]] = {
+        of: dice_of(
+            model,
+            found,
+            kind="box",
+            count=BOXES,
+            contexts=CONTEXTS,
+            of=of,
+            description=description,
         )
-        for hint, label in _HINTS.items()
+        for of, description in _PROMPTS_OF.items()
     }
     by_size = {
-        size: by_hint["own"]
+        size: by_prompts["structure"]
         if size == CONTEXTS
         else dice_of(
-            model, found, kind="box", count=BOXES, contexts=size, label=f"{size} context images"
+            model,
+            found,
+            kind="box",
+            count=BOXES,
+            contexts=size,
+            description=f"{size} context images",
         )
         for size in CONTEXT_SIZES
     }
-    means = {hint: float(np.mean(values)) for hint, values in by_hint.items()}
-    if is_leader():
-        _print_tables(found, by_hint, by_size)
-        _write_figures(output, model, found, by_size, means["other"])
-        (output / "demo.json").write_text(
-            json.dumps(
-                {
-                    "mean_dice": means,
-                    "mean_dice_by_contexts": {n: float(np.mean(v)) for n, v in by_size.items()},
-                    "config": config_to_dict(config),
-                },
-                indent=1,
-            )
+    means = {of: float(np.mean(values)) for of, values in by_prompts.items()}
+    _print_tables(found, by_prompts, by_size)
+    _write_figures(output, model, found, by_size, means["other structure"])
+    (output / "demo.json").write_text(
+        json.dumps(
+            {
+                "mean_dice": means,
+                "mean_dice_by_contexts": {n: float(np.mean(v)) for n, v in by_size.items()},
+                "config": config_to_dict(config),
+            },
+            indent=1,
         )
-        _print_verdict(output, means)
+    )
+    _print_verdict(output, means)
     return means
 
 
 def _print_tables(
     found: Sequence[Trial],
-    by_hint: dict[Hint, list[float]],
+    by_prompts: dict[PromptsOf, list[float]],
     by_size: dict[int, list[float]],
 ) -> None:
     table = Table(title=f"Dice on unseen structures, {CONTEXTS} contexts, {BOXES} boxes on each")
     table.add_column("structure")
-    for label in _HINTS.values():
+    for label in _PROMPTS_OF.values():
         table.add_column(label, justify="right")
     structures = list(dict.fromkeys(trial.structure for trial in found))
     for structure in structures:
         here = [i for i, trial in enumerate(found) if trial.structure == structure]
-        table.add_row(structure, *(f"{np.mean([by_hint[h][i] for i in here]):.3f}" for h in _HINTS))
+        means = (np.mean([by_prompts[of][i] for i in here]) for of in _PROMPTS_OF)
+        table.add_row(structure, *(f"{mean:.3f}" for mean in means))
     table.add_section()
-    table.add_row("mean", *(f"{np.mean(by_hint[hint]):.3f}" for hint in _HINTS))
+    table.add_row("mean", *(f"{np.mean(by_prompts[of]):.3f}" for of in _PROMPTS_OF))
     console().print(table)
 
     sizes = Table(title=f"Dice against context size, {BOXES} boxes on each")
@@ -139,7 +150,7 @@ def _write_figures(
     first_of = {trial.structure: trial for trial in reversed(found)}
     shown = [first_of[name] for name in sorted(first_of, key=_number)[:_SHOWN_STRUCTURES]]
     episodes = [trial.episode("box", BOXES) for trial in shown]
-    masks = [values > 0.5 for values in predict(model, episodes, contexts=CONTEXTS)]
+    masks = [values > CUT for values in outputs(model, episodes, CONTEXTS)]
     trial_figure(
         output / "segmentations.png",
         shown,
@@ -157,8 +168,8 @@ def _number(structure: str) -> int:
     return int(structure.split()[-1])
 
 
-def _print_verdict(output: Path, means: dict[Hint, float]) -> None:
-    drop = means["own"] - max(means["other"], means["none"])
+def _print_verdict(output: Path, means: dict[PromptsOf, float]) -> None:
+    drop = means["structure"] - max(means["other structure"], means["nothing"])
     if drop >= SMALLEST_DROP:
         verdict = f"The network uses its context: without the right boxes Dice falls by {drop:.2f}."
     else:

@@ -29,5 +29,9 @@ class CheckpointError(WsiclError):
     """A checkpoint is missing, damaged, or does not fit the network."""
 
 
+class TrainingError(WsiclError):
+    """Training cannot go on: it has diverged."""
+
+
 class MissingExtraError(WsiclError, ImportError):
     """An optional dependency is absent; the message names the extra to install."""

@@ -1,6 +1,5 @@
 """What a store, a checkpoint or a run holds, as a table for people."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wsicl_jax.config import load_config
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.train.log import read_log
 
 
 def describe(path: Path) -> RenderableType:
@@ -53,14 +54,20 @@ def _describe_checkpoint(path: Path) -> RenderableType:
         count_parameters,
         experiment_config,
         find_checkpoint,
+        newest_step,
         read_metadata,
     )
 
-    checkpoint = find_checkpoint(path)
-    metadata = read_metadata(checkpoint)
-    config = experiment_config(metadata)
-    facts = [
-        ("checkpoint", str(checkpoint)),
+    saved = path / "config.yaml"
+    if saved.is_file() and newest_step(path) is None:
+        config, metadata = load_config(saved), {"step": 0}
+        facts = [("checkpoint", "none yet")]
+    else:
+        checkpoint = find_checkpoint(path)
+        metadata = read_metadata(checkpoint)
+        config = experiment_config(metadata)
+        facts = [("checkpoint", str(checkpoint))]
+    facts += [
         ("channels", ", ".join(map(str, config.model.channels))),
         ("parameters", f"{count_parameters(config.model):,}"),
         ("working grid", _triple(config.volume.grid)),
@@ -73,12 +80,10 @@ def _describe_checkpoint(path: Path) -> RenderableType:
             ("data", ", ".join(dataset.store for dataset in config.data)),
             ("prompts", ", ".join(config.prompts.kinds)),
         ]
-    log = path / "log.jsonl"
-    if log.is_file():
-        newest: dict[str, float] = {}
-        for line in log.read_text().splitlines():
-            newest |= json.loads(line)
-        facts += [(name, f"{value:.4g}") for name, value in newest.items() if name != "step"]
+    newest: dict[str, int | float] = {}
+    for entry in read_log(path):
+        newest |= entry
+    facts += [(name, f"{value:.4g}") for name, value in newest.items() if name != "step"]
     return _facts(*facts)
 
 

@@ -23,8 +23,8 @@ def join_processes(
 ) -> None:
     """Make this process one of `count` that train together; call before any device is used.
 
-    The coordinator is the address `host:port` of process 0. Without one, a job of several
-    Slurm tasks joins by what Slurm tells it, and any other process stays alone.
+    The coordinator is the address `host:port` of process 0. Without one, the tasks of a Slurm
+    step (`srun`) join by what Slurm tells them, and any other process stays alone.
 
     Raises:
         ConfigError: only some of the three are given, or the others do not come in time.
@@ -32,10 +32,8 @@ def join_processes(
     given = (coordinator is not None, count is not None, index is not None)
     if any(given) and not all(given):
         raise ConfigError("--coordinator, --processes and --process belong together")
-    if not any(given) and int(os.environ.get("SLURM_NTASKS", "1")) < 2:
+    if not any(given) and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return
-    if jax.config.jax_platforms == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, count, index)
     except (RuntimeError, ValueError) as error:

@@ -39,7 +39,8 @@ class Tracker(Protocol):
 def track(total: int, description: str, *, done: int = 0, show: bool = True) -> Iterator[Tracker]:
     """Show on stderr how much of `total` is done, how fast it goes and how long it will take.
 
-    A terminal gets a bar; anything else gets a plain line, at most every 30 seconds.
+    A terminal gets a bar; anything else gets a plain line, at most every 30 seconds, and
+    a last one at the end of work that had any.
     `done` of the total were done before; with `show` false nothing is printed, for all but
     one of the processes that work together.
     """
@@ -83,9 +84,7 @@ class _Bar:
 class _SpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+        return Text(_speed(speed) if speed else "")
 
 
 class _Silent:
@@ -114,16 +113,21 @@ class _Lines:
     def advance(self, n: int = 1) -> None:
         self._done += n
         now = self._clock()
-        if now - self._last_line < _SECONDS_BETWEEN_LINES:
+        ends = self._done >= self._total and self._last_line > self._start
+        if now - self._last_line < _SECONDS_BETWEEN_LINES and not ends:
             return
         self._last_line = now
-        pace = (now - self._start) / max(self._done - self._before, 1)
-        left = (self._total - self._done) * pace
-        line = f"{self._description}: {self._done}/{self._total}, {_duration(left)} left"
+        speed = max(self._done - self._before, 1) / (now - self._start)
+        left = _duration((self._total - self._done) / speed)
+        line = f"{self._description}: {self._done}/{self._total}, {_speed(speed)}, {left} left"
         print(line, *filter(None, [self._status]), sep=", ", file=sys.stderr, flush=True)
 
     def status(self, text: str) -> None:
         self._status = text
+
+
+def _speed(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from wsicl_jax.axes import Box, Shape3
+from wsicl_jax.axes import Box, Shape3, occupied
 from wsicl_jax.config import PromptKind
 from wsicl_jax.errors import PromptError
 
@@ -70,9 +70,9 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
 def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> Sequence[Prompt]:
     """`count` distinct prompts of one kind, as a person would put them on this structure.
 
-    Points are drawn among the structure's voxels; boxes are tight 2D boxes of the structure
-    on distinct slices that cross it, along any axis; a mask is the structure itself, once.
-    A structure with fewer voxels or slices gets fewer prompts, an absent one none.
+    Points are drawn among the structure's voxels; boxes among the tight 2D boxes of the
+    structure on the slices that cross it, along any axis; a mask is the structure itself,
+    once. A structure with fewer voxels or boxes gets fewer prompts, an absent one none.
     """
     if not mask.any():
         return []
@@ -82,14 +82,11 @@ def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> 
         voxels = np.argwhere(mask)
         chosen = rng.choice(len(voxels), min(count, len(voxels)), replace=False)
         return [Point(*map(float, voxels[i])) for i in chosen]
-    slices = [
-        (axis, int(index))
-        for axis in range(3)
-        for index in np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-    ]
-    chosen = rng.choice(len(slices), min(count, len(slices)), replace=False)
+    slices = ((axis, index) for axis in range(3) for index in occupied(mask, axis).tolist())
     # Where the structure is one voxel wide, slices of different axes can have the same box.
-    return list(dict.fromkeys(_box_on_slice(mask, *slices[i]) for i in chosen))
+    boxes = list(dict.fromkeys(_box_on_slice(mask, *where) for where in slices))
+    chosen = rng.choice(len(boxes), min(count, len(boxes)), replace=False)
+    return [boxes[i] for i in chosen]
 
 
 def ball_radius(shape: Shape3) -> float:
@@ -99,12 +96,17 @@ def ball_radius(shape: Shape3) -> float:
 
 @functools.lru_cache(maxsize=64)
 def ball(radius: float) -> Float[np.ndarray, "d d d"]:
-    """A ball valued by its distance transform over the transform's maximum: 1 at the centre."""
+    """A ball valued by its distance transform over the transform's maximum: 1 at the centre.
+
+    It is shared between calls, and therefore read-only.
+    """
     reach = int(radius)
     offsets = np.arange(-reach - 1, reach + 2)
     squares = offsets[:, None, None] ** 2 + offsets[:, None] ** 2 + offsets**2
     distance = ndimage.distance_transform_edt(squares <= radius**2)[1:-1, 1:-1, 1:-1]
-    return (distance / distance.max()).astype(np.float32)
+    values = (distance / distance.max()).astype(np.float32)
+    values.setflags(write=False)
+    return values
 
 
 def _paint_ball(channel: np.ndarray, point: Point) -> None:
@@ -138,9 +140,6 @@ def _thickened(box: Box, shape: Shape3) -> Box:
 
 
 def _box_on_slice(mask: np.ndarray, axis: int, index: int) -> Box:
-    flat = np.zeros_like(mask)
-    here = tuple(slice(index, index + 1) if a == axis else slice(None) for a in range(3))
-    flat[here] = mask[here]
-    box = Box.around(flat)
-    assert box is not None
-    return box
+    flat = mask.take([index], axis)
+    ranges = [[index] if a == axis else occupied(flat, a) for a in range(3)]
+    return Box(tuple(int(r[0]) for r in ranges), tuple(int(r[-1]) + 1 for r in ranges))

@@ -225,6 +225,17 @@ def test_a_write_that_fails_ends_the_conversion(source, tmp_path, monkeypatch):
     assert (tmp_path / "store" / UNFINISHED).exists()
 
 
+def test_a_conversion_that_dies_before_its_first_case_is_unfinished(source, tmp_path, monkeypatch):
+    def dies(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("wsicl_jax.data.convert.ThreadPoolExecutor", dies)
+    with pytest.raises(MemoryError):
+        convert(source, tmp_path / "store", workers=1)
+    with pytest.raises(DataError, match="did not finish"):
+        Store.open(tmp_path / "store")
+
+
 def test_a_killed_conversion_leaves_only_whole_cases(tmp_path):
     source, store = tmp_path / "Many", tmp_path / "store"
     describe(source)

@@ -1,5 +1,6 @@
 import gzip
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.data.images import read_intensities, read_label, read_volume, write_mask
+from wsicl_jax.data.images import (
+    check_same_grid,
+    read_intensities,
+    read_label,
+    read_volume,
+    write_mask,
+)
 from wsicl_jax.errors import DataError, ShapeError
 
 SHAPE = (4, 5, 7)
@@ -201,6 +208,26 @@ def test_a_label_map_of_other_floats_is_refused(tmp_path, value, reason):
         read_label(save(tmp_path / "a.nii.gz", array))
 
 
+def same_grid(affine, shape=SHAPE):
+    files = Path("scan.nii"), Path("label.nii")
+    check_same_grid(files, (SHAPE, shape), (OBLIQUE, affine))
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_grids_are_the_same_if_no_corner_is_off_by_more_than_a_tenth_of_a_voxel(axis):
+    longer = OBLIQUE.copy()
+    longer[:, axis] *= 1 + 0.09 / (SHAPE[axis] - 1)
+    same_grid(longer)
+    longer[:, axis] = OBLIQUE[:, axis] * (1 + 0.11 / (SHAPE[axis] - 1))
+    with pytest.raises(DataError, match=r"scan\.nii and label\.nii .*up to 0\.11 voxels apart"):
+        same_grid(longer)
+
+
+def test_grids_of_other_shapes_are_not_the_same():
+    with pytest.raises(DataError, match=r"label\.nii is \(4, 5, 8\) but scan\.nii is \(4, 5, 7\)"):
+        same_grid(OBLIQUE, (4, 5, 8))
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_a_mask_keeps_affine_codes_and_unit_of_its_image(tmp_path, kind):
     image = kind(ramp(), OBLIQUE)
@@ -230,6 +257,13 @@ def test_a_mask_of_an_image_with_one_frame_is_3d(tmp_path):
     save(tmp_path / "scan.nii", ramp()[..., None])
     write_mask(tmp_path / "mask.nii", ramp() > 3, tmp_path / "scan.nii")
     assert nib.load(tmp_path / "mask.nii").shape == SHAPE
+
+
+@pytest.mark.parametrize("name", ["MASK.NII.GZ", "MASK.NII"])
+def test_a_mask_under_a_name_in_capitals_is_read_again(tmp_path, name):
+    save(tmp_path / "scan.nii", ramp())
+    write_mask(tmp_path / name, ramp() > 3, tmp_path / "scan.nii")
+    np.testing.assert_array_equal(read_label(tmp_path / name)[0], ramp() > 3)
 
 
 def test_a_mask_of_another_shape_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import wsicl_jax.data.store
 from wsicl_jax.axes import Box
 from wsicl_jax.data.store import UNFINISHED, Store, create_store, write_case
 from wsicl_jax.errors import DataError
@@ -204,6 +205,21 @@ def test_an_unfinished_store_is_refused(path):
     (path / UNFINISHED).touch()
     with pytest.raises(DataError, match="did not finish; remove it"):
         Store.open(path)
+
+
+def test_a_store_to_be_filled_is_never_taken_for_whole(tmp_path, monkeypatch):
+    def told(path, attributes):
+        write_group(path, attributes)
+        seen.append((store / "zarr.json").exists())
+        with pytest.raises(DataError, match="did not finish; remove it"):
+            Store.open(store)
+
+    store, seen, write_group = tmp_path / "s", [], wsicl_jax.data.store._write_group
+    monkeypatch.setattr("wsicl_jax.data.store._write_group", told)
+    create_store(store, "s", ("CT",), {1: "liver"}, unfinished=True)
+    assert True in seen
+    (store / UNFINISHED).unlink()
+    assert Store.open(store).cases == ()
 
 
 def test_an_existing_path_is_not_overwritten(path):

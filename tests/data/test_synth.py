@@ -28,6 +28,10 @@ def test_a_seed_gives_the_same_cohort_and_subjects(cohorts, subjects):
             np.testing.assert_array_equal(given, expected)
 
 
+def test_cohorts_can_be_compared_and_hashed(cohorts):
+    assert len({cohorts[0], draw_cohort((5, 0, 0), SHAPE)}) == 2
+
+
 @pytest.mark.parametrize("other", [(5, 0, 1), (5, 1, 0), (6, 0, 0)])
 def test_every_part_of_the_seed_gives_another_anatomy(cohorts, other):
     assert (draw_cohort(other, SHAPE).template != cohorts[0].template).mean() > 0.05

@@ -88,6 +88,24 @@ def test_a_target_is_never_replaced(segmenter, context, tmp_path, overwrite):
     assert target.read_bytes() == before
 
 
+def test_a_file_of_the_context_set_is_never_replaced(segmenter, context, tmp_path):
+    used = save(tmp_path / "out/a.nii")
+    before = used.read_bytes()
+    targets = [save(tmp_path / f"in/{name}.nii") for name in "ba"]
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(DataError, match=r"would replace context files .*out/a\.nii"):
+        predict_files(
+            segmenter,
+            context,
+            targets,
+            tmp_path / "out",
+            inputs=[tmp_path / "context.nii", tmp_path / "link/a.nii"],
+            overwrite=True,
+        )
+    assert used.read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
+
+
 def test_an_existing_file_is_replaced_only_when_asked(segmenter, context, tmp_path):
     targets = [save(tmp_path / f"in/{name}.nii", 1) for name in "ab"]
     (tmp_path / "out").mkdir()

@@ -95,6 +95,14 @@ def test_a_mask_file_marks_every_voxel_that_is_not_zero(folder):
     np.testing.assert_array_equal(example.volume.image, nib.load(files[0]).get_fdata())
 
 
+def test_examples_know_the_files_that_they_were_read_from(folder):
+    image, mask = folder / "images/sub1.nii.gz", folder / "sub1_label.nii.gz"
+    pointed, masked = read(folder, entry(points=[[0, 0, 0]]), entry(mask="sub1_label.nii.gz"))
+    assert list(pointed.files) == [image]
+    assert list(masked.files) == [image, mask]
+    assert list(example_with_mask(str(image), str(mask)).files) == [image, mask]
+
+
 def world_of(affine, *voxel):
     return (affine @ [*voxel, 1])[:3]
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from wsicl_jax.axes import Box
-from wsicl_jax.checkpoint import save_model
+from wsicl_jax.checkpoint import load_model, save_model
 from wsicl_jax.config import ExperimentConfig, VolumeConfig, config_to_dict
 from wsicl_jax.data.images import Volume, read_volume
 from wsicl_jax.errors import DataError, PromptError, ShapeError
@@ -171,6 +171,27 @@ def test_a_checkpoint_brings_its_working_grid_and_percentiles(model, segmenter, 
     expected = segmenter.segment(volume(9), segmenter.context(examples()))
     found = loaded.segment(volume(9), loaded.context(examples()))
     np.testing.assert_allclose(found.score, expected.score, atol=1e-6)
+
+
+def test_network_and_grid_are_of_one_checkpoint_though_a_newer_one_is_saved_meanwhile(
+    model, tmp_path, monkeypatch
+):
+    def save_step(step, volume):
+        config = ExperimentConfig(model=model.config, volume=volume)
+        path = tmp_path / "checkpoints" / str(step)
+        save_model(path, model, {"config": config_to_dict(config)})
+
+    def load_and_save(path):
+        loaded.append(load_model(path))
+        save_step(2, VolumeConfig(grid=(4, 4, 4)))
+        return loaded[0]
+
+    loaded = []
+    save_step(1, VOLUME)
+    monkeypatch.setattr("wsicl_jax.infer.segmenter.load_model", load_and_save)
+    images = Segmenter.load(tmp_path).context(examples()).images
+    assert len(loaded) == 1
+    assert images.shape[1:] == VOLUME.grid
 
 
 FULL = np.ones(SHAPE, bool)

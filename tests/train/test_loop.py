@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from flax import nnx
 
 from wsicl_jax.checkpoint import load_model, read_metadata
 from wsicl_jax.config import config_from_dict, config_to_dict
-from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from wsicl_jax.train.loop import train
 
 STEPS = 8
@@ -177,3 +179,44 @@ def test_the_evaluator_is_called_on_time_and_its_scores_are_logged(tmp_path):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "dice" in line] == [3, 6, 8]
     assert len(calls) == 3
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoints(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match="step"):
+        train(tiny(run, learning_rate=1e18, checkpoint_every=1, clip_norm=0.0))
+    kept = load_model(run)
+    assert all(np.isfinite(x).all() for x in parameters(kept))
+
+
+def test_a_log_whose_last_line_was_cut_off_does_not_stop_a_run(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run[0], run)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 9, "lo')
+    train(tiny(run), resume=True)
+    assert (run / "log.jsonl").read_text() == (whole_run[0] / "log.jsonl").read_text()
+
+
+def test_a_run_is_bound_to_its_cases(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(tiny(run, steps=2))
+    monkeypatch.setattr(EpisodeSource, "fingerprint", [1])
+    with pytest.raises(DataError, match="changed"):
+        train(tiny(run, steps=2), resume=True)
+
+
+def test_checkpoints_without_their_configuration_are_not_resumed(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run[0], run)
+    (run / "config.yaml").unlink()
+    for resume, message in ((False, "--resume"), (True, "config.yaml")):
+        with pytest.raises(ConfigError, match=message):
+            train(tiny(run), resume=resume)
+
+
+def test_a_start_that_saved_nothing_may_be_made_again(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 7\n")
+    train(tiny(run, steps=2))

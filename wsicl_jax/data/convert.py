@@ -1,6 +1,5 @@
 """From an nnU-Net v2 folder to one store; a case that cannot be used is named with its reason."""
 
-import itertools
 import json
 import re
 import shutil
@@ -16,13 +15,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.data.images import ENDINGS, read_intensities, read_label
+from wsicl_jax.data.images import ENDINGS, check_same_grid, read_intensities, read_label
 from wsicl_jax.data.store import UNFINISHED, create_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
-
-_SAME_GRID_VOXELS = 0.1
-"""Affines that place every voxel within this distance, in voxels, differ by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,13 @@ def convert(source: str | Path, store_path: str | Path, *, workers: int) -> Conv
     description = _read_description(source)
     files, skipped = _find_files(source, description.ending)
     name = source.resolve().name
-    create_store(store_path, name, description.channel_names, description.label_names)
-    unfinished = store_path / UNFINISHED
-    unfinished.touch()
+    create_store(
+        store_path,
+        name,
+        description.channel_names,
+        description.label_names,
+        unfinished=True,
+    )
 
     written = []
     pool = ThreadPoolExecutor(max_workers=max(workers, 1))
@@ -99,7 +99,7 @@ def convert(source: str | Path, store_path: str | Path, *, workers: int) -> Conv
     finally:
         pool.shutdown(cancel_futures=True)
     if written:
-        unfinished.unlink()
+        (store_path / UNFINISHED).unlink()
     else:
         shutil.rmtree(store_path)
     return ConversionSummary(store_path, tuple(sorted(written)), skipped)
@@ -137,29 +137,13 @@ def _read_case(
     images = []
     for channel in channels:
         image, affine = read_intensities(files.images[channel])
-        _check_same_grid(files.images[channel], image, affine, files.label, label, label_affine)
+        check_same_grid(
+            (files.images[channel], files.label),
+            (image.shape, label.shape),
+            (affine, label_affine),
+        )
         images.append(image)
     return np.stack(images), label, affine
-
-
-def _check_same_grid(
-    file: Path,
-    image: np.ndarray,
-    affine: np.ndarray,
-    label_file: Path,
-    label: np.ndarray,
-    label_affine: np.ndarray,
-) -> None:
-    if image.shape != label.shape:
-        raise DataError(f"{file} is {image.shape} but {label_file} is {label.shape}")
-    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in image.shape))]).T
-    moved = np.linalg.solve(affine, label_affine @ corners) - corners
-    off = np.linalg.norm(moved, axis=0).max()
-    if off > _SAME_GRID_VOXELS:
-        raise DataError(
-            f"{file} and {label_file} have different affines: voxels lie up to {off:.2f} voxels "
-            "apart; resample the label to the image"
-        )
 
 
 def _find_files(source: Path, ending: str) -> tuple[dict[str, _Files], dict[str, str]]:

@@ -33,17 +33,24 @@ class EpisodeSource:
 
     def __init__(self, config: ExperimentConfig):
         self.config = config
+        datasets = [dataset for dataset in config.data if dataset.weight]
         self.sources: list[Source] = [
             SyntheticSource(config.seed, config.volume, config.episode)
             if dataset.store == SYNTHETIC
             else StoreSource(dataset, config.volume, config.episode, config.seed)
-            for dataset in config.data
+            for dataset in datasets
         ]
-        weights = np.array([dataset.weight for dataset in config.data], float)
+        weights = np.array([dataset.weight for dataset in datasets], float)
         self._source_shares = weights / weights.sum()
-        self._kinds = tuple(config.prompts.kinds)
-        frequencies = np.array(list(config.prompts.kinds.values()), float)
+        # Sorted: the same kinds in another order are the same configuration.
+        self._kinds = sorted(config.prompts.kinds)
+        frequencies = np.array([config.prompts.kinds[kind] for kind in self._kinds], float)
         self._kind_shares = frequencies / frequencies.sum()
+
+    @property
+    def fingerprint(self) -> list[int]:
+        """A number for the cases of each data set; another one if they have changed."""
+        return [source.fingerprint for source in self.sources]
 
     def __len__(self) -> int:
         return self.config.train.steps * self.config.train.batch

@@ -1,8 +1,8 @@
 """Images and labels from NIfTI files, and masks back into them, through nibabel."""
 
 import gzip
+import itertools
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,18 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
 
-from wsicl_jax.axes import spacing_of
+from wsicl_jax.axes import Shape3, spacing_of
 from wsicl_jax.errors import DataError, ShapeError
+from wsicl_jax.files import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
 """File names that can be read and written."""
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 """Millimetres in NIfTI's spatial units metre (1) and micron (3); all other codes mean mm."""
+
+_SAME_GRID_VOXELS = 0.1
+"""Affines that place every voxel within this distance, in voxels, differ by rounding only."""
 
 _LABEL_ROUNDING = 1e-4
 """A label this close to an integer is one: a file's scale factor leaves such differences."""
@@ -92,6 +96,30 @@ def read_label(
     return array, affine
 
 
+def check_same_grid(
+    files: tuple[Path, Path],
+    shapes: tuple[Shape3, Shape3],
+    affines: tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "4 4"]],
+) -> None:
+    """Check that an image (first) and its label map (second) are on one grid, up to rounding.
+
+    Raises:
+        DataError: their shapes differ, or their affines by more than a tenth of a voxel at
+            any corner.
+    """
+    (image, label), (shape, label_shape), (affine, label_affine) = files, shapes, affines
+    if shape != label_shape:
+        raise DataError(f"{label} is {label_shape} but {image} is {shape}")
+    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape))]).T
+    moved = np.linalg.solve(affine, label_affine @ corners) - corners
+    off = np.linalg.norm(moved, axis=0).max()
+    if off > _SAME_GRID_VOXELS:
+        raise DataError(
+            f"{image} and {label} have different affines: voxels lie up to {off:.2f} voxels "
+            "apart; resample the label to the image"
+        )
+
+
 def write_mask(
     path: str | Path,
     mask: Bool[np.ndarray, "x y z"] | Integer[np.ndarray, "x y z"],
@@ -125,9 +153,12 @@ def write_mask(
     header["pixdim"][:4] = source.header["pixdim"][:4]
     # Without an affine nibabel leaves the header's two affines and their codes alone.
     content = type(source)(voxels, None, header).to_bytes()
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
-    _write_whole(path, content)
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -191,16 +222,3 @@ def _check_finite(path: Path, array: np.ndarray) -> None:
     bad = array.size - np.isfinite(array).sum()
     if bad:
         raise DataError(f"{path} has {bad} voxels that are NaN or infinite; replace them first")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error

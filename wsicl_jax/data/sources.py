@@ -57,6 +57,11 @@ Subject = tuple[Float[np.ndarray, "x y z"], Integer[np.ndarray, "x y z"]]
 class Source(Protocol):
     """Draws groups of subjects that share a structure."""
 
+    @property
+    def fingerprint(self) -> int:
+        """A number that changes with the cases to draw from."""
+        ...
+
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         """`count` subjects for episode `index`, with one structure."""
         ...
@@ -69,6 +74,7 @@ class SyntheticSource:
         self.seed = seed
         self.volume = volume
         self.max_labels = episode.max_labels
+        self.fingerprint = 0
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         seed = (self.seed, TRAINING, index)
@@ -112,9 +118,10 @@ class StoreSource:
         self.volume = volume
         self.max_labels = episode.max_labels
         training, _ = split(self.store, episode.validation_share, seed)
-        present = {name: set(self.store.case(name).voxel_counts) for name in training}
+        counts = {name: self.store.case(name).voxel_counts for name in self.store.cases}
+        self.fingerprint = zlib.crc32(repr(sorted(counts.items())).encode())
         self.cases_with = {
-            label: [name for name in training if label in present[name]]
+            label: [name for name in training if label in counts[name]]
             for label in sorted(self.store.label_names)
         }
         group = episode.contexts[1] + 1
@@ -166,11 +173,14 @@ def _case_key(store: Store, name: str, channel: int, volume: VolumeConfig):
     lock=threading.Lock(),
 )
 def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    """A case's image in [0, 1] and its label map, both on the working grid."""
+    """A case's image in [0, 1] and its label map on the working grid; read-only and cached."""
     case = store.case(name)
     grid = WorkingGrid.of(case.shape, case.affine, volume.grid)
     image = grid.image(normalise(store.read_image(name, channel), volume.percentiles))
-    return image, grid.label(store.read_label(name))
+    label = grid.label(store.read_label(name))
+    for shared in (image, label):
+        shared.setflags(write=False)
+    return image, label
 
 
 def _draw_labels(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

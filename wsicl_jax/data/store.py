@@ -73,11 +73,11 @@ class Store:
                 finish, or it was written by a newer version.
         """
         path = Path(path).absolute()
-        root = _read_root(path)
         if (path / UNFINISHED).exists():
             raise DataError(
                 f"the conversion into {path} did not finish; remove it and convert again"
             )
+        root = _read_root(path)
         if not (path / "cases").is_dir():
             raise DataError(f"{path} is damaged, it has no directory `cases`; convert again")
         cases = (entry.name for entry in (path / "cases").iterdir() if entry.is_dir())
@@ -144,9 +144,17 @@ class Store:
 
 
 def create_store(
-    path: str | Path, name: str, channel_names: Sequence[str], label_names: Mapping[int, str]
+    path: str | Path,
+    name: str,
+    channel_names: Sequence[str],
+    label_names: Mapping[int, str],
+    *,
+    unfinished: bool = False,
 ) -> None:
     """Begin an empty store; `label_names` gives the structure of each value above 0.
+
+    An `unfinished` store is not opened until the caller, when it is filled, removes the
+    file `UNFINISHED` from it.
 
     Raises:
         DataError: `path` exists or cannot be written, or there is no channel or no structure.
@@ -166,6 +174,9 @@ def create_store(
         "label_names": {str(value): label_names[value] for value in sorted(label_names)},
     }
     try:
+        path.mkdir(parents=True)
+        if unfinished:  # before anything else, so that at no time is it taken for whole
+            (path / UNFINISHED).touch()
         _write_group(path / "cases", {})
         _write_group(path, {"wsicl": attributes})
     except OSError as error:

@@ -19,7 +19,7 @@ _TEMPLATE_DETAIL = 1.5
 """Template voxels per voxel of a subject, so that a deformed edge stays smooth."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cohort:
     """Subjects with one anatomy: `labels` structures over a background of 0."""
 

@@ -32,7 +32,8 @@ def trial_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(trials), columns, squeeze=False)
     for row, trial, contexts, mask in zip(axes, trials, boxes, masks, strict=True):
-        image, truth = trial.group.images[0], trial.group.masks[0]
+        group = trial.group()
+        image, truth = group.images[0], group.masks[0]
         index = int(truth.sum((0, 1)).argmax())
         _show(row[0], image[:, :, index], f"{trial.structure}: target")
         _outline(row[0], truth[:, :, index], _TRUTH)
@@ -40,7 +41,7 @@ def trial_figure(
         _outline(row[1], truth[:, :, index], _TRUTH)
         _outline(row[1], mask[:, :, index], _FOUND)
         for number, (axis, context) in enumerate(zip(row[2:], contexts, strict=False)):
-            image, truth = trial.group.images[number + 1], trial.group.masks[number + 1]
+            image, truth = group.images[number + 1], group.masks[number + 1]
             _show_context(axis, image, truth, context, f"context {number + 1}")
     for axis in axes.flat:
         axis.set_axis_off()

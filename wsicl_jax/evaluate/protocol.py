@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
 from wsicl_jax.config import (
     SYNTHETIC,
@@ -20,12 +20,14 @@ from wsicl_jax.config import (
     EvaluationConfig,
     ExperimentConfig,
     PromptKind,
+    VolumeConfig,
 )
 from wsicl_jax.data.episodes import Episode, draw_prompts, episode
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
     UNSEEN,
     Group,
+    Subject,
     group_of,
     prepared_case,
     split,
@@ -35,56 +37,67 @@ from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.metrics import dice
-from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.model.dual_branch import CUT, DualBranch
+from wsicl_jax.parallel import is_leader
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import Prompt
 
-_TARGETS_AT_ONCE = 4
+_VOXELS_AT_ONCE = 4 * 32**3
+"""Targets run together up to this many voxels of the working grid, to bound memory."""
+
 _CONTEXTS, _PROMPTS = 5, 6
 """Streams of random numbers: a trial's contexts, and its prompts; apart from training's."""
 
-Hint = Literal["own", "other", "none"]
-"""Prompts of the structure asked for, of another one, or an empty prompt channel."""
+PromptsOf = Literal["structure", "other structure", "nothing"]
+"""Whose prompts the contexts carry: the structure asked for, another one, or none at all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One target, its contexts, and the structure to find."""
+    """One target, its contexts, and the structure to find; arrays are read when asked for."""
 
     dataset: str
     structure: str
     target: str
     """Name of the target's case."""
-    group: Group
-    """Target first, then contexts, on the working grid, with the structure's masks."""
-    other_masks: list[Bool[np.ndarray, "x y z"]] | None
-    """Masks of another structure in the same subjects; None if there is no other."""
-    truth: Bool[np.ndarray, "X Y Z"]
-    """The structure on the target's own grid."""
-    restore: Callable[[Float[np.ndarray, "x y z"]], Float[np.ndarray, "X Y Z"]]
-    """From the working grid to the target's own."""
+    labels: tuple[int, ...]
+    """Labels that the structure unites."""
+    other_labels: tuple[int, ...] | None
+    """Labels of another structure of the data set; None if there is no other."""
     seed: tuple[int, ...]
     """Seed of its prompts."""
+    subjects: Callable[[], Sequence[Subject]]
+    """Reads the target, then its contexts, on the working grid."""
+    own_label: Callable[[], Integer[np.ndarray, "X Y Z"]]
+    """Reads the target's label map on its own grid."""
+    restore: Callable[[Float[np.ndarray, "x y z"]], Float[np.ndarray, "X Y Z"]]
+    """From the working grid to the target's own."""
 
-    def episode(self, kind: PromptKind, count: int, hint: Hint = "own") -> Episode:
-        """The trial as the network sees it, with `count` prompts of one kind on each context.
+    def group(self, of: PromptsOf = "structure") -> Group:
+        """Target first, then contexts, with the masks of the structure or of another one.
 
         Raises:
-            DataError: prompts of another structure are asked for and there is none.
+            DataError: another structure is asked for and there is none.
         """
-        group = self.group
-        if hint == "other":
-            if self.other_masks is None:
-                raise DataError(f"{self.dataset} has no other structure than {self.structure!r}")
-            group = group._replace(masks=self.other_masks)
-        shown = episode(group, kind, count, np.random.default_rng(self.seed))
-        if hint == "none":
-            shown = shown._replace(context_prompts=np.zeros_like(shown.context_prompts))
-        return shown
+        labels = self.other_labels if of == "other structure" else self.labels
+        if labels is None:
+            raise DataError(f"{self.dataset} has no other structure than {self.structure!r}")
+        return group_of(self.subjects(), labels)
+
+    def truth(self) -> Bool[np.ndarray, "X Y Z"]:
+        """The structure on the target's own grid."""
+        return np.isin(self.own_label(), self.labels)
 
     def prompts(self, kind: PromptKind, count: int) -> list[Sequence[Prompt]]:
         """The prompts of each context, as `episode` paints them."""
-        return draw_prompts(self.group, kind, count, np.random.default_rng(self.seed))
+        return draw_prompts(self.group(), kind, count, np.random.default_rng(self.seed))
+
+    def episode(self, kind: PromptKind, count: int, of: PromptsOf = "structure") -> Episode:
+        """The trial as the network sees it, with `count` prompts of one kind on each context."""
+        shown = episode(self.group(of), kind, count, np.random.default_rng(self.seed))
+        if of == "nothing":
+            shown = shown._replace(context_prompts=np.zeros_like(shown.context_prompts))
+        return shown
 
 
 class Score(NamedTuple):
@@ -97,27 +110,50 @@ class Score(NamedTuple):
     dice: float
 
 
-def trials(config: ExperimentConfig) -> Iterator[Trial]:
+class Trials(NamedTuple):
+    """What can be scored, and what cannot."""
+
+    trials: list[Trial]
+    left_out: dict[str, str]
+    """Structures that too few cases have, each with the reason."""
+
+
+def plan_trials(config: ExperimentConfig) -> Trials:
     """The trials of every data set of the experiment, one structure after another.
 
+    A label that is in too few cases is left out; a structure that the configuration names
+    must be there.
+
     Raises:
-        DataError: a store is missing, or has too few cases of a structure.
+        DataError: a store is missing, two have the same name, or a structure that is named
+            has too few cases.
     """
+    planned = Trials([], {})
+    names: set[str] = set()
     for dataset in config.data:
         if dataset.store == SYNTHETIC:
-            yield from _synthetic_trials(config)
+            name, (trials, left_out) = SYNTHETIC, _synthetic_trials(config)
         else:
-            yield from _store_trials(config, dataset)
+            store = Store.open(dataset.store)
+            name, (trials, left_out) = store.name, _store_trials(config, dataset, store)
+        if name in names:
+            raise DataError(f"two data sets are called {name!r}; their scores could not be told")
+        names.add(name)
+        planned.trials.extend(trials)
+        planned.left_out.update(left_out)
+    return planned
 
 
-def evaluate(model: DualBranch, found: Sequence[Trial], settings: EvaluationConfig) -> list[Score]:
+def evaluate(model: DualBranch, trials: Sequence[Trial], settings: EvaluationConfig) -> list[Score]:
     """Score every trial with every configured kind of prompt."""
     return [
         Score(trial.dataset, trial.structure, kind, trial.target, value)
         for kind in settings.kinds
         for trial, value in zip(
-            found,
-            dice_of(model, found, kind=kind, count=settings.prompts, label=f"evaluating {kind}"),
+            trials,
+            dice_of(
+                model, trials, kind=kind, count=settings.prompts, description=f"evaluating {kind}"
+            ),
             strict=True,
         )
     ]
@@ -125,50 +161,40 @@ def evaluate(model: DualBranch, found: Sequence[Trial], settings: EvaluationConf
 
 def dice_of(
     model: DualBranch,
-    found: Sequence[Trial],
+    trials: Sequence[Trial],
     *,
     kind: PromptKind,
     count: int,
     contexts: int | None = None,
-    hint: Hint = "own",
-    label: str = "evaluating",
+    of: PromptsOf = "structure",
+    description: str = "evaluating",
 ) -> list[float]:
     """Dice of each trial on its target's own grid.
 
     With `contexts`, only that many of each trial's contexts count: the others have weight
     0, so that one compilation serves all context sizes.
     """
-    shown = [trial.episode(kind, count, hint) for trial in found]
-    maps = predict(model, shown, contexts=contexts, label=label)
-    return [
-        dice(trial.restore(values) > 0.5, trial.truth)
-        for trial, values in zip(found, maps, strict=True)
-    ]
-
-
-def predict(
-    model: DualBranch,
-    episodes: Sequence[Episode],
-    *,
-    contexts: int | None = None,
-    label: str = "predicting",
-) -> list[Float[np.ndarray, "x y z"]]:
-    """The network's output for each episode, on the working grid."""
-    graph, parameters = nnx.split(model, nnx.Param)
-    maps: list[np.ndarray] = []
-    with track(len(episodes), label) as bar:
-        for first in range(0, len(episodes), _TARGETS_AT_ONCE):
-            part = list(episodes[first : first + _TARGETS_AT_ONCE])
-            filled = part + part[-1:] * (_TARGETS_AT_ONCE - len(part))
-            batch = Episode(*map(np.stack, zip(*filled, strict=True)))
-            weights = np.ones(batch.context_images.shape[:2], np.float32)
-            if contexts is not None:
-                weights[:, contexts:] = 0
-            inputs = (batch.target, batch.context_images, batch.context_prompts, weights)
-            output = _forward(graph, parameters, *inputs)
-            maps.extend(np.asarray(output)[: len(part), ..., 0])
+    values: list[float] = []
+    with track(len(trials), description, show=is_leader()) as bar:
+        for part in _parts(trials):
+            shown = [trial.episode(kind, count, of) for trial in part]
+            for trial, output in zip(part, outputs(model, shown, contexts), strict=True):
+                values.append(dice(trial.restore(output) > CUT, trial.truth()))
             bar.advance(len(part))
-    return maps
+    return values
+
+
+def outputs(
+    model: DualBranch, episodes: Sequence[Episode], contexts: int | None = None
+) -> Float[np.ndarray, "episode x y z"]:
+    """The network's output for a batch of episodes, of which the first `contexts` count."""
+    graph, parameters = nnx.split(model, nnx.Param)
+    batch = Episode(*map(np.stack, zip(*episodes, strict=True)))
+    weights = np.ones(batch.context_images.shape[:2], np.float32)
+    if contexts is not None:
+        weights[:, contexts:] = 0
+    inputs = (batch.target, batch.context_images, batch.context_prompts, weights)
+    return np.asarray(_forward(graph, parameters, *inputs))[..., 0]
 
 
 # One function for all calls, so that each network and shape is compiled once.
@@ -177,36 +203,67 @@ def _forward(graph, parameters, *inputs):
     return nnx.merge(graph, parameters)(*inputs)
 
 
-def _synthetic_trials(config: ExperimentConfig) -> Iterator[Trial]:
+def _parts(trials: Sequence[Trial]) -> Iterator[Sequence[Trial]]:
+    if trials:
+        at_once = max(1, _VOXELS_AT_ONCE // trials[0].subjects()[0][0].size)
+        for first in range(0, len(trials), at_once):
+            yield trials[first : first + at_once]
+
+
+def _synthetic_trials(config: ExperimentConfig) -> Trials:
     settings = config.evaluation
+    trials = []
     for number in range(settings.synthetic_structures):
         count = settings.contexts + settings.synthetic_targets
         seed = (config.seed, UNSEEN, number)
-        subjects, labels = synthetic_subjects(seed, config.volume, count, structures=2)
+        _, labels = _cohort(seed, config.volume, count)
         rng = np.random.default_rng((config.seed, _CONTEXTS, number))
-        group, other = (group_of(subjects, [int(k)]) for k in rng.choice(labels, 2, False))
+        structure, other = (int(label) for label in rng.choice(labels, 2, replace=False))
         for target in range(settings.contexts, count):
-            picked = [target, *range(settings.contexts)]
-            yield Trial(
-                SYNTHETIC,
-                f"unseen {number + 1}",
-                f"subject {target + 1}",
-                Group([group.images[i] for i in picked], [group.masks[i] for i in picked]),
-                [other.masks[i] for i in picked],
-                group.masks[target],
-                lambda values: values,
-                (config.seed, _PROMPTS, number, target),
+            picked = (target, *range(settings.contexts))
+            cohort = (seed, config.volume, count)
+            trials.append(
+                Trial(
+                    SYNTHETIC,
+                    f"unseen {number + 1}",
+                    f"subject {target + 1}",
+                    (structure,),
+                    (other,),
+                    (config.seed, _PROMPTS, number, target),
+                    functools.partial(_cohort_subjects, *cohort, picked),
+                    functools.partial(_cohort_label, *cohort, target),
+                    _as_it_is,
+                )
             )
+    return Trials(trials, {})
 
 
-def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[Trial]:
-    settings, volume = config.evaluation, config.volume
-    store = Store.open(dataset.store)
-    training, validation = split(store, config.episode.validation_share, config.seed)
+# The trials of a cohort follow each other, so the newest cohort serves them all.
+@functools.lru_cache(maxsize=1)
+def _cohort(seed: tuple[int, ...], volume: VolumeConfig, count: int):
+    return synthetic_subjects(seed, volume, count, structures=2)
+
+
+def _cohort_subjects(seed, volume, count, picked: Sequence[int]) -> list[Subject]:
+    subjects, _ = _cohort(seed, volume, count)
+    return [subjects[i] for i in picked]
+
+
+def _cohort_label(seed, volume, count, target: int) -> np.ndarray:
+    return _cohort(seed, volume, count)[0][target][1]
+
+
+def _as_it_is(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _store_trials(config: ExperimentConfig, dataset: DatasetConfig, store: Store) -> Trials:
+    settings, share = config.evaluation, config.episode.validation_share
+    training, validation = split(store, share, config.seed)
     structures = dict(dataset.structures) or {
         name: (value,) for value, name in store.label_names.items()
     }
-    cases = {name: store.case(name) for name in store.cases}
+    planned = Trials([], {})
     for number, (structure, labels) in enumerate(structures.items()):
         unknown = sorted(set(labels) - set(store.label_names))
         if unknown:
@@ -214,31 +271,70 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig) -> Iterator[
                 f"structure {structure!r} names labels {unknown} that {store.path} lacks; it has "
                 f"{sorted(store.label_names)}"
             )
-        others = [name for name in structures if not set(structures[name]) & set(labels)]
-        voxels = {
-            name: sum(case.voxel_counts.get(label, 0) for label in labels)
-            for name, case in cases.items()
-        }
-        shown = [n for n in training if voxels[n] >= SMALLEST_STRUCTURE]
-        targets = [n for n in validation if voxels[n]]
+        shown = _cases_with(store, training, labels)
+        targets = _cases_with(store, validation, labels)
         if len(shown) < settings.contexts or not targets:
-            raise DataError(
-                f"{structure!r} of {store.path} is in {len(shown)} training and {len(targets)} "
-                f"validation cases; {settings.contexts} and 1 are needed"
+            reason = (
+                f"in {len(shown)} training and {len(targets)} validation cases; "
+                f"{settings.contexts} and 1 are needed"
             )
-        for position, target in enumerate(targets[: settings.targets or None]):
-            rng = np.random.default_rng((config.seed, _CONTEXTS, number, position))
-            picked = [target]
-            picked += [shown[i] for i in rng.choice(len(shown), settings.contexts, replace=False)]
-            subjects = [prepared_case(store, name, 0, volume) for name in picked]
-            case = cases[target]
-            yield Trial(
-                store.name,
-                structure,
-                target,
-                group_of(subjects, labels),
-                group_of(subjects, structures[others[0]]).masks if others else None,
-                np.isin(store.read_label(target), labels),
-                WorkingGrid.of(case.shape, case.affine, volume.grid).restore,
-                (config.seed, _PROMPTS, number, position),
-            )
+            if dataset.structures:
+                raise DataError(f"{structure!r} of {store.path} is {reason}")
+            planned.left_out[f"{store.name}/{structure}"] = reason
+            continue
+        others = [other for other in structures.values() if not set(other) & set(labels)]
+        for channel, channel_name in enumerate(store.channel_names):
+            for position, target in enumerate(targets[: settings.targets or None]):
+                rng = np.random.default_rng((config.seed, _CONTEXTS, number, position))
+                order = [shown[i] for i in rng.permutation(len(shown))]
+                several = len(store.channel_names) > 1
+                planned.trials.append(
+                    Trial(
+                        f"{store.name}, {channel_name}" if several else store.name,
+                        structure,
+                        target,
+                        tuple(labels),
+                        others[0] if others else None,
+                        (config.seed, _PROMPTS, number, position),
+                        functools.partial(
+                            _store_subjects, store, target, order, channel, labels, config
+                        ),
+                        functools.partial(store.read_label, target),
+                        functools.partial(_restore, store, target, config.volume),
+                    )
+                )
+    return planned
+
+
+def _cases_with(store: Store, names: Sequence[str], labels: Sequence[int]) -> list[str]:
+    return [name for name in names if not store.case(name).voxel_counts.keys().isdisjoint(labels)]
+
+
+def _store_subjects(
+    store: Store,
+    target: str,
+    order: Sequence[str],
+    channel: int,
+    labels: Sequence[int],
+    config: ExperimentConfig,
+) -> list[Subject]:
+    """The target and the first cases in order that show the structure on the working grid."""
+    found = [prepared_case(store, target, channel, config.volume)]
+    for name in order:
+        if len(found) > config.evaluation.contexts:
+            return found
+        subject = prepared_case(store, name, channel, config.volume)
+        if np.isin(subject[1], labels).sum() >= SMALLEST_STRUCTURE:
+            found.append(subject)
+    if len(found) > config.evaluation.contexts:
+        return found
+    raise DataError(
+        f"{store.path}: labels {list(labels)} have {SMALLEST_STRUCTURE} voxels at "
+        f"{config.volume.grid} in only {len(found) - 1} training cases; lower "
+        "evaluation.contexts or use a larger volume.grid"
+    )
+
+
+def _restore(store: Store, target: str, volume: VolumeConfig, values: np.ndarray) -> np.ndarray:
+    case = store.case(target)
+    return WorkingGrid.of(case.shape, case.affine, volume.grid).restore(values)

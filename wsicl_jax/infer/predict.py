@@ -46,20 +46,22 @@ def predict_files(
     targets: Sequence[Path],
     output: Path,
     *,
+    inputs: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> PredictSummary:
     """Segment each target into a file of the same name in the directory `output`.
 
     A mask is uint8, on its target's own grid and affine. A target that cannot be used is
-    named in the summary and does not end the batch.
+    named in the summary and does not end the batch. No mask replaces a target or one of
+    `inputs`, the files that the context set came from (`Example.files`).
 
     Raises:
-        DataError: before anything is read or written, if a mask would replace a target, or
-            another file and `overwrite` is false; if two targets have the same name; if
-            `output` is no directory and cannot become one.
+        DataError: before anything is read or written, if a mask would replace a target or
+            an input, or another file and `overwrite` is false; if two targets have the same
+            name; if `output` is no directory and cannot become one.
     """
     masks = [output / target.name for target in targets]
-    _check_names(targets, masks, overwrite)
+    _check_names(targets, masks, inputs, overwrite)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,17 +81,20 @@ def predict_files(
     return PredictSummary(tuple(written), failed)
 
 
-def _check_names(targets: Sequence[Path], masks: Sequence[Path], overwrite: bool) -> None:
+def _check_names(
+    targets: Sequence[Path], masks: Sequence[Path], inputs: Sequence[Path], overwrite: bool
+) -> None:
     twice = [name for name, count in Counter(path.name for path in masks).items() if count > 1]
     if twice:
         raise DataError(
             f"several targets are named {_some(twice)}, and a mask takes its target's name; "
             "predict them into different directories"
         )
-    inputs = {target.resolve() for target in targets}
-    on_inputs = [str(path) for path in masks if path.resolve() in inputs]
-    if on_inputs:
-        raise DataError(f"masks would replace targets {_some(on_inputs)}; give another directory")
+    for what, files in (("targets", targets), ("context files", inputs)):
+        kept = {file.resolve() for file in files}
+        replaced = [str(path) for path in masks if path.resolve() in kept]
+        if replaced:
+            raise DataError(f"masks would replace {what} {_some(replaced)}; give another directory")
     existing = [str(path) for path in masks if path.exists()]
     if existing and not overwrite:
         raise DataError(

@@ -15,16 +15,13 @@ from nibabel.orientations import io_orientation
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsicl_jax.axes import Box, Shape3
-from wsicl_jax.data.images import Volume, read_label, read_volume
+from wsicl_jax.data.images import Volume, check_same_grid, read_label, read_volume
 from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.infer.segmenter import Example, located
 from wsicl_jax.prompts import Point, Prompt
 
 _VOXEL_DECIMALS = 3
 """Decimals of voxel positions that come from mm: a float32 affine leaves nothing beyond."""
-
-_SAME_GRID_VOXELS = 0.1
-"""Affines that place every voxel within this distance, in voxels, differ by rounding only."""
 
 Coordinates = Literal["voxel", "mm"]
 
@@ -78,8 +75,9 @@ def example_with_mask(image_path: str | Path, mask_path: str | Path) -> Example:
         DataError: a file cannot be read, or the mask is not on the image's grid.
         PromptError: the mask is empty.
     """
+    files = Path(image_path), Path(mask_path)
     volume = read_volume(image_path)
-    return Example(volume, [_read_mask(Path(mask_path), Path(image_path), volume, None)])
+    return Example(volume, [_read_mask(*files, volume, None)], files)
 
 
 def _parse(path: Path) -> _Request:
@@ -118,8 +116,9 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str, given: An
 
 
 def _example(entry: _Entry, coordinates: Coordinates, folder: Path) -> Example:
+    files = [folder / entry.image]
     with located("image"):
-        volume = read_volume(folder / entry.image)
+        volume = read_volume(files[0])
     prompts: list[Prompt] = []
     for number, position in enumerate(entry.points, 1):
         with located(f"points {number}"):
@@ -128,14 +127,14 @@ def _example(entry: _Entry, coordinates: Coordinates, folder: Path) -> Example:
         with located(f"boxes {number}"):
             prompts.append(_box(ranges, coordinates, volume))
     if entry.mask is not None:
+        files.append(folder / entry.mask)
         with located("mask"):
-            files = folder / entry.mask, folder / entry.image
             prompts.append(_read_mask(*files, volume, entry.labels))
     elif entry.labels is not None:
         raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
     if not prompts:
         raise PromptError("image has no prompt; give points, boxes or mask")
-    return Example(volume, prompts)
+    return Example(volume, prompts, files)
 
 
 def _point(position: _Triple, coordinates: Coordinates, volume: Volume) -> Point:
@@ -203,18 +202,10 @@ def _brief(point: Point) -> str:
 
 
 def _read_mask(
-    path: Path, image_path: Path, volume: Volume, labels: list[int] | None
+    image_path: Path, path: Path, volume: Volume, labels: list[int] | None
 ) -> Bool[np.ndarray, "x y z"]:
     label, affine = read_label(path)
-    if label.shape != volume.image.shape:
-        raise DataError(f"{path} is {label.shape} but {image_path} is {volume.image.shape}")
-    drift = np.abs(np.linalg.solve(volume.affine, affine) - np.eye(4))[:3]
-    off = (drift @ [*label.shape, 1]).max()
-    if off > _SAME_GRID_VOXELS:
-        raise DataError(
-            f"{path} and {image_path} have different affines: voxels lie up to {off:.2f} voxels "
-            "apart; resample the mask to the image"
-        )
+    check_same_grid((image_path, path), (volume.image.shape, label.shape), (volume.affine, affine))
     mask = label != 0 if labels is None else np.isin(label, labels)
     if not mask.any():
         present = np.setdiff1d(label, 0).tolist()

@@ -12,16 +12,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from wsicl_jax.axes import Box
-from wsicl_jax.checkpoint import experiment_config, load_model, read_metadata
+from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
 from wsicl_jax.config import VolumeConfig
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise
-from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.model.dual_branch import CUT, DualBranch
 from wsicl_jax.prompts import Point, Prompt, to_channel
-
-_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +29,8 @@ class Example:
     volume: Volume
     prompts: Sequence[Prompt]
     """Points and boxes in voxels of this image's own grid, masks of its shape; kinds may mix."""
+    files: Sequence[Path] = ()
+    """What it was read from, so that no mask is written over it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Segmentation:
     """What the network found in one target, on the target's own grid."""
 
     mask: Bool[np.ndarray, "x y z"]
-    """Where the score is above 0.5."""
+    """Where the score is above `model.dual_branch.CUT`."""
     score: Float[np.ndarray, "x y z"]
     """The network's output, regressed towards 1 inside and 0 outside; float32."""
 
@@ -54,7 +54,7 @@ class Segmentation:
 class Segmenter:
     """Segments what the prompts of a context set show, in any number of targets.
 
-        segmenter = Segmenter.load("runs/demo")
+        segmenter = Segmenter.load("demo/run")
         context = segmenter.context([Example(read_volume("a.nii.gz"), [Point(40.0, 32.0, 18.0)])])
         mask = segmenter.segment(read_volume("b.nii.gz"), context).mask
 
@@ -78,7 +78,9 @@ class Segmenter:
         Raises:
             CheckpointError: there is no checkpoint, it is damaged, or does not fit.
         """
-        return cls(load_model(path), experiment_config(read_metadata(path)).volume)
+        # Once: a run in training may save, and then `path` means another checkpoint.
+        checkpoint = find_checkpoint(path)
+        return cls(load_model(checkpoint), experiment_config(read_metadata(checkpoint)).volume)
 
     def context(self, examples: Sequence[Example]) -> ContextSet:
         """The examples on the working grid; use the result for as many targets as there are.
@@ -110,7 +112,7 @@ class Segmenter:
             image = self._image(target, grid)
         output = self._forward(self._parameters, image, context.images, context.prompts)
         score = grid.restore(np.asarray(output))
-        return Segmentation(score > _THRESHOLD, score)
+        return Segmentation(score > CUT, score)
 
     def _grid(self, volume: Volume) -> WorkingGrid:
         shape, affine = volume.image.shape, volume.affine

@@ -15,10 +15,12 @@ from jaxtyping import Array, Float
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import ShapeError
 from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu
-from wsicl_jax.model.context import mean_over_contexts
+from wsicl_jax.model.context import Features, mean_over_contexts
+
+CUT = 0.5
+"""The network's output above this is inside the structure."""
 
 ArrayLike = Array | np.ndarray
-Features = tuple[Float[Array, "..."], ...]
 
 
 class TargetEncoder(nnx.Module):
@@ -132,7 +134,7 @@ class DualBranch(nnx.Module):
         context_prompts: Float[ArrayLike, "batch context x y z 1"],
         context_weights: Float[ArrayLike, "batch context"] | None = None,
     ) -> Float[Array, "batch x y z 1"]:
-        """Regress the target's mask towards {0, 1}; cut at 0.5 to segment.
+        """Regress the target's mask towards {0, 1}; cut at `CUT` to segment.
 
         Images are expected in [0, 1], prompts as `prompts.to_channel` paints them.
         `context_weights` are relative weights of the context images in the mean;

@@ -1,7 +1,6 @@
 """The story of a run: from a configuration to a trained network."""
 
-import json
-import time
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,18 @@ from typing import Any
 import jax
 import yaml
 from flax import nnx
-from tensorboardX import SummaryWriter
 
-from wsicl_jax.checkpoint import RunCheckpoints
+from wsicl_jax.checkpoint import RunCheckpoints, newest_step
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.errors import ConfigError, DataError, TrainingError
+from wsicl_jax.files import write_whole
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import is_leader, make_mesh, replicated, to_devices, wait_for_all
 from wsicl_jax.progress import track
+from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.state import TrainState, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
 
@@ -37,106 +37,80 @@ def train(
     """Train as configured, writing to `config.run`, and return the trained network.
 
     With `resume` the run goes on from its newest checkpoint at the exact next episode, or
-    starts if it has none. All processes of a run call this alike; process 0 writes the
+    starts if it has none. The network is evaluated every `train.evaluate_every` steps and,
+    in any case, at the end. All processes of a run call this alike; process 0 writes the
     configuration and the log.
 
     Raises:
         ConfigError: the run exists and `resume` is not set, or its configuration differs.
         CheckpointError: the newest checkpoint does not fit or is damaged.
-        DataError: a store is missing or has too few cases.
+        DataError: a store is missing, has too few cases, or is not that of the resumed run.
+        TrainingError: the loss is not finite; the last good checkpoint stays.
     """
-    run = Path(config.run)
+    run, settings = Path(config.run), config.train
     leader = is_leader()
-    mesh = make_mesh(config.train.batch)
+    mesh = make_mesh(settings.batch)
     episodes = EpisodeSource(config)
-    _open_run(run, config, resume, leader)
+    done = _open_run(run, config, resume, leader)
 
     model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
     graph, parameters = nnx.split(model, nnx.Param)
-    optimizer = make_optimizer(config.train)
-    parameters = jax.device_put(parameters, replicated(mesh))
+    optimizer = make_optimizer(settings)
     state = jax.device_put(init_state(parameters, optimizer), replicated(mesh))
-    step_once = make_step(graph, optimizer, make_loss(config.train))
-    schedule = learning_rate(config.train)
+    step_once = make_step(graph, optimizer, make_loss(settings))
+    schedule = learning_rate(settings)
 
-    with RunCheckpoints(run, keep=config.train.keep_checkpoints) as checkpoints:
-        done = checkpoints.newest or 0
+    with RunCheckpoints(run, keep=settings.keep_checkpoints) as checkpoints:
         if done:
-            parameters, optimizer_state, _ = checkpoints.restore(
-                done, state.parameters, state.optimizer
-            )
-            step = jax.device_put(state.step + done, replicated(mesh))
-            state = TrainState(step, parameters, optimizer_state)
+            *restored, metadata = checkpoints.restore(done, state.parameters, state.optimizer)
+            state = TrainState(*restored)
+            _check_data(run, metadata, episodes)
         stream = batches(
             episodes, first_step=done, process=jax.process_index(), processes=jax.process_count()
         )
         with (
-            _Log(run, done, leader) as log,
-            track(config.train.steps, "training", done=done, show=leader) as bar,
+            RunLog(run, done, leader=leader) as log,
+            track(settings.steps, "training", done=done, show=leader) as bar,
         ):
-            for step, batch in zip(range(done + 1, config.train.steps + 1), stream, strict=True):
+            for step, batch in zip(range(done + 1, settings.steps + 1), stream, strict=True):
                 state, metrics = step_once(state, to_devices(batch, mesh))
-                last = step == config.train.steps
-                if step % config.train.log_every == 0 or last:
+                last = step == settings.steps
+                tell = last or _due(step, settings.log_every)
+                save = last or _due(step, settings.checkpoint_every)
+                if tell or save:
                     values = {name: float(value) for name, value in metrics.items()}
+                    _check_finite(step, values)
+                if tell:
                     log.write(step, values | {"learning_rate": float(schedule(step - 1))})
                     bar.status(f"loss {values['loss']:.4f}")
-                if step % config.train.checkpoint_every == 0 or last:
-                    checkpoints.save(
-                        step, state.parameters, state.optimizer, _metadata(config, step)
-                    )
-                due = config.train.evaluate_every and step % config.train.evaluate_every == 0
-                if evaluate is not None and (due or last):
-                    log.write(step, dict(evaluate(nnx.merge(graph, state.parameters))))
+                if save:
+                    checkpoints.save(step, *state, _metadata(config, step, episodes))
+                if evaluate and not last and _due(step, settings.evaluate_every):
+                    with log.paused():
+                        scores = evaluate(nnx.merge(graph, state.parameters))
+                    log.write(step, scores)
                 bar.advance()
-    return nnx.merge(graph, state.parameters)
+            trained = nnx.merge(graph, state.parameters)
+            if evaluate:
+                # Also after resuming a run that was stopped in its last evaluation.
+                log.write(settings.steps, evaluate(trained))
+    return trained
 
 
-class _Log:
-    """Numbers by step: JSON lines and TensorBoard, by process 0; steps to be redone are cut."""
-
-    def __init__(self, run: Path, done: int, leader: bool):
-        self._leader = leader
-        if not leader:
-            return
-        path = run / "log.jsonl"
-        kept = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in kept if json.loads(line)["step"] <= done]
-        path.write_text("".join(line + "\n" for line in kept))
-        self._lines = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
-        self._time, self._step = time.monotonic(), done
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._leader:
-            self._lines.close()
-            self._board.close()
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step, with the speed since the entry before."""
-        if not self._leader:
-            return
-        values = dict(values)
-        now = time.monotonic()
-        if step > self._step:
-            values["steps_per_second"] = (step - self._step) / (now - self._time)
-            self._time, self._step = now, step
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
-def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -> None:
-    saved = run / "config.yaml"
-    if saved.exists():
-        if not resume:
-            raise ConfigError(
-                f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
-            )
+def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -> int:
+    """Make the run's directory and say how many steps are done."""
+    saved, done = run / "config.yaml", newest_step(run) or 0
+    if done and not resume:
+        raise ConfigError(
+            f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
+        )
+    if done:
+        if not saved.is_file():
+            raise ConfigError(f"{run} has checkpoints but no config.yaml; it cannot be resumed")
         before, now = yaml.safe_load(saved.read_text()), config_to_dict(config)
         differing = [
             key
@@ -148,10 +122,12 @@ def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -
                 f"{run} was started with another {', '.join(differing)}; resume it with the same "
                 "settings, or give another run=DIRECTORY"
             )
-    wait_for_all("run checked")  # before the configuration is there for the others to find
+    wait_for_all("run checked")  # before the first process changes what the others look at
     if leader:
         run.mkdir(parents=True, exist_ok=True)
-        saved.write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+        text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
+        write_whole(saved, text.encode())
+    return done
 
 
 def _differing(before: Any, now: Any, key: str = "") -> list[str]:
@@ -164,9 +140,22 @@ def _differing(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [key]
 
 
-def _metadata(config: ExperimentConfig, step: int) -> dict[str, Any]:
-    return {
-        "config": config_to_dict(config),
-        "step": step,
-        "next_episode": step * config.train.batch,
-    }
+def _check_finite(step: int, values: Mapping[str, float]) -> None:
+    if not all(math.isfinite(value) for value in values.values()):
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise TrainingError(
+            f"step {step} has {shown}; the newest checkpoint is from before: lower "
+            "train.learning_rate or train.clip_norm, or look at the data"
+        )
+
+
+def _check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
+    if metadata["data"] != episodes.fingerprint:
+        raise DataError(
+            f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
+            "go on; bring the store back as it was, or start another run"
+        )
+
+
+def _metadata(config: ExperimentConfig, step: int, episodes: EpisodeSource) -> dict[str, Any]:
+    return {"config": config_to_dict(config), "step": step, "data": episodes.fingerprint}

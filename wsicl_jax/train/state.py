@@ -3,18 +3,15 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
 
 from wsicl_jax.config import TrainConfig
 
 
 class TrainState(NamedTuple):
-    """Steps done, the network's parameters, and the optimiser's state."""
+    """The network's parameters, and the optimiser's state, which counts the steps."""
 
-    step: Int[Array, ""]
     parameters: nnx.State
     optimizer: Any
 
@@ -37,4 +34,4 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), parameters, jax.jit(optimizer.init)(parameters))
+    return TrainState(parameters, jax.jit(optimizer.init)(parameters))

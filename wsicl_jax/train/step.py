@@ -32,6 +32,6 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, parameters, optimizer_state), metrics
+        return TrainState(parameters, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0)

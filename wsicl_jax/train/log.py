@@ -1,0 +1,72 @@
+"""The numbers of a run by step: JSON lines for programs, TensorBoard for people."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from wsicl_jax.files import write_whole
+
+_FILE = "log.jsonl"
+
+
+def read_log(run: Path) -> list[dict[str, int | float]]:
+    """The entries of a run's log in order; a last line that was cut off is passed over."""
+    path = run / _FILE
+    entries = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+class RunLog:
+    """Writes the log of a run from step `done` on; later entries, to be made again, are cut.
+
+    Only the leading process writes; in the others every call does nothing.
+    """
+
+    def __init__(self, run: Path, done: int, *, leader: bool):
+        self._leader = leader
+        if not leader:
+            return
+        from tensorboardX import SummaryWriter  # slow to import, and reading needs none of it
+
+        kept = [json.dumps(entry) + "\n" for entry in read_log(run) if entry["step"] <= done]
+        write_whole(run / _FILE, "".join(kept).encode())
+        self._lines = (run / _FILE).open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        self._time, self._step = time.monotonic(), done
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._leader:
+            self._lines.close()
+            self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add values of a step, and the speed since the last entry of an earlier step."""
+        if not self._leader:
+            return
+        values = dict(values)
+        if step > self._step:
+            now = time.monotonic()
+            values["steps_per_second"] = (step - self._step) / (now - self._time)
+            self._time, self._step = now, step
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the speed what is done inside."""
+        start = time.monotonic()
+        yield
+        if self._leader:
+            self._time += time.monotonic() - start
