@@ -3,12 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # One exact release, so that all machines compare with the same reference.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# glibc then asks for huge pages, which makes a step on CPU a tenth faster.
+HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: demo test test-all lint clean
 
 demo: .venv/.installed
 	rm -rf demo
-	$(BIN)/wsicl demo --output demo
+	$(HUGE_PAGES) $(BIN)/wsicl demo --output demo
 
 test: .venv/.installed-dev
 	$(BIN)/pytest

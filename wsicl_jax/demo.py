@@ -47,7 +47,7 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
             "prompts": {"kinds": {"box": 1.0}, "count": [BOXES, BOXES]},
             "model": {"channels": [8, 16, 32, 64]},
             "train": {
-                "steps": 2000,
+                "steps": 2200,
                 "batch": 1,
                 "learning_rate": 3e-3,
                 "clip_norm": 1.0,

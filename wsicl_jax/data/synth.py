@@ -58,9 +58,9 @@ class Cohort:
         means = self.brightness + rng.normal(0, 0.03, self.brightness.shape)
         image = means.astype(np.float32)[tissue]
         image += smooth_field(rng, self.shape, 1, frequency=6.0)[..., 0] * rng.uniform(0, 0.05)
-        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.9))
+        image = ndimage.gaussian_filter(image, rng.uniform(0.2, 0.8))
         image *= np.exp(smooth_field(rng, self.shape, 1, frequency=1.0)[..., 0] * 0.15)
-        image += rng.normal(0, rng.uniform(0.01, 0.06), self.shape).astype(np.float32)
+        image += rng.normal(0, rng.uniform(0.01, 0.05), self.shape).astype(np.float32)
         return image.astype(np.float32)
 
 
