@@ -67,6 +67,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(settings, given, n
         ({"train": {"loss": "l2"}}, "train.loss"),
         ({"train": None}, "train"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"train": {"steps": True}}, "train.steps"),
         ({"augment": {"flip": 1.5}}, "augment.flip"),
         ({"model": {"channels": [4]}}, "model.channels"),
         ({"model": {"channels": [4, 0]}}, "model.channels.1"),
@@ -219,7 +221,7 @@ experiments = st.fixed_dictionaries(
     {},
     optional={
         "run": st.text(),
-        "seed": st.integers(0, 2**40),
+        "seed": st.integers(0, 2**32 - 1),
         "data": st.lists(
             st.fixed_dictionaries(
                 {"store": st.text(), "weight": st.floats(0.1, 9)},
@@ -274,3 +276,14 @@ def test_there_are_configurations():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_file_loads(path):
     assert load_config(path).run
+
+
+def test_only_the_sections_that_are_named_may_be_overridden():
+    config = override_config(ExperimentConfig(), ["evaluation.contexts=7"], ("evaluation",))
+    assert config.evaluation.contexts == 7
+    with pytest.raises(ConfigError, match="only evaluation"):
+        override_config(ExperimentConfig(), ["seed=1"], ("evaluation",))
+
+
+def test_the_short_form_of_data_takes_overrides_too():
+    assert override_config(ExperimentConfig(), ["data.0.weight=2"]).data[0].weight == 2

@@ -247,21 +247,26 @@ def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def override_config(
-    config: ExperimentConfig, overrides: Sequence[str], sections: Collection[str]
+    config: ExperimentConfig,
+    overrides: Sequence[str],
+    sections: Collection[str] | None = None,
 ) -> ExperimentConfig:
-    """The experiment with dotted overrides of these sections, such as `evaluation.contexts=8`.
+    """The experiment with dotted overrides, such as `evaluation.contexts=8`.
+
+    With `sections`, only settings of these may be changed.
 
     Raises:
         ConfigError: as `load_config`, or an override is of another section.
     """
     settings = config_to_dict(config)
     for override in overrides:
-        if override.split("=")[0].split(".")[0] not in sections:
+        _apply_override(settings, override)
+        section = override.partition("=")[0].split(".")[0]
+        if sections is not None and section not in sections:
             raise ConfigError(
                 f"override {override!r} changes what was trained; only {', '.join(sections)} "
                 "may be changed here"
             )
-        _apply_override(settings, override)
     return config_from_dict(settings)
 
 
