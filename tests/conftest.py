@@ -1,7 +1,10 @@
 """What all tests share: programs compiled once in a test session, also by its subprocesses."""
 
 import jax
+import numpy as np
 import pytest
+
+_AGREEMENT = pytest.StashKey[dict[str, float]]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,3 +19,32 @@ def compiled_programs(tmp_path_factory):
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         yield
+
+
+@pytest.fixture
+def agree(pytestconfig):
+    """`agree(name, given, expected, bound)`: within `bound`, and the deviation is reported.
+
+    With `relative`, the deviation is a share of the largest expected magnitude.
+    """
+    worst = pytestconfig.stash.setdefault(_AGREEMENT, {})
+
+    def check(name: str, given, expected, bound: float, *, relative: bool = False) -> None:
+        assert np.shape(given) == np.shape(expected)
+        expected = np.asarray(expected)
+        deviation = float(np.abs(np.asarray(given) - expected).max())
+        if relative:
+            deviation /= float(np.abs(expected).max())
+        worst[name] = max(worst.get(name, 0.0), deviation)
+        assert deviation <= bound
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The largest deviations from the reference implementation and its twin."""
+    worst = config.stash.get(_AGREEMENT, {})
+    if worst:
+        terminalreporter.section("largest deviations")
+        for name, deviation in worst.items():
+            terminalreporter.line(f"{name:<55} {deviation:.1e}")

@@ -238,6 +238,7 @@ def test_a_run_stopped_before_its_evaluation_is_evaluated_when_resumed(config, r
         json.loads((folder / "evaluation.json").read_text()) for folder in (again, run)
     )
     assert content == first
+    assert (again / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
 
 
 def test_info_describes_a_run_without_checkpoint(run, tmp_path, capsys):

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from wsicl_jax.config import ExperimentConfig, ModelConfig, config_from_dict
+from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.model.dual_branch import DualBranch
 
@@ -103,8 +103,7 @@ def load_model(path: str | Path) -> DualBranch:
     """
     checkpoint = find_checkpoint(path)
     config = experiment_config(read_metadata(checkpoint)).model
-    shapes = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
-    graph, wanted = nnx.split(shapes, nnx.Param)
+    graph, wanted = nnx.split(DualBranch.abstract(config), nnx.Param)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     try:
@@ -168,12 +167,6 @@ def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
         return config_from_dict(metadata["config"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Number of trainable values of a network."""
-    shapes = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
-    return sum(x.size for x in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
 
 
 def _whole_steps(directory: Path) -> list[Path]:

@@ -23,11 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         return options.run(options)
-    except WsiclError as error:
+    except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
         print(f"wsicl {options.verb}: {error}", file=sys.stderr)
-        return _USE_ERROR
-    except OSError as error:  # a directory that cannot be written, a full disk
-        print(f"wsicl {options.verb}: {error.filename}: {error.strerror}", file=sys.stderr)
         return _USE_ERROR
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)

@@ -50,13 +50,14 @@ def _describe_store(store: Store) -> RenderableType:
 
 
 def _describe_checkpoint(path: Path) -> RenderableType:
-    from wsicl_jax.checkpoint import (  # slow to import, and a store needs none of it
-        count_parameters,
+    # Slow to import, and a store needs none of it.
+    from wsicl_jax.checkpoint import (
         experiment_config,
         find_checkpoint,
         newest_step,
         read_metadata,
     )
+    from wsicl_jax.model.dual_branch import count_parameters
 
     saved = path / "config.yaml"
     if saved.is_file() and newest_step(path) is None:

@@ -7,7 +7,6 @@ from flax import nnx
 from wsicl_jax.config import config_from_dict, config_to_dict
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
-    TRAINING,
     prepared_case,
     split,
     synthetic_subjects,
@@ -16,6 +15,7 @@ from wsicl_jax.data.store import Store, create_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate import protocol
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.streams import Stream
 
 GRID = (16, 16, 16)
 SHAPE = (20, 14, 18)
@@ -184,9 +184,9 @@ def test_scores_do_not_depend_on_how_many_targets_run_at_once(model, monkeypatch
 
 def test_unseen_cohorts_are_none_of_training(model):
     config = experiment("synthetic")
-    training = synthetic_subjects((config.seed, TRAINING, 0), config.volume, 1, structures=2)[0][0][
-        0
-    ]
+    training = synthetic_subjects(
+        (config.seed, Stream.TRAINING_COHORT, 0), config.volume, 1, structures=2
+    )[0][0][0]
     unseen = protocol.plan_trials(config).trials[0].group().images
     assert not any(np.array_equal(training, image) for image in unseen)
 

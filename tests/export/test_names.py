@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def abstract(channels: tuple[int, ...]) -> DualBranch:
-    return nnx.eval_shape(lambda: DualBranch(ModelConfig(channels=channels), rngs=nnx.Rngs(0)))
+    return DualBranch.abstract(ModelConfig(channels=channels))
 
 
 def random_tensors(channels: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ CASES = {
 
 def random_model(config: ModelConfig) -> DualBranch:
     rng = np.random.default_rng(1)
-    model = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    model = DualBranch.abstract(config)
     tensors = {
         name: rng.normal(0, np.prod(shape[1:], initial=1.0) ** -0.5, shape).astype(np.float32)
         for name, shape in state_dict_shapes(config).items()
@@ -69,19 +69,18 @@ def both(request):
     )
 
 
-def test_output_is_ours(both):
+def test_output_is_ours(both, agree):
     (ours, _), (theirs, _) = both
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    agree("PyTorch twin: output", ours, theirs, 1e-5)
     assert ours.std() > 0.05
 
 
-def test_gradients_of_all_parameters_are_ours(both):
+def test_gradients_of_all_parameters_are_ours(both, agree):
     (_, ours), (_, theirs) = both
     assert ours.keys() == theirs.keys()
     for name in ours:
-        scale = np.abs(theirs[name]).max()
-        assert scale > 0
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-4 * scale)
+        assert np.abs(theirs[name]).max() > 0
+        agree("PyTorch twin: gradients, relative", ours[name], theirs[name], 1e-4, relative=True)
 
 
 def test_keys_and_shapes_of_the_published_size_are_the_authors():

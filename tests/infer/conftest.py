@@ -13,7 +13,7 @@ def model():
     """A tiny random network whose scores lie on both sides of 0.5."""
     # Numbers from numpy: nothing to compile.
     rng = np.random.default_rng(0)
-    shapes = nnx.eval_shape(lambda: DualBranch(ModelConfig(channels=(4, 8)), rngs=nnx.Rngs(0)))
+    shapes = DualBranch.abstract(ModelConfig(channels=(4, 8)))
     graph, parameters = nnx.split(shapes)
     model = nnx.merge(
         graph,

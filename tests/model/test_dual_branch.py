@@ -24,7 +24,7 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 def authors_model(mini_context: int) -> DualBranch:
     config, tensors = read_lightning(DATA / "tiny_lightning.ckpt")
     config = ModelConfig(channels=config.channels, mini_context=mini_context)
-    model = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    model = DualBranch.abstract(config)
     fill_from_state_dict(model, tensors)
     return model
 
@@ -51,20 +51,20 @@ def inputs(golden, prefix: str = ""):
 
 
 @pytest.mark.parametrize("mini_context", [1, 2, 5])
-def test_output_is_the_authors(golden, mini_context):
+def test_output_is_the_authors(golden, mini_context, agree):
     forward = compiled(lambda model, *x: model(*x), authors_model(mini_context))
     expected = golden[f"output_mini_context_{mini_context}"]
-    np.testing.assert_allclose(forward(*inputs(golden))[0, ..., 0], expected, rtol=0, atol=1e-5)
+    agree("authors: output", forward(*inputs(golden))[0, ..., 0], expected, 1e-5)
 
 
-def test_output_of_unequal_sides_is_the_authors(golden):
+def test_output_of_unequal_sides_is_the_authors(golden, agree):
     forward = compiled(lambda model, *x: model(*x), authors_model(mini_context=0))
     output = forward(*inputs(golden, "aniso_"))
     assert output.shape == (1, 24, 16, 32, 1)
-    np.testing.assert_allclose(output[0, ..., 0], golden["aniso_output"], rtol=0, atol=1e-5)
+    agree("authors: output", output[0, ..., 0], golden["aniso_output"], 1e-5)
 
 
-def test_mean_context_features_are_the_authors(golden):
+def test_mean_context_features_are_the_authors(golden, agree):
     def features(model, target, images, prompts):
         shortcuts, _ = model.target_encoder(target)
         return mean_over_contexts(
@@ -75,10 +75,10 @@ def test_mean_context_features_are_the_authors(golden):
     assert len(means) == 3
     for i, mean in enumerate(means):
         expected = np.moveaxis(golden[f"context_feature_mean_{i}"], 0, -1)
-        np.testing.assert_allclose(mean[0], expected, rtol=0, atol=1e-5)
+        agree("authors: mean context features", mean[0], expected, 1e-5)
 
 
-def test_loss_and_gradients_are_the_authors(golden):
+def test_loss_and_gradients_are_the_authors(golden, agree):
     def mean_square(model, *x):
         graph, parameters = nnx.split(model)
         return jax.value_and_grad(lambda p: (nnx.merge(graph, p)(*x) ** 2).mean())(parameters)
@@ -91,7 +91,7 @@ def test_loss_and_gradients_are_the_authors(golden):
     assert len(expected) == 4
     for name, value in expected.items():
         given = named[name.replace("grad/", "net.")]
-        np.testing.assert_allclose(given, value, rtol=0, atol=1e-4 * np.abs(value).max())
+        agree("authors: gradients, relative", given, value, 1e-4, relative=True)
 
 
 @pytest.fixture

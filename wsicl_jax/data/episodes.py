@@ -10,9 +10,7 @@ from wsicl_jax import prompts
 from wsicl_jax.config import SYNTHETIC, ExperimentConfig, PromptKind
 from wsicl_jax.data.augment import augment
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
-
-_EPISODE, _CONTEXT_COUNT = 0, 1
-"""Streams of random numbers: of each episode, and of each batch's number of contexts."""
+from wsicl_jax.streams import Stream
 
 
 class Episode(NamedTuple):
@@ -59,8 +57,8 @@ class EpisodeSource:
         config = self.config
         step = index // config.train.batch
         fewest, most = config.episode.contexts
-        contexts = _rng(config.seed, _CONTEXT_COUNT, step).integers(fewest, most + 1)
-        rng = _rng(config.seed, _EPISODE, index)
+        contexts = _rng(config.seed, Stream.CONTEXT_COUNT, step).integers(fewest, most + 1)
+        rng = _rng(config.seed, Stream.EPISODE, index)
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
         kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
         count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))

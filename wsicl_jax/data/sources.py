@@ -22,6 +22,7 @@ from wsicl_jax.data.synth import draw_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise
+from wsicl_jax.streams import Stream
 
 _CACHE_BYTES = 2 * 1024**3
 """Memory for cases that are ready on the working grid, per process."""
@@ -34,13 +35,6 @@ SMALLEST_STRUCTURE = 8
 
 SMALLEST_SYNTHETIC_SHARE = 0.01
 """Share of the working grid that a synthetic structure has at least: 328 voxels at 32^3."""
-
-TRAINING, UNSEEN = 3, 4
-"""Streams of synthetic cohorts: those of training, and those kept for evaluation.
-
-Streams 0 to 2 draw episodes and trials: numpy gives a seed and the same one with zeros
-after it equal numbers, so no two streams of a run may have one name.
-"""
 
 
 class Group(NamedTuple):
@@ -77,7 +71,7 @@ class SyntheticSource:
         self.fingerprint = 0
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
-        seed = (self.seed, TRAINING, index)
+        seed = (self.seed, Stream.TRAINING_COHORT, index)
         subjects, labels = synthetic_subjects(seed, self.volume, count, structures=1)
         return group_of(subjects, _draw_labels(labels, self.max_labels, rng))
 

@@ -25,7 +25,6 @@ from wsicl_jax.config import (
 from wsicl_jax.data.episodes import Episode, draw_prompts, episode
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
-    UNSEEN,
     Group,
     Subject,
     group_of,
@@ -41,12 +40,10 @@ from wsicl_jax.model.dual_branch import CUT, DualBranch
 from wsicl_jax.parallel import is_leader
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import Prompt
+from wsicl_jax.streams import Stream
 
 _VOXELS_AT_ONCE = 4 * 32**3
 """Targets run together up to this many voxels of the working grid, to bound memory."""
-
-_CONTEXTS, _PROMPTS = 5, 6
-"""Streams of random numbers: a trial's contexts, and its prompts; apart from training's."""
 
 PromptsOf = Literal["structure", "other structure", "nothing"]
 """Whose prompts the contexts carry: the structure asked for, another one, or none at all."""
@@ -215,9 +212,9 @@ def _synthetic_trials(config: ExperimentConfig) -> Trials:
     trials = []
     for number in range(settings.synthetic_structures):
         count = settings.contexts + settings.synthetic_targets
-        seed = (config.seed, UNSEEN, number)
+        seed = (config.seed, Stream.UNSEEN_COHORT, number)
         _, labels = _cohort(seed, config.volume, count)
-        rng = np.random.default_rng((config.seed, _CONTEXTS, number))
+        rng = np.random.default_rng((config.seed, Stream.TRIAL_CONTEXTS, number))
         structure, other = (int(label) for label in rng.choice(labels, 2, replace=False))
         for target in range(settings.contexts, count):
             picked = (target, *range(settings.contexts))
@@ -229,7 +226,7 @@ def _synthetic_trials(config: ExperimentConfig) -> Trials:
                     f"subject {target + 1}",
                     (structure,),
                     (other,),
-                    (config.seed, _PROMPTS, number, target),
+                    (config.seed, Stream.TRIAL_PROMPTS, number, target),
                     functools.partial(_cohort_subjects, *cohort, picked),
                     functools.partial(_cohort_label, *cohort, target),
                     _as_it_is,
@@ -285,7 +282,7 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig, store: Store
         others = [other for other in structures.values() if not set(other) & set(labels)]
         for channel, channel_name in enumerate(store.channel_names):
             for position, target in enumerate(targets[: settings.targets or None]):
-                rng = np.random.default_rng((config.seed, _CONTEXTS, number, position))
+                rng = np.random.default_rng((config.seed, Stream.TRIAL_CONTEXTS, number, position))
                 order = [shown[i] for i in rng.permutation(len(shown))]
                 several = len(store.channel_names) > 1
                 planned.trials.append(
@@ -295,7 +292,7 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig, store: Store
                         target,
                         tuple(labels),
                         others[0] if others else None,
-                        (config.seed, _PROMPTS, number, position),
+                        (config.seed, Stream.TRIAL_PROMPTS, number, position),
                         functools.partial(
                             _store_subjects, store, target, order, channel, labels, config
                         ),

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float32
 
 from wsicl_jax.checkpoint import save_model
@@ -95,7 +94,7 @@ def import_lightning(path: str | Path, output: str | Path) -> DualBranch:
         raise CheckpointError(f"{output} exists already; give a new directory or remove it")
     config, tensors = read_lightning(path)
     config = dataclasses.replace(config, mini_context=1)
-    model = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    model = DualBranch.abstract(config)
     fill_from_state_dict(model, tensors)
     experiment = ExperimentConfig(model=config, volume=VolumeConfig(grid=_PUBLISHED_GRID))
     save_model(output, model, {"config": config_to_dict(experiment), "source": Path(path).name})

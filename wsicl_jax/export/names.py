@@ -72,7 +72,7 @@ def to_state_dict(model: DualBranch) -> dict[str, Float32[np.ndarray, "..."]]:
 def fill_from_state_dict(model: DualBranch, tensors: Mapping[str, np.ndarray]) -> None:
     """Set every parameter from tensors with the authors' names and layout, bit for bit.
 
-    `model` may be abstract (`nnx.eval_shape`). Nothing is changed if an error is raised.
+    `model` may be abstract. Nothing is changed if an error is raised.
 
     Raises:
         CheckpointError: a name is missing or left over, or a shape or type does not fit.
@@ -95,7 +95,7 @@ def fill_from_state_dict(model: DualBranch, tensors: Mapping[str, np.ndarray]) -
 
 def state_dict_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of the authors' network of these channels."""
-    model = nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0)))
+    model = DualBranch.abstract(config)
     return {
         name: _authors_shape(parameter.shape)
         for name, (_, parameter) in _named_parameters(model).items()

@@ -7,6 +7,7 @@ context features, one map per stage, comes back.
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -127,6 +128,11 @@ class DualBranch(nnx.Module):
         self.context_branch = ContextBranch(config.channels, rngs=rngs)
         self.target_decoder = TargetDecoder(config.channels, rngs=rngs)
 
+    @classmethod
+    def abstract(cls, config: ModelConfig) -> "DualBranch":
+        """A network of shapes without values, to be filled from a file."""
+        return nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+
     def __call__(
         self,
         target: Float[ArrayLike, "batch x y z 1"],
@@ -157,6 +163,12 @@ class DualBranch(nnx.Module):
             mini_context=self.config.mini_context,
         )
         return self.target_decoder(x, shortcuts, features)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of trainable values of a network."""
+    parameters = nnx.state(DualBranch.abstract(config), nnx.Param)
+    return sum(parameter.size for parameter in jax.tree.leaves(parameters))
 
 
 def _downs(channels: tuple[int, ...], rngs: nnx.Rngs) -> list[Down]:

@@ -26,6 +26,7 @@ def read_log(run: Path) -> list[dict[str, int | float]]:
 class RunLog:
     """Writes the log of a run from step `done` on; later entries, to be made again, are cut.
 
+    An entry that is there already, of an evaluation made again, is not written twice.
     Only the leading process writes; in the others every call does nothing.
     """
 
@@ -35,8 +36,8 @@ class RunLog:
             return
         from tensorboardX import SummaryWriter  # slow to import, and reading needs none of it
 
-        kept = [json.dumps(entry) + "\n" for entry in read_log(run) if entry["step"] <= done]
-        write_whole(run / _FILE, "".join(kept).encode())
+        self._kept = [json.dumps(e) + "\n" for e in read_log(run) if e["step"] <= done]
+        write_whole(run / _FILE, "".join(self._kept).encode())
         self._lines = (run / _FILE).open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
         self._time, self._step = time.monotonic(), done
@@ -58,7 +59,10 @@ class RunLog:
             now = time.monotonic()
             values["steps_per_second"] = (step - self._step) / (now - self._time)
             self._time, self._step = now, step
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        line = json.dumps({"step": step, **values}) + "\n"
+        if line in self._kept:
+            return
+        self._lines.write(line)
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)

@@ -150,7 +150,7 @@ def _check_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def _check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
-    if metadata["data"] != episodes.fingerprint:
+    if metadata.get("data") != episodes.fingerprint:
         raise DataError(
             f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
             "go on; bring the store back as it was, or start another run"

@@ -1,0 +1,21 @@
+"""Streams of random numbers."""
+
+import numpy as np
+
+from wsicl_jax.streams import Stream
+
+
+def test_no_two_streams_draw_the_same_numbers():
+    draws = {np.random.default_rng((0, stream, 1)).random() for stream in Stream}
+    assert len(draws) == len(Stream)
+
+
+def test_what_a_seed_means_stays_the_same():
+    assert {stream.name: int(stream) for stream in Stream} == {
+        "EPISODE": 0,
+        "CONTEXT_COUNT": 1,
+        "TRAINING_COHORT": 3,
+        "UNSEEN_COHORT": 4,
+        "TRIAL_CONTEXTS": 5,
+        "TRIAL_PROMPTS": 6,
+    }

@@ -1,0 +1,26 @@
+"""The streams of random numbers of a run, each named once.
+
+A generator is seeded with (seed, stream, indices ...), so that what one part of a run draws
+never depends on another. numpy gives a key and the same key with zeros behind it equal
+numbers: two streams of one number would share theirs.
+"""
+
+from enum import IntEnum, unique
+
+
+@unique
+class Stream(IntEnum):
+    """What is drawn; the numbers are part of what a seed means and never change."""
+
+    EPISODE = 0
+    """Cases, structure, prompts and changes of an episode of training."""
+    CONTEXT_COUNT = 1
+    """Number of contexts of a training step."""
+    TRAINING_COHORT = 3
+    """Synthetic cohorts of training."""
+    UNSEEN_COHORT = 4
+    """Synthetic cohorts that are kept for evaluation."""
+    TRIAL_CONTEXTS = 5
+    """Structure and contexts of a trial."""
+    TRIAL_PROMPTS = 6
+    """Prompts of a trial."""
