@@ -48,10 +48,11 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from wsicl_jax.cluster import is_leader, join_processes
     from wsicl_jax.config import load_config
     from wsicl_jax.evaluate.protocol import evaluate, plan_trials
     from wsicl_jax.evaluate.report import dice_table, left_out_table, mean_dice, report
-    from wsicl_jax.parallel import is_leader, join_processes, keep_compiled_programs
+    from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
     from wsicl_jax.train.loop import train
 

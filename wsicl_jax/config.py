@@ -21,6 +21,7 @@ SYNTHETIC = "synthetic"
 # Strict, so that `true` or 2.0 is no number of steps.
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
+Shards = Annotated[int, Field(ge=-1, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PromptKind = Literal["box", "point", "mask"]
@@ -29,13 +30,35 @@ _RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
+class ContextConfig:
+    """How the context set is processed; only `truncated` changes a result."""
+
+    mini_context: Count = 0
+    """Context images processed at a time, to bound memory; 0: all at once."""
+    gradient: Literal["exact", "truncated"] = "exact"
+    """`truncated` is the published estimate, from one mini-context alone; for ablation."""
+    remat: Literal["none", "context", "stage"] = "context"
+    """What the backward pass computes anew instead of keeping it: nothing, each mini-context,
+    or each of the network's stages as well."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.gradient == "truncated" and not self.mini_context:
+            raise ValueError("gradient: truncated needs mini_context; the authors train with 3")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
 class ModelConfig:
     """The dual-branch network."""
 
     channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (8, 16, 32, 64)
     """Channels of each stage, fine to coarse; the published model has 32, 64, 128, 256, 512."""
-    mini_context: Count = 0
-    """Context images processed at a time, to bound memory; 0: all at once. Same result."""
+    context: ContextConfig = ContextConfig()
+    """Processing of the context set."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of activations and products; parameters and the mean over the context set
+    are float32 in either case."""
 
     @property
     def size_multiple(self) -> int:
@@ -77,7 +100,14 @@ class EpisodeConfig:
     """What one episode of training shows."""
 
     contexts: tuple[Positive, Positive] = (4, 4)
-    """Fewest and most context images; the number is drawn once per batch."""
+    """Fewest and most context images; the number is drawn once per step."""
+    usual_contexts: Count = 0
+    """Context images of the steps whose number is not drawn; 0: it always is."""
+    usual_share: Share = 0.5
+    """Share of the steps that have `usual_contexts`; the published second stage: 3 in half."""
+    context_multiple: Positive = 1
+    """Context sets are filled to a multiple of this with images of weight 0, which change no
+    result, so that fewer sizes are compiled."""
     max_labels: Positive = 5
     """Most labels that are united into one structure."""
     validation_share: Share = 0.1
@@ -146,10 +176,36 @@ class TrainConfig:
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
+    keep_best: Count = 1
+    """Checkpoints of the highest validation Dice that are kept besides."""
+    max_skipped: Positive = 10
+    """Updates in a row that may be skipped for a loss or gradient that is not finite; one more
+    ends the run."""
     evaluate_every: Count = 0
     """Steps between evaluations on validation cases; 0: only at the end."""
     workers: Count = 0
     """Processes that make episodes ahead of time; 0: threads of the training process."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class ParallelConfig:
+    """The devices of all processes as a mesh of three axes; changes no result."""
+
+    data: Shards = -1
+    """Devices over which the episodes of a step are spread; -1: all that the others leave."""
+    context: Shards = 1
+    """Devices over which the context set of an episode is spread."""
+    space: Shards = 1
+    """Devices over which every volume is cut along its first axis, if too large for one."""
+    shard_parameters: bool = False
+    """Parameters and optimiser state are spread over `data` as well, instead of repeated."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        sizes = (self.data, self.context, self.space)
+        if 0 in sizes or sizes.count(-1) > 1:
+            raise ValueError("data, context and space are 1 or more each; one of them may be -1")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -192,6 +248,8 @@ class ExperimentConfig:
     """Network."""
     train: TrainConfig = TrainConfig()
     """Optimisation."""
+    parallel: ParallelConfig = ParallelConfig()
+    """Devices."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation."""
 
@@ -217,6 +275,11 @@ class ExperimentConfig:
         }.items():
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
+        if self.model.context.gradient == "truncated" and self.parallel.context != 1:
+            raise ValueError(
+                "model.context.gradient = truncated takes its gradient from one mini-context, so "
+                "there is nothing to spread: set parallel.context to 1"
+            )
         if not any(dataset.weight for dataset in self.data):
             raise ValueError("every data set has weight 0; one needs more")
         return self

@@ -10,7 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
-from wsicl_jax.config import ModelConfig
+from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.errors import MissingExtraError, ShapeError
 from wsicl_jax.export.lightning import read_lightning
 from wsicl_jax.export.names import fill_from_state_dict, state_dict_shapes, to_state_dict
@@ -45,7 +45,8 @@ def to_torch(channels_last: np.ndarray) -> torch.Tensor:
 def both(request):
     """Output and gradients of the mean square, from ours and from the twin."""
     channels, mini_context, (batch, contexts, *size) = request.param
-    model = random_model(ModelConfig(channels=channels, mini_context=mini_context))
+    context = ContextConfig(mini_context=mini_context)
+    model = random_model(ModelConfig(channels=channels, context=context))
     rng = np.random.default_rng(2)
     target = rng.normal(size=(batch, *size, 1)).astype(np.float32)
     images, prompts = rng.normal(size=(2, batch, contexts, *size, 1)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import ModelConfig
+from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.errors import ShapeError
 from wsicl_jax.export.lightning import read_lightning
 from wsicl_jax.export.names import fill_from_state_dict, to_state_dict
@@ -23,7 +23,7 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 def authors_model(mini_context: int) -> DualBranch:
     config, tensors = read_lightning(DATA / "tiny_lightning.ckpt")
-    config = ModelConfig(channels=config.channels, mini_context=mini_context)
+    config = ModelConfig(channels=config.channels, context=ContextConfig(mini_context=mini_context))
     model = DualBranch.abstract(config)
     fill_from_state_dict(model, tensors)
     return model

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Integer
 
+from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import (
     SYNTHETIC,
     DatasetConfig,
@@ -37,7 +38,6 @@ from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.metrics import dice
 from wsicl_jax.model.dual_branch import CUT, DualBranch
-from wsicl_jax.parallel import is_leader
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import Prompt
 from wsicl_jax.streams import Stream

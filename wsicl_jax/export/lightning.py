@@ -22,7 +22,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from wsicl_jax.checkpoint import save_model
-from wsicl_jax.config import ExperimentConfig, ModelConfig, VolumeConfig, config_to_dict
+from wsicl_jax.config import (
+    ContextConfig,
+    ExperimentConfig,
+    ModelConfig,
+    VolumeConfig,
+    config_to_dict,
+)
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.export.names import check_shapes, fill_from_state_dict, state_dict_shapes
 from wsicl_jax.model.dual_branch import DualBranch
@@ -93,7 +99,7 @@ def import_lightning(path: str | Path, output: str | Path) -> DualBranch:
     if Path(output).exists():
         raise CheckpointError(f"{output} exists already; give a new directory or remove it")
     config, tensors = read_lightning(path)
-    config = dataclasses.replace(config, mini_context=1)
+    config = dataclasses.replace(config, context=ContextConfig(mini_context=1))
     model = DualBranch.abstract(config)
     fill_from_state_dict(model, tensors)
     experiment = ExperimentConfig(model=config, volume=VolumeConfig(grid=_PUBLISHED_GRID))

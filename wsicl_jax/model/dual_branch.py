@@ -160,7 +160,7 @@ class DualBranch(nnx.Module):
             jnp.asarray(context_prompts),
             None if context_weights is None else jnp.asarray(context_weights),
             shortcuts,
-            mini_context=self.config.mini_context,
+            mini_context=self.config.context.mini_context,
         )
         return self.target_decoder(x, shortcuts, features)
 

@@ -10,6 +10,7 @@ import yaml
 from flax import nnx
 
 from wsicl_jax.checkpoint import RunCheckpoints, newest_step
+from wsicl_jax.cluster import is_leader, wait_for_all
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
@@ -17,7 +18,7 @@ from wsicl_jax.errors import ConfigError, DataError, TrainingError
 from wsicl_jax.files import write_whole
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import is_leader, make_mesh, replicated, to_devices, wait_for_all
+from wsicl_jax.parallel import make_mesh, replicated, to_devices
 from wsicl_jax.progress import track
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.state import TrainState, init_state, learning_rate, make_optimizer
