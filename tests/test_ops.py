@@ -37,7 +37,8 @@ def test_convolution_and_its_gradients_are_the_native_ones(size, shape):
     x, kernel = normal(0, *shape), normal(1, size, size, size, shape[-1], 4)
     given = value_and_gradients(ops.conv3d, x, kernel)
     assert given[0].shape == (*shape[:4], 4)
-    expected = value_and_gradients(lambda x, k: ops._native(x, k, 1, size // 2), x, kernel)
+    padding = (size // 2, size // 2)
+    expected = value_and_gradients(lambda x, k: ops._native(x, k, 1, padding), x, kernel)
     assert_equal_to_rounding(given, expected)
 
 
@@ -46,7 +47,7 @@ def test_halving_convolution_and_its_gradients_are_the_native_ones(shape):
     x, kernel = normal(0, *shape), normal(1, 4, 4, 4, shape[-1], 5)
     given = value_and_gradients(ops.conv3d_down, x, kernel)
     assert given[0].shape == (shape[0], *(side // 2 for side in shape[1:4]), 5)
-    expected = value_and_gradients(lambda x, k: ops._native(x, k, 2, 1), x, kernel)
+    expected = value_and_gradients(lambda x, k: ops._native(x, k, 2, (1, 1)), x, kernel)
     assert_equal_to_rounding(given, expected)
 
 

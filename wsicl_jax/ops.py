@@ -5,6 +5,9 @@ are shifted along the first spatial axis are stacked on the channels, and the re
 is a 2D convolution over (batch x first axis): the same sums, several times faster.
 Accelerators keep the native 3D convolution. The choice is made when the program is
 lowered, so that one exported program can hold both.
+
+Where volumes are cut along their first axis over several devices, the planes that lie
+beside a part are fetched from its neighbours first.
 """
 
 import functools
@@ -16,6 +19,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from wsicl_jax.mesh import SPACE, shards, with_neighbours
+
 _DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
 _DIMENSIONS_2D = ("NYZC", "YZIO", "NYZC")
 
@@ -26,14 +31,14 @@ def conv3d(
     """3D convolution of odd kernel size with zero padding that keeps the size, no bias."""
     if kernel.shape[0] == 1:
         return x @ kernel[0, 0, 0]
-    return _convolve(x, kernel, 1, kernel.shape[0] // 2)
+    return _padded_convolve(x, kernel, 1, kernel.shape[0] // 2)
 
 
 def conv3d_down(
     x: Float[Array, "batch x y z c_in"], kernel: Float[Array, "4 4 4 c_in c_out"]
 ) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
     """3D convolution with kernel 4, stride 2 and padding 1: halves even sizes, no bias."""
-    return _convolve(x, kernel, 2, 1)
+    return _padded_convolve(x, kernel, 2, 1)
 
 
 def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
@@ -47,13 +52,19 @@ def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2
     return x
 
 
-@jax.custom_vjp
 def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2*z c"]:
     """Trilinear x2 upsampling with half-pixel centres, clamped at the edges.
 
     Each new voxel lies a quarter of a voxel from an old one: 0.75 of it and 0.25 of
     the neighbour on that side. PyTorch's `align_corners=False`.
     """
+    if shards(SPACE) == 1:
+        return _upsample2(x)
+    return _upsample2(with_neighbours(x, 1, clamp=True))[:, 2:-2]
+
+
+@jax.custom_vjp
+def _upsample2(x: Array) -> Array:
     return _upsample2_shifted(x)
 
 
@@ -101,36 +112,68 @@ def _upsample_matrix(size: int) -> np.ndarray:
     return matrix
 
 
-upsample2.defvjp(_upsample2_fwd, _upsample2_bwd)
+_upsample2.defvjp(_upsample2_fwd, _upsample2_bwd)
 
 
-def _native(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _padded_convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    if shards(SPACE) == 1:
+        return _convolve(x, kernel, stride, (padding, padding))
+    return _convolve(with_neighbours(x, padding), kernel, stride, (0, padding))
+
+
+def _native(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    along_x, across = padding
     return lax.conv_general_dilated(
-        x, kernel, (stride,) * 3, ((padding, padding),) * 3, dimension_numbers=_DIMENSIONS_3D
+        x,
+        kernel,
+        (stride,) * 3,
+        ((along_x, along_x), (across, across), (across, across)),
+        dimension_numbers=_DIMENSIONS_3D,
     )
 
 
-def _stacked(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    batch, size, size_y, size_z, c_in = x.shape
-    k, c_out = kernel.shape[0], kernel.shape[-1]
-    size_out = (size + 2 * padding - k) // stride + 1
-    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
-    shifted = [padded[:, i : i + stride * (size_out - 1) + 1 : stride] for i in range(k)]
-    stack = jnp.concatenate(shifted, -1).reshape(batch * size_out, size_y, size_z, k * c_in)
-    out = lax.conv_general_dilated(
-        stack,
+def _stacked(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    k, c_in, c_out = kernel.shape[0], *kernel.shape[3:]
+    stack = _stack_planes(x, k, stride, padding[0])
+    out = _convolve_planes(
+        stack.reshape(-1, *stack.shape[2:]),
         kernel.transpose(1, 2, 0, 3, 4).reshape(k, k, k * c_in, c_out),
-        (stride, stride),
+        padding[1],
+        strides=(stride, stride),
+    )
+    return out.reshape(*stack.shape[:2], *out.shape[1:])
+
+
+def _stack_planes(x: Array, k: int, stride: int, padding: int) -> Array:
+    """The `k` planes that each output plane sees, side by side on the channels."""
+    size_out = (x.shape[1] + 2 * padding - k) // stride + 1
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
+    seen = [padded[:, i : i + stride * (size_out - 1) + 1 : stride] for i in range(k)]
+    return jnp.concatenate(seen, -1)
+
+
+def _convolve_planes(
+    x: Array, kernel: Array, padding: int, strides: tuple[int, int] = (1, 1), **dilations
+) -> Array:
+    """A 2D convolution in the one arrangement of axes that is fast everywhere on CPU.
+
+    XLA rearranges others itself, but not within a loop, where they are 40 times slower.
+    """
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
         ((padding, padding),) * 2,
         dimension_numbers=_DIMENSIONS_2D,
+        **dilations,
     )
-    return out.reshape(batch, size_out, *out.shape[1:])
 
 
 # A custom derivative, so that the backward pass chooses its own lowering too and the
 # stack of shifted copies is made anew there instead of being kept.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """`padding` is that along the first axis, and that along the other two."""
     return lax.platform_dependent(
         x,
         kernel,
@@ -148,37 +191,54 @@ def _convolve_bwd(stride, padding, inputs, cotangent):
         return jax.vjp(lambda x, kernel: _native(x, kernel, stride, padding), x, kernel)[1](g)
 
     def stacked(x, kernel, g):
-        pull_back = jax.vjp(lambda x, kernel: _stacked(x, kernel, stride, padding), x, kernel)[1]
-        if stride == 1:
-            return pull_back(g)
-        # XLA drops what is unused, so only the kernel's gradient is computed there.
-        return _stacked_down_transpose(kernel, g), pull_back(g)[1]
+        by_input = _stacked_by_input if stride == 1 else _stacked_down_by_input
+        return by_input(kernel, g, padding), _stacked_by_kernel(x, g, kernel, stride, padding)
 
     return lax.platform_dependent(*inputs, cotangent, cpu=stacked, default=native)
 
 
-def _stacked_down_transpose(kernel: Array, g: Array) -> Array:
+def _stacked_by_kernel(
+    x: Array, g: Array, kernel: Array, stride: int, padding: tuple[int, int]
+) -> Array:
+    """Gradient of `_stacked` by its kernel: the planes convolved with the gradient's planes."""
+    k, c_in, c_out = kernel.shape[0], *kernel.shape[3:]
+    stack = _stack_planes(x, k, stride, padding[0])
+    out = _convolve_planes(
+        stack.reshape(-1, *stack.shape[2:]).transpose(3, 1, 2, 0),
+        g.reshape(-1, *g.shape[2:]).transpose(1, 2, 0, 3),
+        padding[1],
+        rhs_dilation=(stride, stride),
+    )
+    return out.reshape(k, c_in, k, k, c_out).transpose(0, 2, 3, 1, 4)
+
+
+def _stacked_by_input(kernel: Array, g: Array, padding: tuple[int, int]) -> Array:
+    """Gradient of `_stacked` with stride 1 by its input: a convolution with the kernel turned."""
+    along_x, across = (kernel.shape[0] - 1 - p for p in padding)
+    return _stacked(g, kernel[::-1, ::-1, ::-1].swapaxes(3, 4), 1, (along_x, across))
+
+
+def _stacked_down_by_input(kernel: Array, g: Array, padding: tuple[int, int]) -> Array:
     """Gradient of `conv3d_down` by its input: even and odd x planes each from two planes of g."""
-    batch, size, size_y, size_z, c_out = g.shape
+    batch, _, size_y, size_z, c_out = g.shape
     c_in = kernel.shape[3]
     padded = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-    before, here, after = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
 
     def planes(first, second, kernel_first, kernel_second):
         stack = jnp.concatenate([first, second], -1).reshape(-1, size_y, size_z, 2 * c_out)
         weights = jnp.concatenate([kernel_first, kernel_second], -1)[::-1, ::-1]
-        return lax.conv_general_dilated(
-            stack,
-            weights.transpose(0, 1, 3, 2),
-            (1, 1),
-            ((2, 2),) * 2,
-            lhs_dilation=(2, 2),
-            dimension_numbers=_DIMENSIONS_2D,
-        ).reshape(batch, size, 2 * size_y, 2 * size_z, c_in)
+        out = _convolve_planes(stack, weights.transpose(0, 1, 3, 2), 2, lhs_dilation=(2, 2))
+        return out.reshape(batch, -1, 2 * size_y, 2 * size_z, c_in)
 
-    even = planes(here, before, kernel[1], kernel[3])
-    odd = planes(here, after, kernel[2], kernel[0])
-    return jnp.stack([even, odd], 2).reshape(batch, 2 * size, *even.shape[2:])
+    if padding[0]:
+        before, here, after = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
+        even = planes(here, before, kernel[1], kernel[3])
+        odd = planes(here, after, kernel[2], kernel[0])
+    else:  # the input brings its outer planes itself, and they have a gradient too
+        before, here = padded[:, :-1], padded[:, 1:]
+        even = planes(here, before, kernel[0], kernel[2])
+        odd = planes(here, before, kernel[1], kernel[3])
+    return jnp.stack([even, odd], 2).reshape(batch, -1, *even.shape[2:])
 
 
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wsicl_jax.config import ContextConfig
 from wsicl_jax.model.blocks import Merge, gelu
 from wsicl_jax.model.context import mean_over_contexts
 
@@ -47,7 +48,7 @@ def means_and_gradients(inputs, weights=None, mini_context=0):
     def mean_square(parameters, images, prompts, shortcut):
         branch = nnx.merge(GRAPH, parameters)
         means = mean_over_contexts(
-            branch, images, prompts, weights, (shortcut,), mini_context=mini_context
+            branch, images, prompts, weights, (shortcut,), ContextConfig(mini_context=mini_context)
         )
         return sum((mean**2).mean() for mean in means), means
 

@@ -68,7 +68,7 @@ def test_mean_context_features_are_the_authors(golden, agree):
     def features(model, target, images, prompts):
         shortcuts, _ = model.target_encoder(target)
         return mean_over_contexts(
-            model.context_branch, images, prompts, None, shortcuts, mini_context=0
+            model.context_branch, images, prompts, None, shortcuts, model.config.context
         )
 
     means = compiled(features, authors_model(mini_context=0))(*inputs(golden))

@@ -1,5 +1,7 @@
 """The parts of the dual-branch network: convolutions, residual unit, resampling, fusion."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,7 +13,8 @@ from wsicl_jax import ops
 class Conv(nnx.Module):
     """A 3D convolution with bias and zero padding; kernel `(k, k, k, c_in, c_out)`.
 
-    Starts uniform in +-1/sqrt(fan_in), kernel and bias, as PyTorch's layers do.
+    Starts uniform in +-1/sqrt(fan_in), kernel and bias, as PyTorch's layers do. Parameters
+    are float32; products are made in the number format of the input.
     """
 
     def __init__(self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs):
@@ -26,7 +29,12 @@ class Conv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "batch x y z c_in"]) -> Float[Array, "batch x y z c_out"]:
-        return ops.conv3d(x, self.kernel[...]) + self.bias[...]
+        kernel, bias = self.parameters(x.dtype)
+        return ops.conv3d(x, kernel) + bias
+
+    def parameters(self, dtype: jnp.dtype) -> tuple[Array, Array]:
+        """Kernel and bias in a number format."""
+        return self.kernel[...].astype(dtype), self.bias[...].astype(dtype)
 
 
 class ResidualUnit(nnx.Module):
@@ -51,7 +59,8 @@ class Down(nnx.Module):
     ) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
         if self.conv is None:
             return ops.max_pool2(x)
-        return ops.conv3d_down(x, self.conv.kernel[...]) + self.conv.bias[...]
+        kernel, bias = self.conv.parameters(x.dtype)
+        return ops.conv3d_down(x, kernel) + bias
 
 
 class Merge(nnx.Module):
@@ -72,10 +81,15 @@ class Merge(nnx.Module):
         left: Float[Array, "batch x y z c_left"],
         right: Float[Array, "shared x y z c_right"],
     ) -> Float[Array, "batch x y z c_out"]:
-        kernel = self.conv.kernel[...][0, 0, 0]
-        from_right = right @ kernel[self.c_left :] + self.conv.bias[...]
+        for_left, for_right, bias = self.split_parameters(left.dtype)
+        from_right = right @ for_right + bias
         repeats = left.shape[0] // right.shape[0]
-        return left @ kernel[: self.c_left] + jnp.repeat(from_right, repeats, axis=0)
+        return left @ for_left + jnp.repeat(from_right, repeats, axis=0)
+
+    def split_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
+        """The kernel's rows for left and right, and the bias, in a number format."""
+        kernel, bias = self.conv.parameters(dtype)
+        return kernel[0, 0, 0, : self.c_left], kernel[0, 0, 0, self.c_left :], bias
 
 
 class UpMerge(Merge):
@@ -90,11 +104,15 @@ class UpMerge(Merge):
         left: Float[Array, "batch x y z c_left"],
         right: Float[Array, "batch 2*x 2*y 2*z c_right"],
     ) -> Float[Array, "batch 2*x 2*y 2*z c_out"]:
-        kernel = self.conv.kernel[...][0, 0, 0]
-        from_left = ops.upsample2(left @ kernel[: self.c_left])
-        return from_left + right @ kernel[self.c_left :] + self.conv.bias[...]
+        for_left, for_right, bias = self.split_parameters(left.dtype)
+        return ops.upsample2(left @ for_left) + right @ for_right + bias
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact (erf) Gaussian error linear unit."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def stage(function: Callable[..., Array], *, remat: bool) -> Callable[..., Array]:
+    """A stage of the network; with `remat`, its inside is computed anew in the backward pass."""
+    return nnx.remat(function) if remat else function

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import ShapeError
-from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu
+from wsicl_jax.mesh import CONTEXT, shards
+from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu, stage
 from wsicl_jax.model.context import Features, mean_over_contexts
 
 CUT = 0.5
@@ -27,16 +28,18 @@ ArrayLike = Array | np.ndarray
 class TargetEncoder(nnx.Module):
     """Target image to one shortcut per stage but the last, and the bottleneck's input."""
 
-    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(self, channels: tuple[int, ...], *, remat: bool, rngs: nnx.Rngs):
+        self.remat = remat
         self.embed = Conv(1, channels[0], 1, rngs=rngs)
         self.units = nnx.List([ResidualUnit(c, rngs=rngs) for c in channels[:-1]])
         self.downs = nnx.List(_downs(channels, rngs))
 
     def __call__(self, target: Float[Array, "batch x y z 1"]) -> tuple[Features, Array]:
+        encode = stage(_encode_target, remat=self.remat)
         x = self.embed(target)
         shortcuts = []
         for unit, down in zip(self.units, self.downs, strict=True):
-            x = unit(x)
+            x = encode(unit, x)
             shortcuts.append(x)
             x = down(x)
         return tuple(shortcuts), x
@@ -49,7 +52,8 @@ class ContextBranch(nnx.Module):
     a target are consecutive along the batch.
     """
 
-    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(self, channels: tuple[int, ...], *, remat: bool, rngs: nnx.Rngs):
+        self.remat = remat
         self.embed = Conv(2, channels[0], 1, rngs=rngs)
         self.units = nnx.List([ResidualUnit(c, rngs=rngs) for c in channels[:-1]])
         self.fuse = nnx.List([Merge(c, c, c, rngs=rngs) for c in channels[:-1]])
@@ -63,19 +67,20 @@ class ContextBranch(nnx.Module):
         image_and_prompt: Float[Array, "batch x y z 2"],
         target_shortcuts: Features,
     ) -> Features:
+        encode = stage(_encode_context, remat=self.remat)
+        decode = stage(_decode_context, remat=self.remat)
         x = self.embed(image_and_prompt)
         shortcuts = []
         for unit, fuse, down, target in zip(
             self.units, self.fuse, self.downs, target_shortcuts, strict=True
         ):
-            x = unit(x)
-            x = gelu(x + fuse(x, target))
+            x = encode(unit, fuse, x, target)
             shortcuts.append(x)
             x = down(x)
         x = self.bottleneck(x)
         features = [x]
         for merge, unit, shortcut in zip(self.ups, self.up_units, shortcuts[::-1], strict=True):
-            x = unit(merge(x, shortcut))
+            x = decode(merge, unit, x, shortcut)
             features.append(x)
         return tuple(features)
 
@@ -91,13 +96,14 @@ class DecoderBlock(nnx.Module):
         self, x: Float[Array, "batch x y z c"], context: Float[Array, "batch x y z c"]
     ) -> Float[Array, "batch x y z c"]:
         x = self.unit(x)
-        return gelu(x + self.fuse(context, x))
+        return gelu(x + self.fuse(context.astype(x.dtype), x))
 
 
 class TargetDecoder(nnx.Module):
     """Bottleneck of the target and mean context features to the mask."""
 
-    def __init__(self, channels: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(self, channels: tuple[int, ...], *, remat: bool, rngs: nnx.Rngs):
+        self.remat = remat
         self.bottleneck = DecoderBlock(channels[-1], rngs=rngs)
         self.ups = nnx.List(_up_merges(channels, rngs))
         self.blocks = nnx.List([DecoderBlock(c, rngs=rngs) for c in channels[-2::-1]])
@@ -107,12 +113,35 @@ class TargetDecoder(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch x y z c"], shortcuts: Features, context: Features
     ) -> Float[Array, "batch X Y Z 1"]:
+        decode = stage(_decode_target, remat=self.remat)
         x = self.bottleneck(x, context[0])
         for merge, block, shortcut, feature in zip(
             self.ups, self.blocks, shortcuts[::-1], context[1:], strict=True
         ):
-            x = block(merge(x, shortcut), feature)
-        return self.head(self.head_unit(x))
+            x = decode(merge, block, x, shortcut, feature)
+        return self.head(stage(ResidualUnit.__call__, remat=self.remat)(self.head_unit, x))
+
+
+# The stages of the three parts: what `remat: stage` computes anew in the backward pass.
+
+
+def _encode_target(unit: ResidualUnit, x: Array) -> Array:
+    return unit(x)
+
+
+def _encode_context(unit: ResidualUnit, fuse: Merge, x: Array, target: Array) -> Array:
+    x = unit(x)
+    return gelu(x + fuse(x, target))
+
+
+def _decode_context(merge: UpMerge, unit: ResidualUnit, x: Array, shortcut: Array) -> Array:
+    return unit(merge(x, shortcut))
+
+
+def _decode_target(
+    merge: UpMerge, block: DecoderBlock, x: Array, shortcut: Array, context: Array
+) -> Array:
+    return block(merge(x, shortcut), context)
 
 
 class DualBranch(nnx.Module):
@@ -124,9 +153,10 @@ class DualBranch(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.target_encoder = TargetEncoder(config.channels, rngs=rngs)
-        self.context_branch = ContextBranch(config.channels, rngs=rngs)
-        self.target_decoder = TargetDecoder(config.channels, rngs=rngs)
+        remat = config.context.remat == "stage"
+        self.target_encoder = TargetEncoder(config.channels, remat=remat, rngs=rngs)
+        self.context_branch = ContextBranch(config.channels, remat=remat, rngs=rngs)
+        self.target_decoder = TargetDecoder(config.channels, remat=remat, rngs=rngs)
 
     @classmethod
     def abstract(cls, config: ModelConfig) -> "DualBranch":
@@ -138,13 +168,19 @@ class DualBranch(nnx.Module):
         target: Float[ArrayLike, "batch x y z 1"],
         context_images: Float[ArrayLike, "batch context x y z 1"],
         context_prompts: Float[ArrayLike, "batch context x y z 1"],
-        context_weights: Float[ArrayLike, "batch context"] | None = None,
+        context_weights: Float[ArrayLike, "batch all_contexts"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch x y z 1"]:
-        """Regress the target's mask towards {0, 1}; cut at `CUT` to segment.
+        """Regress the target's mask towards {0, 1}, in float32; cut at `CUT` to segment.
 
         Images are expected in [0, 1], prompts as `prompts.to_channel` paints them.
         `context_weights` are relative weights of the context images in the mean;
-        0 leaves a context out (padding), None weighs all alike.
+        0 leaves a context out (padding), None weighs all alike. `key` draws the part of
+        the context set that a truncated gradient comes from.
+
+        In a program that is spread over devices (`parallel.on_mesh`) the arrays are this
+        device's parts, but for the weights, which are those of the whole context set.
 
         Raises:
             ShapeError: shapes differ between target and contexts, there is no context,
@@ -153,16 +189,17 @@ class DualBranch(nnx.Module):
         _check_shapes(
             target, context_images, context_prompts, context_weights, self.config.size_multiple
         )
-        shortcuts, x = self.target_encoder(jnp.asarray(target))
+        shortcuts, x = self.target_encoder(jnp.asarray(target, self.config.precision))
         features = mean_over_contexts(
             self.context_branch,
             jnp.asarray(context_images),
             jnp.asarray(context_prompts),
             None if context_weights is None else jnp.asarray(context_weights),
             shortcuts,
-            mini_context=self.config.context.mini_context,
+            self.config.context,
+            key,
         )
-        return self.target_decoder(x, shortcuts, features)
+        return self.target_decoder(x, shortcuts, features).astype(jnp.float32)
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -197,9 +234,10 @@ def _check_shapes(target, images, prompts, weights, multiple: int) -> None:
             f"context images are {images.shape[2:5]} (batch {images.shape[0]}) but the target is "
             f"{target.shape[1:4]} (batch {target.shape[0]}); resize them to one grid"
         )
-    if weights is not None and weights.shape != images.shape[:2]:
+    weighed = (images.shape[0], images.shape[1] * shards(CONTEXT))
+    if weights is not None and weights.shape != weighed:
         raise ShapeError(
-            f"context_weights has shape {weights.shape}; expected (batch, L) = {images.shape[:2]}"
+            f"context_weights has shape {weights.shape}; expected (batch, L) = {weighed}"
         )
     if any(size % multiple for size in target.shape[1:4]):
         padded = tuple(-(-size // multiple) * multiple for size in target.shape[1:4])
