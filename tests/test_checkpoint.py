@@ -65,7 +65,7 @@ def test_parameters_of_another_network_are_refused(saved):
         wsicl_jax.load_model(path.parent / "other")
 
 
-def test_a_newer_format_is_refused(saved, monkeypatch):
+def test_another_format_is_refused(saved, monkeypatch):
     monkeypatch.setattr("wsicl_jax.checkpoint.FORMAT", 0)
-    with pytest.raises(CheckpointError, match="format 1"):
+    with pytest.raises(CheckpointError, match="format 2"):
         read_metadata(saved[0])

@@ -19,8 +19,9 @@ from wsicl_jax.data.episodes import Episode
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, replicated, to_devices
-from wsicl_jax.train.state import init_state, make_optimizer
+from wsicl_jax.train.state import init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
+from wsicl_jax.train.stop import StopFlags, StopRequest
 
 config = TrainConfig(warmup_steps=0, schedule="constant")
 optimizer = make_optimizer(config)
@@ -35,7 +36,9 @@ def one_step(devices):
     state = jax.device_put(init_state(parameters, optimizer), replicated(mesh))
     batch = to_devices(Episode(*volumes), mesh)
     assert len(batch.target.sharding.device_set) == len(devices)
-    state, metrics = make_step(graph, optimizer, make_loss(config))(state, batch)
+    step = make_step(graph, optimizer, make_loss(config), learning_rate(config))
+    state, metrics = step(state, batch, StopFlags(mesh)(StopRequest()))
+    metrics.pop("stop")
     return jax.device_get((state.parameters, metrics))
 
 assert jax.device_count() == 8

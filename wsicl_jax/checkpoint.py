@@ -1,79 +1,44 @@
-"""Checkpoints through Orbax: of a run in training, and of a network alone.
+"""Checkpoints through Orbax: what a path means, whether it is sound, and the network in it.
 
-A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: what it is,
-its configuration) and, of a run, `optimizer`. A run keeps its checkpoints by step under
-`checkpoints/`. All processes of a run save and restore together; Orbax has each write
-its share.
+A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: what it is, its
+configuration, the fingerprints of its arrays) and, of a run, `optimizer`. A run keeps its
+checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
 """
 
-from collections.abc import Mapping
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+import wsicl_jax
 from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.integrity import (
+    differing,
+    fingerprint_arrays,
+    fingerprint_on_host,
+    is_sealed,
+    name_list,
+    seal,
+)
 from wsicl_jax.model.dual_branch import DualBranch
 
-FORMAT = 1
-"""Version of the layout; a newer one is refused."""
+Tree = TypeVar("Tree")
+
+FORMAT = 2
+"""Version of the layout; any other one is refused."""
 
 PARAMETERS, OPTIMIZER, METADATA = "parameters", "optimizer", "metadata"
-_STEPS = "checkpoints"
+STEPS = "checkpoints"
+"""The directory of a run's checkpoints."""
 
-
-class RunCheckpoints:
-    """The checkpoints of one run, newest kept; a context manager that waits for the last write."""
-
-    def __init__(self, run: Path, *, keep: int):
-        self._manager = ocp.CheckpointManager(
-            (run / _STEPS).absolute(),
-            item_names=(PARAMETERS, OPTIMIZER, METADATA),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
-        )
-
-    def __enter__(self) -> "RunCheckpoints":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
-        """Save in the background; the arrays may be changed as soon as this returns."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                parameters=ocp.args.StandardSave(parameters),
-                optimizer=ocp.args.StandardSave(optimizer),
-                metadata=ocp.args.JsonSave({"format": FORMAT, **metadata}),
-            ),
-        )
-
-    def restore(
-        self, step: int, parameters: Any, optimizer: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """Parameters, optimiser state and metadata, placed like the trees given.
-
-        Raises:
-            CheckpointError: it does not fit those trees, or is damaged.
-        """
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    parameters=ocp.args.StandardRestore(_abstract(parameters)),
-                    optimizer=ocp.args.StandardRestore(_abstract(optimizer)),
-                    metadata=ocp.args.JsonRestore(),
-                ),
-            )
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise CheckpointError(f"checkpoint of step {step}: {_reason(error)}") from error
-        _check_format(f"checkpoint of step {step}", restored[METADATA])
-        return restored[PARAMETERS], restored[OPTIMIZER], restored[METADATA]
+_FINGERPRINTS = "fingerprints"
 
 
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
@@ -86,74 +51,114 @@ def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any])
     if path.exists():
         raise CheckpointError(f"{path} exists already; give a new directory or remove it")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(
-            path,
-            ocp.args.Composite(
-                parameters=ocp.args.StandardSave(nnx.state(model, nnx.Param)),
-                metadata=ocp.args.JsonSave({"format": FORMAT, **metadata}),
-            ),
-        )
+        checkpointer.save(path, composite({PARAMETERS: nnx.state(model, nnx.Param)}, metadata))
 
 
 def load_model(path: str | Path) -> DualBranch:
     """The network of a checkpoint: an imported one, a run (its newest), or one step of a run.
 
+    If the newest checkpoint of a run is damaged, a warning names it and the one before is
+    taken.
+
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, or its parameters do not fit.
     """
     checkpoint = find_checkpoint(path)
-    config = experiment_config(read_metadata(checkpoint)).model
-    graph, wanted = nnx.split(DualBranch.abstract(config), nnx.Param)
+    metadata = read_metadata(checkpoint)
+    graph, wanted = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
-    try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            parameters = checkpointer.restore(
-                checkpoint / PARAMETERS, args=ocp.args.StandardRestore(wanted)
-            )
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise CheckpointError(f"{path}: {_reason(error)}") from error
-    return nnx.merge(graph, parameters)
-
-
-def newest_step(run: Path) -> int | None:
-    """The step of a run's newest whole checkpoint; None if it has none."""
-    return max((int(d.name) for d in _whole_steps(run / _STEPS)), default=None)
+    return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, wanted, metadata))
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint directory that a path means: itself, or the newest step of a run.
+    """The checkpoint directory that a path means: itself, or the newest sound step of a run.
+
+    A newer step of the run whose network is damaged is passed over with a warning.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or every one is damaged.
     """
     path = Path(path).absolute()
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}: there is no such file or directory")
-    if (path / METADATA).is_dir():
+    if (path / METADATA).is_dir() or (path / PARAMETERS).is_dir():
         return path
-    whole = _whole_steps(path / _STEPS) or _whole_steps(path)
-    if whole:
-        return max(whole, key=lambda d: int(d.name))
+    steps = step_directories(path / STEPS) or step_directories(path)
+    if steps:
+        return newest_sound(steps, [PARAMETERS])
     raise CheckpointError(
         f"no checkpoint in {path}; expected a run's directory, one of its checkpoints, or "
         "what `wsicl import` wrote"
     )
 
 
+def step_directories(directory: Path) -> list[Path]:
+    """The checkpoints by step in a directory, newest first; damaged ones are among them."""
+    if not directory.is_dir():
+        return []
+    steps = [d for d in directory.iterdir() if d.name.isdigit() and d.is_dir()]
+    return sorted(steps, key=lambda d: int(d.name), reverse=True)
+
+
+def newest_sound(steps: Sequence[Path], items: Sequence[str]) -> Path:
+    """The first of these checkpoints whose items are whole; a warning names those before it.
+
+    Raises:
+        CheckpointError: there is no such one.
+    """
+    reasons = []
+    for checkpoint in steps:
+        reason = damage(checkpoint, items)
+        if reason is None:
+            return checkpoint
+        reasons.append(reason)
+        warnings.warn(f"checkpoint {checkpoint} is passed over: {reason}", stacklevel=2)
+    raise CheckpointError(
+        f"no checkpoint in {steps[0].parent} can be used; the newest: {reasons[0]}; bring the "
+        "files back, or start anew in another directory"
+    )
+
+
+def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint's metadata or the arrays of these items; None if nothing.
+
+    By default all items are looked at. They are read whole, in this process alone: no other
+    one has to take part.
+    """
+    try:
+        expected = read_metadata(checkpoint)[_FINGERPRINTS]
+        for item in expected if items is None else items:
+            arrays = _read_on_host(checkpoint / item, expected[item])
+            found = {name: fingerprint_on_host(array) for name, array in arrays}
+            if wrong := differing(found, expected[item]):
+                return f"damaged: other values than were saved in {name_list(wrong)}"
+    except CheckpointError as error:
+        return str(error)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        return f"damaged: {reason_of(error)}"
+    return None
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of itself.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a newer format.
+        CheckpointError: it is missing, damaged, or of another format.
     """
     checkpoint = find_checkpoint(path)
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            metadata = checkpointer.restore(checkpoint / METADATA)
-    except Exception as error:
-        raise CheckpointError(f"{checkpoint}: metadata unreadable: {_reason(error)}") from error
-    _check_format(str(checkpoint), metadata)
+        metadata = json.loads((checkpoint / METADATA / METADATA).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: damaged, metadata unreadable: {reason_of(error)}"
+        ) from error
+    if isinstance(metadata, dict) and metadata.get("format") not in (None, FORMAT):
+        raise CheckpointError(
+            f"{checkpoint} has format {metadata['format']}; this version reads {FORMAT}"
+        )
+    if not is_sealed(metadata):
+        raise CheckpointError(f"{checkpoint}: damaged, metadata differ from what was saved")
     return metadata
 
 
@@ -169,22 +174,69 @@ def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
         raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error
 
 
-def _whole_steps(directory: Path) -> list[Path]:
-    if not directory.is_dir():
-        return []
-    return [d for d in directory.iterdir() if d.name.isdigit() and (d / METADATA).is_dir()]
+def composite(trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.args.Composite:
+    """What Orbax writes: trees of arrays by item, and the metadata with their fingerprints.
+
+    All processes that hold parts of the arrays call this together.
+    """
+    arrays = {item: _by_name(tree) for item, tree in trees.items()}
+    about = {
+        **metadata,
+        "format": FORMAT,
+        "version": wsicl_jax.__version__,
+        _FINGERPRINTS: {item: fingerprint_arrays(named) for item, named in arrays.items()},
+    }
+    # As it will be read, where a tuple has become a list.
+    sealed = seal(json.loads(json.dumps(about)))
+    saved = {item: ocp.args.StandardSave(named) for item, named in arrays.items()}
+    return ocp.args.Composite(**saved, metadata=ocp.args.JsonSave(sealed))
 
 
-def _check_format(name: str, metadata: Mapping[str, Any]) -> None:
-    if metadata.get("format") != FORMAT:
+def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[str, Any]) -> Tree:
+    """The tree of an item, with the shapes, types and shardings of `like`; by all processes.
+
+    Raises:
+        CheckpointError: it does not fit `like`, or is damaged.
+    """
+    wanted = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for name, x in _by_name(like).items()
+    }
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise CheckpointError(f"{checkpoint}: {item}: {reason_of(error)}") from error
+    if wrong := differing(fingerprint_arrays(named), metadata[_FINGERPRINTS][item]):
         raise CheckpointError(
-            f"{name} has format {metadata.get('format')}; this version reads {FORMAT}"
+            f"{checkpoint}: damaged: other values than were saved in {name_list(wrong)}"
         )
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in wanted])
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+def reason_of(error: Exception) -> str:
+    """An error's message on one line of bearable length."""
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".rstrip()
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _by_name(tree: Any) -> dict[str, Any]:
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in named}
+
+
+def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        # One at a time: little memory is held, and TensorStore prints a traceback for each read
+        # that is still under way when another one fails.
+        for name in names:
+            kind = ocp.RestoreArgs(restore_type=np.ndarray)
+            one = ocp.args.PyTreeRestore({name: 0}, {name: kind}, partial_restore=True)
+            yield name, checkpointer.restore(path, args=one)[name]

@@ -9,23 +9,32 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsicl_jax.errors import WsiclError
 
+if TYPE_CHECKING:
+    from wsicl_jax.config import ExperimentConfig
+
 _USE_ERROR = 2
+_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: a scheduler that sees it may start the same command again."""
 
 _EVAL_SECTIONS = ("evaluation", "data", "volume")
 """Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0 done, 1 done in part, 2 an error of use."""
+    """Run one verb; returns the exit code.
+
+    0: done, 1: done in part, 2: an error of use, 75: training stopped on SIGTERM and saved.
+    """
     options = _parse(arguments)
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
         print(f"wsicl {options.verb}: {error}", file=sys.stderr)
-        return _USE_ERROR
+        return getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
         return 130
@@ -48,17 +57,25 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from wsicl_jax.cluster import is_leader, join_processes
+    from wsicl_jax.cluster import join_processes, peers_watched
     from wsicl_jax.config import load_config
-    from wsicl_jax.evaluate.protocol import evaluate, plan_trials
-    from wsicl_jax.evaluate.report import dice_table, left_out_table, mean_dice, report
     from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
-    from wsicl_jax.train.loop import train
 
     config = load_config(options.config, options.overrides)
     keep_compiled_programs()
-    join_processes(options.coordinator, options.processes, options.process)
+    join_processes(options.coordinator, options.num_processes, options.process_id)
+    with peers_watched():
+        return _train_together(config, resume=options.resume)
+
+
+def _train_together(config: "ExperimentConfig", *, resume: bool) -> int:
+    from wsicl_jax.cluster import is_leader
+    from wsicl_jax.errors import PreemptedError
+    from wsicl_jax.evaluate.protocol import evaluate, plan_trials
+    from wsicl_jax.evaluate.report import dice_table, left_out_table, mean_dice, report
+    from wsicl_jax.progress import console
+    from wsicl_jax.train.loop import train
+
     # Now, so that a data set that cannot be evaluated is told before the training.
     planned = plan_trials(config)
     scores = []
@@ -67,7 +84,12 @@ def _train(options: argparse.Namespace) -> int:
         scores[:] = evaluate(model, planned.trials, config.evaluation)
         return mean_dice(scores)
 
-    train(config, resume=options.resume, evaluate=evaluator if planned.trials else None)
+    try:
+        train(config, resume=resume, evaluate=evaluator if planned.trials else None)
+    except PreemptedError as error:
+        if is_leader():
+            print(f"wsicl train: {error}", file=sys.stderr)
+        return _STOPPED
     if is_leader():
         if scores:
             settings = config.evaluation
@@ -225,9 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="YAML file; see configs/")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    train.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    train.add_argument("--processes", type=int, metavar="N", help="processes that train together")
-    train.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    cluster = train.add_argument_group(
+        "several processes", "found by themselves under Slurm, in a JobSet and on TPU pods"
+    )
+    cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    cluster.add_argument("--num-processes", type=int, metavar="N", help="how many train together")
+    cluster.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
 
     evaluate = verb(
         "eval",

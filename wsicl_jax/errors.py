@@ -33,5 +33,9 @@ class TrainingError(WsiclError):
     """Training cannot go on: it has diverged."""
 
 
+class PreemptedError(WsiclError):
+    """Training was asked to stop before its end, and saved what it needs to go on."""
+
+
 class MissingExtraError(WsiclError, ImportError):
     """An optional dependency is absent; the message names the extra to install."""

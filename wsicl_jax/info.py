@@ -1,13 +1,14 @@
 """What a store, a checkpoint or a run holds, as a table for people."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.config import load_config
+from wsicl_jax.config import config_to_dict, load_config
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
@@ -51,26 +52,31 @@ def _describe_store(store: Store) -> RenderableType:
 
 def _describe_checkpoint(path: Path) -> RenderableType:
     # Slow to import, and a store needs none of it.
-    from wsicl_jax.checkpoint import (
-        experiment_config,
-        find_checkpoint,
-        newest_step,
-        read_metadata,
-    )
+    from wsicl_jax.checkpoint import damage, experiment_config, find_checkpoint, read_metadata
     from wsicl_jax.model.dual_branch import count_parameters
+    from wsicl_jax.train.checkpoints import has_steps, read_score
 
     saved = path / "config.yaml"
-    if saved.is_file() and newest_step(path) is None:
-        config, metadata = load_config(saved), {"step": 0}
+    metadata: dict[str, Any] = {"step": 0}
+    if saved.is_file() and not has_steps(path):
+        config = load_config(saved)
         facts = [("checkpoint", "none yet")]
     else:
         checkpoint = find_checkpoint(path)
         metadata = read_metadata(checkpoint)
         config = experiment_config(metadata)
-        facts = [("checkpoint", str(checkpoint))]
+        facts = [
+            ("checkpoint", str(checkpoint)),
+            ("verified", damage(checkpoint) or "yes"),
+            ("written by", f"wsicl_jax {metadata['version']}"),
+        ]
+        if (dice := read_score(checkpoint)) is not None:
+            facts.append(("validation Dice", f"{dice:.4f}"))
     facts += [
         ("channels", ", ".join(map(str, config.model.channels))),
         ("parameters", f"{count_parameters(config.model):,}"),
+        ("precision", config.model.precision),
+        ("context", _settings(config.model.context)),
         ("working grid", _triple(config.volume.grid)),
     ]
     if "source" in metadata:
@@ -81,11 +87,19 @@ def _describe_checkpoint(path: Path) -> RenderableType:
             ("data", ", ".join(dataset.store for dataset in config.data)),
             ("prompts", ", ".join(config.prompts.kinds)),
         ]
+    if metadata.get("skipped"):
+        facts.append(("skipped updates", f"{metadata['skipped']:,}"))
     newest: dict[str, int | float] = {}
     for entry in read_log(path):
         newest |= entry
-    facts += [(name, f"{value:.4g}") for name, value in newest.items() if name != "step"]
+    facts += [
+        (name, f"{value:.4g}") for name, value in newest.items() if name not in ("step", "skipped")
+    ]
     return _facts(*facts)
+
+
+def _settings(section: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config_to_dict(section).items())
 
 
 def _facts(*rows: tuple[str, str]) -> Table:

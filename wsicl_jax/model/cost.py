@@ -25,7 +25,7 @@ def forward_flops(config: ModelConfig, grid: Sequence[int], contexts: int) -> fl
         return 2 * conv(stage, c[stage], c[stage], 3)
 
     def down(stage: int) -> float:
-        return 0 if c[stage] == c[stage + 1] else conv(stage + 1, c[stage], c[stage + 1], 4)
+        return 0.0 if c[stage] == c[stage + 1] else conv(stage + 1, c[stage], c[stage + 1], 4)
 
     def up_merge(stage: int) -> float:
         return conv(stage + 1, c[stage + 1], c[stage]) + conv(stage, c[stage], c[stage])

@@ -1,9 +1,7 @@
 """The numbers of a run by step: JSON lines for programs, TensorBoard for people."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from wsicl_jax.files import write_whole
@@ -40,7 +38,6 @@ class RunLog:
         write_whole(run / _FILE, "".join(self._kept).encode())
         self._lines = (run / _FILE).open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
-        self._time, self._step = time.monotonic(), done
 
     def __enter__(self) -> "RunLog":
         return self
@@ -51,14 +48,9 @@ class RunLog:
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add values of a step, and the speed since the last entry of an earlier step."""
+        """Add values of a step."""
         if not self._leader:
             return
-        values = dict(values)
-        if step > self._step:
-            now = time.monotonic()
-            values["steps_per_second"] = (step - self._step) / (now - self._time)
-            self._time, self._step = now, step
         line = json.dumps({"step": step, **values}) + "\n"
         if line in self._kept:
             return
@@ -66,11 +58,3 @@ class RunLog:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out of the speed what is done inside."""
-        start = time.monotonic()
-        yield
-        if self._leader:
-            self._time += time.monotonic() - start

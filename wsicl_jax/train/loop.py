@@ -1,35 +1,49 @@
 """The story of a run: from a configuration to a trained network."""
 
-import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import yaml
 from flax import nnx
 
-from wsicl_jax.checkpoint import RunCheckpoints, newest_step
-from wsicl_jax.cluster import is_leader, wait_for_all
+from wsicl_jax.chips import peak_flops
+from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
-from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.data.episodes import Episode, EpisodeSource
 from wsicl_jax.data.loader import batches
-from wsicl_jax.errors import ConfigError, DataError, TrainingError
+from wsicl_jax.errors import ConfigError, DataError, PreemptedError, TrainingError
 from wsicl_jax.files import write_whole
 from wsicl_jax.losses import make_loss
+from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, replicated, to_devices
 from wsicl_jax.progress import track
+from wsicl_jax.train.agreement import from_leader
+from wsicl_jax.train.checkpoints import RunCheckpoints, has_steps, newest_sound_step
 from wsicl_jax.train.log import RunLog
-from wsicl_jax.train.state import TrainState, init_state, learning_rate, make_optimizer
-from wsicl_jax.train.step import make_step
+from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.state import (
+    COUNTERS,
+    TrainState,
+    init_state,
+    learning_rate,
+    make_optimizer,
+)
+from wsicl_jax.train.step import Metrics, make_step
+from wsicl_jax.train.stop import StopFlags, stop_request
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
-"""Scores the network in its present state, by name."""
+"""Scores the network in its present state, by name; the mean of the scores ranks checkpoints."""
 
 _MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
-_MAY_CHANGE += ("train.keep_checkpoints", "train.evaluate_every", "train.workers")
-"""Settings that a resumed run may change: they do not touch what is learnt."""
+_MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
+_MAY_CHANGE += ("train.workers", "train.max_skipped", "parallel", "episode.context_multiple")
+_MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
+"""Settings that a resumed run may change: what is learnt stays the same, up to rounding."""
 
 
 def train(
@@ -37,79 +51,181 @@ def train(
 ) -> DualBranch:
     """Train as configured, writing to `config.run`, and return the trained network.
 
-    With `resume` the run goes on from its newest checkpoint at the exact next episode, or
+    With `resume` the run goes on from its newest sound checkpoint at the exact next episode, or
     starts if it has none. The network is evaluated every `train.evaluate_every` steps and,
     in any case, at the end. All processes of a run call this alike; process 0 writes the
     configuration and the log.
 
     Raises:
         ConfigError: the run exists and `resume` is not set, or its configuration differs.
-        CheckpointError: the newest checkpoint does not fit or is damaged.
+        CheckpointError: a checkpoint cannot be written, or none can be used to go on from.
         DataError: a store is missing, has too few cases, or is not that of the resumed run.
-        TrainingError: the loss is not finite; the last good checkpoint stays.
+        TrainingError: too many updates in a row were skipped; the last good checkpoint stays.
+        PreemptedError: a process got SIGTERM; all stopped after the same step and saved it.
     """
-    run, settings = Path(config.run), config.train
-    leader = is_leader()
-    mesh = make_mesh(settings.batch)
-    episodes = EpisodeSource(config)
-    done = _open_run(run, config, resume, leader)
+    with stop_request() as stop:
+        run, settings = Path(config.run), config.train
+        leader = is_leader()
+        mesh = make_mesh(settings.batch)
+        stop_flags = StopFlags(mesh)
+        episodes = EpisodeSource(config)
+        done = from_leader(lambda: _open_run(run, config, resume))
 
-    model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
-    graph, parameters = nnx.split(model, nnx.Param)
-    optimizer = make_optimizer(settings)
-    state = jax.device_put(init_state(parameters, optimizer), replicated(mesh))
-    step_once = make_step(graph, optimizer, make_loss(settings))
-    schedule = learning_rate(settings)
+        model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
+        graph, parameters = nnx.split(model, nnx.Param)
+        optimizer = make_optimizer(settings)
+        state = jax.device_put(init_state(parameters, optimizer), replicated(mesh))
+        step_once = make_step(graph, optimizer, make_loss(settings), learning_rate(settings))
+        unlogged: Mapping[str, float] = {}
 
-    with RunCheckpoints(run, keep=settings.keep_checkpoints) as checkpoints:
-        if done:
-            *restored, metadata = checkpoints.restore(done, state.parameters, state.optimizer)
-            state = TrainState(*restored)
-            _check_data(run, metadata, episodes)
-        stream = batches(
-            episodes, first_step=done, process=jax.process_index(), processes=jax.process_count()
-        )
-        with (
-            RunLog(run, done, leader=leader) as log,
-            track(settings.steps, "training", done=done, show=leader) as bar,
-        ):
-            for step, batch in zip(range(done + 1, settings.steps + 1), stream, strict=True):
-                state, metrics = step_once(state, to_devices(batch, mesh))
-                last = step == settings.steps
-                tell = last or _due(step, settings.log_every)
-                save = last or _due(step, settings.checkpoint_every)
-                if tell or save:
-                    values = {name: float(value) for name, value in metrics.items()}
-                    _check_finite(step, values)
-                if tell:
-                    log.write(step, values | {"learning_rate": float(schedule(step - 1))})
-                    bar.status(f"loss {values['loss']:.4f}")
-                if save:
-                    checkpoints.save(step, *state, _metadata(config, step, episodes))
-                if evaluate and not last and _due(step, settings.evaluate_every):
-                    with log.paused():
-                        scores = evaluate(nnx.merge(graph, state.parameters))
-                    log.write(step, scores)
-                bar.advance()
-            trained = nnx.merge(graph, state.parameters)
-            if evaluate:
+        with RunCheckpoints(
+            run, done=done, keep=settings.keep_checkpoints, keep_best=settings.keep_best
+        ) as checkpoints:
+            if done:
+                *arrays, metadata = checkpoints.restore(done, state.parameters, state.optimizer)
+                counters = {name: np.int32(metadata[name]) for name in COUNTERS}
+                counters = jax.device_put(counters, replicated(mesh))
+                state = TrainState(*arrays, **counters)
+                unlogged = metadata["unlogged"]
+                _check_data(run, metadata, episodes)
+            stream = batches(
+                episodes,
+                first_step=done,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            )
+            with (
+                RunLog(run, done, leader=leader) as log,
+                track(settings.steps, "training", done=done, show=leader) as bar,
+            ):
+                steps = _Steps(config, _meter(config, unlogged), log, bar.status)
+
+                def save(step: int) -> None:
+                    counters = {name: int(getattr(state, name)) for name in COUNTERS}
+                    checkpoints.save(
+                        step,
+                        state.parameters,
+                        state.optimizer,
+                        {
+                            **counters,
+                            "config": config_to_dict(config),
+                            "data": episodes.fingerprint,
+                            "unlogged": steps.meter.unlogged,
+                        },
+                    )
+
+                def score(step: int) -> DualBranch:
+                    network = nnx.merge(graph, state.parameters)
+                    if evaluate:
+                        with steps.meter.paused():
+                            scores = evaluate(network)
+                        log.write(step, scores)
+                        checkpoints.score(step, float(np.mean(list(scores.values()))))
+                    return network
+
+                def evaluation_due(step: int) -> bool:
+                    if evaluate is None or step == settings.steps:
+                        return False  # the last evaluation comes after the loop
+                    return _due(step, settings.evaluate_every)
+
+                if done and evaluation_due(done) and not checkpoints.is_scored(done):
+                    score(done)  # the run was stopped during it
+                for step in range(done + 1, settings.steps + 1):
+                    asked = time.monotonic()
+                    batch = next(stream)
+                    waiting = time.monotonic() - asked
+                    contexts = _context_count(batch)
+                    state, metrics = step_once(state, to_devices(batch, mesh), stop_flags(stop))
+                    stopping = steps.add(step, metrics, contexts, waiting)
+                    due = step == settings.steps or _due(step, settings.checkpoint_every)
+                    if due or evaluation_due(step) or stopping:
+                        # The log is ahead of the checkpoint, never behind.
+                        stopping = steps.settle() or stopping
+                        save(step)
+                    if stopping:
+                        raise PreemptedError(
+                            f"stopped at step {step} of {settings.steps}, as SIGTERM asked, and "
+                            "saved; go on with the same command and --resume"
+                        )
+                    if evaluation_due(step):
+                        score(step)
+                    bar.advance()
                 # Also after resuming a run that was stopped in its last evaluation.
-                log.write(settings.steps, evaluate(trained))
-    return trained
+                return score(settings.steps)
+
+
+class _Steps:
+    """Looks at the metrics of each step when the next one is under way already.
+
+    So the devices never wait for the host, and all processes, which see the same numbers
+    equally late, come to the same decisions after the same step.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, meter: Meter, log: RunLog, show: Callable[[str], None]
+    ):
+        self.meter = meter
+        self._settings, self._log, self._show = config.train, log, show
+        self._pending: tuple[int, Metrics, int, float] | None = None
+
+    def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> bool:
+        """A step that was just sent to the devices; True if the one before it says to stop."""
+        stopping = self.settle()
+        self._pending = step, metrics, contexts, seconds_waiting
+        return stopping
+
+    def settle(self) -> bool:
+        """Wait for the step that was added last; True if it says to stop.
+
+        Raises:
+            TrainingError: too many updates in a row were skipped.
+        """
+        if self._pending is None:
+            return False
+        (step, on_devices, contexts, waiting), self._pending = self._pending, None
+        metrics = jax.device_get(on_devices)
+        self.meter.add(metrics, contexts=contexts, seconds_waiting=waiting)
+        if step == self._settings.steps or _due(step, self._settings.log_every):
+            values = self.meter.entry()
+            self._log.write(step, values)
+            self._show(f"loss {values['loss']:.4f}" if "loss" in values else "no update")
+        in_row = int(metrics["skipped_in_row"])
+        if in_row > self._settings.max_skipped:
+            raise TrainingError(
+                f"the updates of {in_row} steps in a row, up to step {step}, were skipped, since "
+                f"loss (now {metrics['loss']:g}) or gradient was not finite; the checkpoints are "
+                "kept: lower train.learning_rate or train.clip_norm, or look at the data"
+            )
+        return bool(metrics["stop"])
+
+
+def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:
+    batch, devices = config.train.batch, jax.devices()
+    of_one = peak_flops(devices[0].device_kind)
+    return Meter(
+        lambda contexts: batch * training_flops(config.model, config.volume.grid, contexts),
+        batch=batch,
+        peak=of_one and of_one * len(devices),
+        unlogged=unlogged,
+    )
+
+
+def _context_count(batch: Episode) -> int:
+    return batch.context_images.shape[1]
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -> int:
-    """Make the run's directory and say how many steps are done."""
-    saved, done = run / "config.yaml", newest_step(run) or 0
-    if done and not resume:
+def _open_run(run: Path, config: ExperimentConfig, resume: bool) -> int:
+    """Make the run's directory and say how many steps are done; by the leader alone."""
+    saved, begun = run / "config.yaml", has_steps(run)
+    if begun and not resume:
         raise ConfigError(
             f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
         )
-    if done:
+    if begun:
         if not saved.is_file():
             raise ConfigError(f"{run} has checkpoints but no config.yaml; it cannot be resumed")
         before, now = yaml.safe_load(saved.read_text()), config_to_dict(config)
@@ -123,11 +239,10 @@ def _open_run(run: Path, config: ExperimentConfig, resume: bool, leader: bool) -
                 f"{run} was started with another {', '.join(differing)}; resume it with the same "
                 "settings, or give another run=DIRECTORY"
             )
-    wait_for_all("run checked")  # before the first process changes what the others look at
-    if leader:
-        run.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
-        write_whole(saved, text.encode())
+    done = newest_sound_step(run)
+    run.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    write_whole(saved, text.encode())
     return done
 
 
@@ -141,22 +256,9 @@ def _differing(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [key]
 
 
-def _check_finite(step: int, values: Mapping[str, float]) -> None:
-    if not all(math.isfinite(value) for value in values.values()):
-        shown = ", ".join(f"{name} {value}" for name, value in values.items())
-        raise TrainingError(
-            f"step {step} has {shown}; the newest checkpoint is from before: lower "
-            "train.learning_rate or train.clip_norm, or look at the data"
-        )
-
-
 def _check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
     if metadata.get("data") != episodes.fingerprint:
         raise DataError(
             f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
             "go on; bring the store back as it was, or start another run"
         )
-
-
-def _metadata(config: ExperimentConfig, step: int, episodes: EpisodeSource) -> dict[str, Any]:
-    return {"config": config_to_dict(config), "step": step, "data": episodes.fingerprint}

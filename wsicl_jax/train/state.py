@@ -3,21 +3,33 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Int32
 
 from wsicl_jax.config import TrainConfig
 
 
 class TrainState(NamedTuple):
-    """The network's parameters, and the optimiser's state, which counts the steps."""
+    """The network's parameters, the optimiser's state, and counters of steps."""
 
     parameters: nnx.State
     optimizer: Any
+    step: Int32[Array, ""]
+    """Steps that were made, with those that were skipped."""
+    skipped: Int32[Array, ""]
+    """Steps whose update was left out, since loss or gradient was not finite."""
+    skipped_in_row: Int32[Array, ""]
+    """Of these, the ones since the last update that was made."""
+
+
+COUNTERS = ("step", "skipped", "skipped_in_row")
+"""The fields of `TrainState` that count."""
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine that ends at 0."""
+    """Linear warm-up from 0, then constant or a cosine that ends at 0; by updates made."""
     warmup = min(config.warmup_steps, config.steps)
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
@@ -34,4 +46,5 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def init_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(parameters, jax.jit(optimizer.init)(parameters))
+    zeros = (jnp.zeros((), jnp.int32) for _ in COUNTERS)
+    return TrainState(parameters, jax.jit(optimizer.init)(parameters), *zeros)

@@ -3,22 +3,33 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.losses import Loss
 from wsicl_jax.train.state import TrainState
 
-Metrics = dict[str, Float[Array, ""]]
-Step = Callable[[TrainState, Episode], tuple[TrainState, Metrics]]
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, Episode, Int32[Array, "devices"]], tuple[TrainState, Metrics]]
 
 
-def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Step:
+def make_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    schedule: optax.Schedule,
+) -> Step:
     """The compiled step: state and a batch of episodes to the next state and its metrics.
 
-    Metrics are the mean `loss` over the batch and the `gradient_norm` before clipping.
+    An update is skipped if the loss or the gradient is not finite: parameters and optimiser
+    stay what they are, and so does the learning rate of `schedule`.
+
+    Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
+    `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
+    sum of the third input: how many devices' processes were asked to stop.
     The state given is used up: its buffers are reused for the new one.
     """
 
@@ -27,11 +38,44 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss
         prediction = model(batch.target, batch.context_images, batch.context_prompts)
         return loss(prediction, batch.truth)
 
-    def step(state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
+    ) -> tuple[TrainState, Metrics]:
         value, gradients = jax.value_and_grad(episode_loss)(state.parameters, batch)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(parameters, optimizer_state), metrics
+        gradient_norm = optax.tree.norm(gradients)
+        new = updated(
+            state, gradients, jnp.isfinite(value) & jnp.isfinite(gradient_norm), optimizer
+        )
+        metrics = {
+            "loss": value,
+            "gradient_norm": gradient_norm,
+            "learning_rate": schedule(state.step - state.skipped),
+            "skipped": new.skipped,
+            "skipped_in_row": new.skipped_in_row,
+            "stop": stop.sum(),
+        }
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def updated(
+    state: TrainState,
+    gradients: nnx.State,
+    finite: Array,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The next state: moved by the gradients if `finite`, else only counted on."""
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+    moved = (optax.apply_updates(state.parameters, updates), optimizer_state)
+    parameters, optimizer_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), moved, (state.parameters, state.optimizer)
+    )
+    skip = (~finite).astype(jnp.int32)
+    return TrainState(
+        parameters,
+        optimizer_state,
+        step=state.step + 1,
+        skipped=state.skipped + skip,
+        skipped_in_row=(state.skipped_in_row + 1) * skip,
+    )

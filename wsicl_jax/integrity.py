@@ -1,0 +1,86 @@
+"""Whether what is read is what was written: fingerprints of arrays, a checksum of JSON.
+
+The file formats below do not notice every changed byte. A fingerprint does not depend on how
+an array is spread over devices and hosts, and every single changed bit changes it.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, UInt32
+
+CHECKSUM = "checksum"
+"""The key under which sealed JSON keeps its checksum."""
+
+
+def fingerprint_arrays(arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The fingerprint of each array, by name: sum of bits[i] * (2 i + 1) modulo 2^32.
+
+    Computed where the arrays lie, however they are sharded; all processes that hold parts of
+    them call this together and get the same numbers.
+    """
+    # All are under way before the first is waited for.
+    values = {name: _on_devices(array) for name, array in arrays.items()}
+    return {name: int(value) for name, value in jax.device_get(values).items()}
+
+
+def fingerprint_on_host(array: np.ndarray) -> int:
+    """The same number of an array in memory, by one process alone."""
+    bits = np.ascontiguousarray(array).view(f"uint{8 * array.dtype.itemsize}").reshape(-1)
+    factors = np.arange(bits.size, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return int((bits.astype(np.uint32) * factors).sum(dtype=np.uint32))
+
+
+def differing(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    """The names that only one of the two has, or whose fingerprints differ."""
+    return [name for name in found | expected if found.get(name) != expected.get(name)]
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON content with a checksum over everything in it."""
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def is_sealed(content: Any) -> bool:
+    """Whether JSON content is a mapping with the checksum that `seal` gave it."""
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return False
+    return content[CHECKSUM] == _checksum({k: v for k, v in content.items() if k != CHECKSUM})
+
+
+def name_list(names: Iterable[str], shown: int = 2) -> str:
+    """The first few names, and how many more there are, for a message."""
+    names = list(names)
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+@jax.jit
+def _on_devices(array: Array) -> UInt32[Array, ""]:
+    # The place of each entry is summed up axis by axis: flattening would gather the shards.
+    place = jnp.zeros(array.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(array.ndim)):
+        index = lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+        place += index * np.uint32(stride % 2**32)
+        stride *= array.shape[axis]
+    return jnp.sum(_words(array) * (2 * place + 1), dtype=jnp.uint32)
+
+
+def _words(array: Array) -> UInt32[Array, "*shape"]:
+    if array.dtype == jnp.bool:
+        return array.astype(jnp.uint32)
+    if array.dtype.itemsize > 4:
+        raise TypeError(f"no fingerprint of {array.dtype}; arrays have at most 32 bits an entry")
+    unsigned = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
+    return lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)

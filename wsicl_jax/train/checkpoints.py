@@ -1,0 +1,198 @@
+"""The checkpoints of a run in training: written behind its back, whole or not at all.
+
+All processes of a run save and restore together; Orbax has each write its share, and the
+directory of a step gets its name when all of it is there.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from wsicl_jax.checkpoint import (
+    METADATA,
+    OPTIMIZER,
+    PARAMETERS,
+    STEPS,
+    composite,
+    newest_sound,
+    read_metadata,
+    reason_of,
+    restore_arrays,
+    step_directories,
+)
+from wsicl_jax.cluster import is_leader
+from wsicl_jax.errors import CheckpointError
+from wsicl_jax.files import write_whole
+from wsicl_jax.integrity import is_sealed, seal
+from wsicl_jax.train.agreement import from_leader
+
+_SCORE = "score.json"
+
+
+def has_steps(run: Path) -> bool:
+    """Whether a run has checkpoints, be they sound or damaged."""
+    return bool(step_directories(run / STEPS))
+
+
+def newest_sound_step(run: Path) -> int:
+    """The step of a run's newest checkpoint that is whole, read by this process; 0: it has none.
+
+    A warning names each newer one that is damaged.
+
+    Raises:
+        CheckpointError: it has checkpoints and all of them are damaged.
+    """
+    steps = step_directories(run.absolute() / STEPS)
+    return int(newest_sound(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
+
+
+def read_score(checkpoint: Path) -> float | None:
+    """The mean validation Dice of a run's checkpoint; None if it was not evaluated."""
+    try:
+        content = json.loads((checkpoint / _SCORE).read_text())
+    except (OSError, ValueError):
+        return None
+    return content["dice"] if is_sealed(content) else None
+
+
+class RunCheckpoints:
+    """The newest and the best checkpoints of one run, which goes on from step `done`.
+
+    Checkpoints of later steps are taken for damaged: they are passed by `has_steps`, and
+    removed when the run has come as far again. As a context manager it waits for the last
+    write at the end.
+    """
+
+    def __init__(self, run: Path, *, done: int, keep: int, keep_best: int):
+        self._directory = run.absolute() / STEPS
+        self._keep, self._keep_best = keep, keep_best
+        found = from_leader(
+            lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
+        )
+        self._damaged = {step for step, _ in found if step > done}
+        self._scores = {s: dice for s, dice in found if dice is not None and s <= done}
+        self._newest = done
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                item_names=(PARAMETERS, OPTIMIZER, METADATA),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_Preservation(self.kept),
+                    # What a killed process left half written.
+                    cleanup_tmp_directories=True,
+                    # It would fail on the metadata of damaged checkpoints.
+                    lightweight_initialize=True,
+                ),
+            )
+        except OSError as error:
+            raise CheckpointError(f"cannot write to {self._directory}: {error}") from error
+
+    def __enter__(self) -> "RunCheckpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._manager.close()
+        except Exception as failure:
+            unwritten = self._unwritten(failure)
+            if error is None:
+                raise unwritten from failure
+            # The error that ended the run is the one to be seen.
+            warnings.warn(str(unwritten), stacklevel=2)
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Which of these checkpoints stay: the newest, the best, and damaged ones ahead."""
+        sound = sorted(set(steps) - self._damaged)
+        scored = sorted((self._scores[step], step) for step in sound if step in self._scores)
+        best = scored[len(scored) - min(self._keep_best, len(scored)) :]
+        ahead = {step for step in self._damaged if not sound or step > sound[-1]}
+        return {*sound[-self._keep :], *(step for _, step in best), *ahead}
+
+    def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
+        """Save in the background; the arrays may be changed as soon as this returns.
+
+        Raises:
+            CheckpointError: this one or the one before cannot be written, for example because
+                the disk is full; those before stay.
+        """
+        try:
+            # Told now, as the error of the step that it belongs to.
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+        self._newest = step
+        try:
+            if step in self._damaged:
+                self._manager.delete(step)
+                self._damaged.remove(step)
+            self._manager.save(
+                step,
+                args=composite({PARAMETERS: parameters, OPTIMIZER: optimizer}, metadata),
+                # Orbax takes no step before its newest by itself, and that one may be damaged.
+                force=True,
+            )
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            raise self._unwritten(error) from error
+
+    def is_scored(self, step: int) -> bool:
+        """Whether a step's checkpoint has the score of its network."""
+        return step in self._scores
+
+    def score(self, step: int, dice: float) -> None:
+        """Note the mean validation Dice of a step that was saved; it decides what is kept.
+
+        Raises:
+            CheckpointError: the checkpoint could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+        # Processes on other machines may differ in the last bit, and would keep others.
+        self._scores[step] = from_leader(lambda: dice)
+        if is_leader():
+            content = json.dumps(seal({"dice": self._scores[step]}))
+            write_whole(self._directory / str(step) / _SCORE, content.encode())
+
+    def restore(
+        self, step: int, parameters: Any, optimizer: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Parameters, optimiser state and metadata, placed like the trees given.
+
+        Raises:
+            CheckpointError: it does not fit those trees, or is damaged.
+        """
+        checkpoint = self._directory / str(step)
+        metadata = read_metadata(checkpoint)
+        return (
+            restore_arrays(checkpoint, PARAMETERS, parameters, metadata),
+            restore_arrays(checkpoint, OPTIMIZER, optimizer, metadata),
+            metadata,
+        )
+
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint of step {self._newest} could not be written to {self._directory}: "
+            f"{reason_of(error)}; those before it are kept: make room there, then --resume"
+        )
+
+
+class _Preservation:
+    """`RunCheckpoints.kept` as Orbax asks for it."""
+
+    def __init__(self, kept):
+        self._kept = kept
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        kept = self._kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]

@@ -1,0 +1,95 @@
+"""Means and speeds of the steps between two entries of the log."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+MEASURED = (
+    "seconds_per_step",
+    "seconds_waiting_for_data",
+    "volumes_per_second",
+    "flops_per_second",
+    "peak_share",
+)
+"""Values of an entry that depend on the machine and its load; all others can be reproduced."""
+
+
+class Meter:
+    """Adds up steps until `entry` is asked for.
+
+    `cost(contexts)` are the floating-point operations of a step of `batch` episodes with so
+    many context images; `peak` is what all devices together can do per second, None if that
+    is not known. `unlogged` is that of the meter whose run goes on here.
+    """
+
+    def __init__(
+        self,
+        cost: Callable[[int], float],
+        *,
+        batch: int,
+        peak: float | None,
+        unlogged: Mapping[str, float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._cost, self._batch, self._peak, self._clock = cost, batch, peak, clock
+        self._restart()
+        self._sums |= unlogged or {}
+
+    @property
+    def unlogged(self) -> dict[str, float]:
+        """Sums over the steps since the last entry, to go on with after a restart."""
+        return dict(self._sums)
+
+    def add(self, metrics: Mapping[str, Any], *, contexts: int, seconds_waiting: float) -> None:
+        """One more step: its metrics, its context images, and how long its data were awaited."""
+        self._sums["steps"] += 1
+        self._sums["contexts"] += contexts
+        if metrics["skipped_in_row"] == 0:
+            self._sums["updates"] += 1
+            for name in ("loss", "gradient_norm"):
+                self._sums[name] += float(metrics[name])
+        self._latest = {
+            "learning_rate": float(metrics["learning_rate"]),
+            "skipped": int(metrics["skipped"]),
+        }
+        self._steps += 1
+        self._waiting += seconds_waiting
+        self._volumes += self._batch * (contexts + 1)
+        self._flops += self._cost(contexts)
+
+    def entry(self) -> dict[str, float]:
+        """Means since the last entry, the latest learning rate and count, and speeds.
+
+        Loss and gradient norm are means over the updates made; without any they are left out.
+        """
+        sums, seconds = self._sums, self._clock() - self._start
+        means = {
+            name: sums[name] / sums["updates"]
+            for name in ("loss", "gradient_norm")
+            if sums["updates"]
+        }
+        values = {**means, **self._latest, "contexts": sums["contexts"] / sums["steps"]}
+        speeds = (
+            seconds / self._steps,
+            self._waiting / self._steps,
+            self._volumes / seconds,
+            self._flops / seconds,
+        )
+        values |= dict(zip(MEASURED, speeds, strict=False))
+        if self._peak:
+            values["peak_share"] = values["flops_per_second"] / self._peak
+        self._restart()
+        return values
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the speeds what is done inside."""
+        start = self._clock()
+        yield
+        self._start += self._clock() - start
+
+    def _restart(self) -> None:
+        self._sums = dict.fromkeys(("steps", "updates", "contexts", "loss", "gradient_norm"), 0.0)
+        self._steps, self._waiting, self._volumes, self._flops = 0, 0.0, 0, 0.0
+        self._start = self._clock()
