@@ -1,5 +1,7 @@
 """Checkpoints of a network alone, and what is said of paths that hold none."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -69,3 +71,19 @@ def test_another_format_is_refused(saved, monkeypatch):
     monkeypatch.setattr("wsicl_jax.checkpoint.FORMAT", 0)
     with pytest.raises(CheckpointError, match="format 2"):
         read_metadata(saved[0])
+
+
+def test_other_values_than_were_saved_are_refused(saved):
+    path, model = saved
+    experiment = config_to_dict(ExperimentConfig(model=model.config))
+    other = DualBranch(model.config, rngs=nnx.Rngs(1))
+    save_model(path.parent / "other", other, {"config": experiment})
+    # Whole and well formed for Orbax, but not what the metadata are of.
+    shutil.rmtree(path / "parameters")
+    shutil.copytree(path.parent / "other" / "parameters", path / "parameters")
+    with pytest.raises(CheckpointError, match="other values than were saved"):
+        wsicl_jax.load_model(path)
+
+
+def test_a_checkpoint_says_which_version_wrote_it(saved):
+    assert read_metadata(saved[0])["version"] == wsicl_jax.__version__

@@ -64,9 +64,12 @@ def load_model(path: str | Path) -> DualBranch:
         CheckpointError: there is no checkpoint, it is damaged, or its parameters do not fit.
     """
     checkpoint = find_checkpoint(path)
+    # What `find_checkpoint` chose was looked at.
+    if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, [PARAMETERS])):
+        raise CheckpointError(f"{checkpoint}: {reason}")
     metadata = read_metadata(checkpoint)
     graph, wanted = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here = _one_device()
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, wanted, metadata))
 
@@ -127,7 +130,7 @@ def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
     one has to take part.
     """
     try:
-        expected = read_metadata(checkpoint)[_FINGERPRINTS]
+        expected = _sound_metadata(checkpoint)[_FINGERPRINTS]
         for item in expected if items is None else items:
             arrays = _read_on_host(checkpoint / item, expected[item])
             found = {name: fingerprint_on_host(array) for name, array in arrays}
@@ -148,18 +151,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     checkpoint = find_checkpoint(path)
     try:
-        metadata = json.loads((checkpoint / METADATA / METADATA).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: damaged, metadata unreadable: {reason_of(error)}"
-        ) from error
-    if isinstance(metadata, dict) and metadata.get("format") not in (None, FORMAT):
-        raise CheckpointError(
-            f"{checkpoint} has format {metadata['format']}; this version reads {FORMAT}"
-        )
-    if not is_sealed(metadata):
-        raise CheckpointError(f"{checkpoint}: damaged, metadata differ from what was saved")
-    return metadata
+        return _sound_metadata(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
@@ -206,7 +200,9 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise CheckpointError(f"{checkpoint}: {item}: {reason_of(error)}") from error
+        raise CheckpointError(
+            f"{checkpoint}: damaged or not what was expected: {item}: {reason_of(error)}"
+        ) from error
     if wrong := differing(fingerprint_arrays(named), metadata[_FINGERPRINTS][item]):
         raise CheckpointError(
             f"{checkpoint}: damaged: other values than were saved in {name_list(wrong)}"
@@ -222,6 +218,20 @@ def reason_of(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
+def _sound_metadata(checkpoint: Path) -> dict[str, Any]:
+    try:
+        metadata = json.loads((checkpoint / METADATA / METADATA).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"damaged: metadata unreadable: {reason_of(error)}") from error
+    if isinstance(metadata, dict) and metadata.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"has format {metadata['format']}, or is damaged; this version reads {FORMAT}"
+        )
+    if not is_sealed(metadata):
+        raise CheckpointError("damaged: the metadata are not what was saved")
+    return metadata
+
+
 def _by_name(tree: Any) -> dict[str, Any]:
     named = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in named}
@@ -233,10 +243,15 @@ def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, n
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    # Not as NumPy arrays: Orbax then reads fewer of the files that a restore will need.
+    kind = ocp.ArrayRestoreArgs(sharding=_one_device())
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         # One at a time: little memory is held, and TensorStore prints a traceback for each read
         # that is still under way when another one fails.
         for name in names:
-            kind = ocp.RestoreArgs(restore_type=np.ndarray)
             one = ocp.args.PyTreeRestore({name: 0}, {name: kind}, partial_restore=True)
-            yield name, checkpointer.restore(path, args=one)[name]
+            yield name, np.asarray(checkpointer.restore(path, args=one)[name])
+
+
+def _one_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

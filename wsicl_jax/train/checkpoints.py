@@ -5,6 +5,7 @@ directory of a step gets its name when all of it is there.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ class RunCheckpoints:
         self._damaged = {step for step, _ in found if step > done}
         self._scores = {s: dice for s, dice in found if dice is not None and s <= done}
         self._newest = done
+        logging.getLogger("absl").addFilter(_told_by_us)
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
@@ -108,7 +110,10 @@ class RunCheckpoints:
             if error is None:
                 raise unwritten from failure
             # The error that ended the run is the one to be seen.
-            warnings.warn(str(unwritten), stacklevel=2)
+            if not isinstance(error, CheckpointError):
+                warnings.warn(str(unwritten), stacklevel=2)
+        finally:
+            logging.getLogger("absl").removeFilter(_told_by_us)
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Which of these checkpoints stay: the newest, the best, and damaged ones ahead."""
@@ -185,6 +190,11 @@ class RunCheckpoints:
             f"the checkpoint of step {self._newest} could not be written to {self._directory}: "
             f"{reason_of(error)}; those before it are kept: make room there, then --resume"
         )
+
+
+def _told_by_us(record: logging.LogRecord) -> bool:
+    """Keep Orbax from printing tracebacks of errors that it raises as well."""
+    return "orbax" not in Path(record.pathname).parts
 
 
 class _Preservation:

@@ -42,10 +42,16 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._leader:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._leader:
+            return
+        try:
             self._lines.close()
             self._board.close()
+        except OSError:
+            # On a full disk the error that came first says more.
+            if kind is None:
+                raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add values of a step."""
