@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Train with N processes on this machine, as on N hosts: launch/local.sh N CONFIG.yaml [key=value ...]
-# On CPUs only; the processes share the machine's cores.
-set -euo pipefail
+# On CPUs only; the processes share the machine's cores. The exit code is that of the first process
+# that failed; 75: stopped by SIGTERM and saved, go on with --resume.
+set -uo pipefail
 
-if [ $# -lt 2 ]; then
+if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: launch/local.sh N CONFIG.yaml [key=value ...] [--resume]" >&2
     exit 2
 fi
@@ -13,16 +14,32 @@ if ! command -v wsicl > /dev/null; then
 fi
 count=$1
 shift
-port=$((20000 + RANDOM % 20000))
+port=$((20000 + RANDOM % 12000))  # below the ports that the system gives away by itself
 export JAX_PLATFORMS=cpu
 
 processes=()
-trap 'kill "${processes[@]}" 2>/dev/null || true' EXIT
+# bash does not pass its signals on.
+trap 'kill -TERM "${processes[@]}" 2> /dev/null' TERM
+trap 'kill -INT "${processes[@]}" 2> /dev/null' INT
+trap 'kill -KILL $(jobs -rp) 2> /dev/null' EXIT
 for ((i = 0; i < count; i++)); do
-    wsicl train "$@" --coordinator "127.0.0.1:$port" --processes "$count" --process "$i" &
+    wsicl train "$@" --coordinator "127.0.0.1:$port" --num-processes "$count" --process-id "$i" &
     processes+=($!)
 done
-# The first that fails ends the others, which would wait for it.
-for _ in "${processes[@]}"; do
-    wait -n
+
+code=0
+while [ $code -eq 0 ]; do
+    wait -n -p ended
+    status=$?
+    if [ -n "${ended:-}" ]; then
+        code=$status
+    elif [ $status -eq 127 ]; then
+        break  # none is left; otherwise it came back because a signal was passed on
+    fi
 done
+# The others notice within 30 s and end by themselves, unless they hang.
+for ((i = 0; i < 40; i++)); do
+    [ -z "$(jobs -rp)" ] && break
+    sleep 1
+done
+exit $code
