@@ -102,7 +102,7 @@ class EpisodeConfig:
     contexts: tuple[Positive, Positive] = (4, 4)
     """Fewest and most context images; the number is drawn once per step."""
     usual_contexts: Count = 0
-    """Context images of the steps whose number is not drawn; 0: it always is."""
+    """Context images of the steps whose number is not drawn, at most the above; 0: it always is."""
     usual_share: Share = 0.5
     """Share of the steps that have `usual_contexts`; the published second stage: 3 in half."""
     context_multiple: Positive = 1
@@ -275,6 +275,11 @@ class ExperimentConfig:
         }.items():
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
+        if self.episode.usual_contexts > self.episode.contexts[1]:
+            raise ValueError(
+                f"episode.usual_contexts = {self.episode.usual_contexts} is more than "
+                f"episode.contexts {self.episode.contexts} allows"
+            )
         if self.model.context.gradient == "truncated" and self.parallel.context != 1:
             raise ValueError(
                 "model.context.gradient = truncated takes its gradient from one mini-context, so "

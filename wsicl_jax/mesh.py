@@ -37,17 +37,14 @@ def sum_over(axis: str, tree):
     return lax.psum(tree, axis) if _spread(axis) else tree
 
 
-def differing_over(axis: str, tree):
-    """The same values, as ones that may differ between the devices along `axis`.
+def differing_over(axes: tuple[str, ...], tree):
+    """Values that are the same on the devices along `axes`, as ones that may differ there.
 
     Their gradients are then summed over the devices here, once, and not in each place
     (each turn of a loop) where they meet values that do differ.
     """
-    if not _spread(axis):
-        return tree
-    return jax.tree.map(
-        lambda x: x if axis in jax.typeof(x).vma else lax.pcast(x, axis, to="varying"), tree
-    )
+    axes = tuple(axis for axis in axes if _spread(axis))
+    return lax.pcast(tree, axes, to="varying") if axes else tree
 
 
 def with_neighbours(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wsicl_jax.config import config_from_dict
 from wsicl_jax.data.episodes import Episode, EpisodeSource
 from wsicl_jax.data.loader import batches
-from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.errors import DataError
 
 CONFIG = config_from_dict(
     {
@@ -71,25 +71,45 @@ def test_a_start_at_a_late_step_replays_nothing(monkeypatch):
     assert min(asked) == 20
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_every_batch_row_by_row(expected, processes):
-    shares = [list(batches(EPISODES, process=i, processes=processes)) for i in range(processes)]
+@pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0, 2], [1, 3]]])
+def test_processes_with_rows_of_their_own_have_every_batch_together(expected, shares):
+    parts = [list(batches(EPISODES, rows=rows)) for rows in shares]
+    order = np.argsort(list(itertools.chain(*shares)))
     united = [
-        Episode(*map(np.concatenate, zip(*parts, strict=True)))
-        for parts in zip(*shares, strict=True)
+        Episode(*(np.concatenate(part)[order] for part in zip(*step, strict=True)))
+        for step in zip(*parts, strict=True)
     ]
     assert_equal(united, expected)
 
 
+def test_processes_may_have_the_same_rows(expected):
+    assert_equal(list(batches(EPISODES, rows=[0, 1, 2, 3])), expected)
+
+
 def test_a_process_can_start_at_any_step(expected):
-    share = list(batches(EPISODES, first_step=3, process=1, processes=2))
+    share = list(batches(EPISODES, first_step=3, rows=[2, 3]))
     assert_equal(share, [Episode(*(part[2:] for part in batch)) for batch in expected[3:]])
 
 
-@pytest.mark.parametrize("processes", [3, 8])
-def test_a_batch_that_cannot_be_shared_equally_is_refused(processes):
-    with pytest.raises(ConfigError, match=rf"batch = 4 .* multiple of {processes}"):
-        batches(EPISODES, processes=processes)
+def test_a_process_makes_no_episode_of_another(monkeypatch):
+    asked = []
+    make = EpisodeSource.__getitem__
+    monkeypatch.setattr(
+        EpisodeSource, "__getitem__", lambda self, i: asked.append(i) or make(self, i)
+    )
+    list(batches(EPISODES, rows=[1, 2]))
+    assert {index % 4 for index in asked} == {1, 2}
+
+
+def test_context_sets_are_filled_to_a_multiple_by_images_that_count_nothing(expected):
+    for shown, whole in zip(batches(EPISODES, context_multiple=2), expected, strict=True):
+        count = whole.context_weights.shape[1]
+        assert shown.context_weights.shape[1] == count + count % 2
+        assert not shown.context_weights[:, count:].any()
+        assert not shown.context_images[:, count:].any()
+        for part, expected_part in zip(shown, whole, strict=True):
+            same = part if part.shape == expected_part.shape else part[:, :count]
+            np.testing.assert_array_equal(same, expected_part)
 
 
 def test_a_missing_store_is_refused_before_the_first_batch(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsicl_jax import prompts
-from wsicl_jax.config import SYNTHETIC, ExperimentConfig, PromptKind
+from wsicl_jax.config import SYNTHETIC, EpisodeConfig, ExperimentConfig, PromptKind
 from wsicl_jax.data.augment import augment
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
 from wsicl_jax.streams import Stream
@@ -20,6 +20,8 @@ class Episode(NamedTuple):
     truth: Float[np.ndarray, "*batch x y z 1"]
     context_images: Float[np.ndarray, "*batch context x y z 1"]
     context_prompts: Float[np.ndarray, "*batch context x y z 1"]
+    context_weights: Float[np.ndarray, "*batch context"]
+    """Relative weights in the mean over the context set; 0: filled up, counts nothing."""
 
 
 class EpisodeSource:
@@ -50,19 +52,26 @@ class EpisodeSource:
         """A number for the cases of each data set; another one if they have changed."""
         return [source.fingerprint for source in self.sources]
 
+    def contexts(self, step: int) -> int:
+        """The number of context images of a step (0, 1, ...): alike in every process."""
+        settings = self.config.episode
+        fewest, most = settings.contexts
+        rng = _rng(self.config.seed, Stream.CONTEXT_COUNT, step)
+        drawn = int(rng.integers(fewest, most + 1))
+        usual = settings.usual_contexts and rng.random() < settings.usual_share
+        return settings.usual_contexts if usual else drawn
+
     def __len__(self) -> int:
         return self.config.train.steps * self.config.train.batch
 
     def __getitem__(self, index: int) -> Episode:
         config = self.config
-        step = index // config.train.batch
-        fewest, most = config.episode.contexts
-        contexts = _rng(config.seed, Stream.CONTEXT_COUNT, step).integers(fewest, most + 1)
+        contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, Stream.EPISODE, index)
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
         kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
         count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))
-        images, masks = source.group(index, int(contexts) + 1, rng)
+        images, masks = source.group(index, contexts + 1, rng)
         images, masks = augment(images, masks, config.augment, rng, may_invert_mask=kind == "mask")
         return episode(Group(list(images), list(masks)), kind, count, rng)
 
@@ -78,7 +87,27 @@ def episode(group: Group, kind: PromptKind, count: int, rng: np.random.Generator
         _with_channel(group.masks[:1])[0],
         _with_channel(group.images[1:]),
         _with_channel(channels),
+        np.ones(len(channels), np.float32),
     )
+
+
+def filled(episode: Episode, multiple: int) -> Episode:
+    """The episode with its context set filled to a multiple by empty images of weight 0."""
+    missing = -len(episode.context_weights) % multiple
+    if not missing:
+        return episode
+    images, prompts, weights = (
+        np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        for x in (episode.context_images, episode.context_prompts, episode.context_weights)
+    )
+    return episode._replace(context_images=images, context_prompts=prompts, context_weights=weights)
+
+
+def context_sizes(settings: EpisodeConfig, multiple: int) -> list[int]:
+    """The sizes of context sets that a run may show, filled up: each is compiled once."""
+    fewest, most = settings.contexts
+    drawn = {*range(fewest, most + 1), settings.usual_contexts or most}
+    return sorted({size + -size % multiple for size in drawn})
 
 
 def draw_prompts(

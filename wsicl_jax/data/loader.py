@@ -1,52 +1,47 @@
 """Batches of episodes for one process of a run, through Grain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 from absl import flags
 
-from wsicl_jax.data.episodes import Episode, EpisodeSource
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.data.episodes import Episode, EpisodeSource, filled
 
 _BATCHES_AHEAD = 4
 
 
-class _ProcessShare:
-    """The episodes of one process: an equal, contiguous share of every step's batch."""
+class _Rows:
+    """Some rows of the batch of every step, with filled context sets."""
 
-    def __init__(self, episodes: EpisodeSource, batch: int, process: int, processes: int):
+    def __init__(self, episodes: EpisodeSource, rows: Sequence[int], context_multiple: int):
         self.episodes = episodes
-        self.batch = batch
-        self.local = batch // processes
-        self.first = process * self.local
+        self.rows = rows
+        self.context_multiple = context_multiple
 
     def __len__(self) -> int:
-        return len(self.episodes) // self.batch * self.local
+        return len(self.episodes) // self.episodes.config.train.batch * len(self.rows)
 
     def __getitem__(self, index: int) -> Episode:
-        step, row = divmod(index, self.local)
-        return self.episodes[step * self.batch + self.first + row]
+        step, position = divmod(index, len(self.rows))
+        row = self.episodes[step * self.episodes.config.train.batch + self.rows[position]]
+        return filled(row, self.context_multiple)
 
 
 def batches(
-    episodes: EpisodeSource, *, first_step: int = 0, process: int = 0, processes: int = 1
+    episodes: EpisodeSource,
+    *,
+    first_step: int = 0,
+    rows: Sequence[int] | None = None,
+    context_multiple: int = 1,
 ) -> Iterator[Episode]:
-    """This process's share of the batches of steps `first_step`, `first_step + 1`, ...
+    """The batches of steps `first_step`, `first_step + 1`, ..., or some rows of them.
 
-    Starts at any step at once: episodes follow from their index, nothing is replayed.
-
-    Raises:
-        ConfigError: train.batch cannot be shared equally by the processes.
+    Starts at any step at once: episodes follow from their index, nothing is replayed. A
+    process that is given its `rows` (`parallel.local_rows`) makes and reads no others.
     """
     settings = episodes.config.train
-    batch = settings.batch
-    if batch % processes:
-        raise ConfigError(
-            f"train.batch = {batch} cannot be shared by {processes} processes; "
-            f"use a multiple of {processes}"
-        )
-    share = _ProcessShare(episodes, batch, process, processes)
-    dataset = grain.MapDataset.source(share)[first_step * share.local :].batch(share.local)
+    share = _Rows(episodes, range(settings.batch) if rows is None else rows, context_multiple)
+    dataset = grain.MapDataset.source(share)[first_step * len(share.rows) :].batch(len(share.rows))
     if settings.workers:
         # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
         if not flags.FLAGS.is_parsed():

@@ -187,7 +187,7 @@ def outputs(
     """The network's output for a batch of episodes, of which the first `contexts` count."""
     graph, parameters = nnx.split(model, nnx.Param)
     batch = Episode(*map(np.stack, zip(*episodes, strict=True)))
-    weights = np.ones(batch.context_images.shape[:2], np.float32)
+    weights = batch.context_weights
     if contexts is not None:
         weights[:, contexts:] = 0
     inputs = (batch.target, batch.context_images, batch.context_prompts, weights)

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsicl_jax.config import ContextConfig
-from wsicl_jax.mesh import CONTEXT, differing_over, part_of, shards, sum_over
+from wsicl_jax.mesh import CONTEXT, DATA, SPACE, differing_over, part_of, shards, sum_over
 
 Features = tuple[Float[Array, "..."], ...]
 
@@ -42,7 +42,7 @@ def mean_over_contexts(
     batch, count = images.shape[:2]
     shares = _shares(weights, batch, count)
     graph, parameters = nnx.split(branch)
-    parameters, shortcuts = differing_over(CONTEXT, (parameters, target_shortcuts))
+    parameters, shortcuts = differing_over((CONTEXT,), (parameters, target_shortcuts))
 
     def weighted_sum(parameters, images, prompts, shares, shortcuts) -> Features:
         inputs = jnp.concatenate([images, prompts], axis=-1).astype(shortcuts[0].dtype)
@@ -72,7 +72,8 @@ def mean_over_contexts(
             return jax.tree.map(jnp.add, total, part(parameters, *xs, shortcuts)), None
 
         shapes = jax.eval_shape(part, parameters, starts[0], shares[0], shortcuts)
-        zeros = jax.tree.map(_zeros, shapes)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zeros = differing_over((DATA, CONTEXT, SPACE), zeros)
         return lax.scan(add, zeros, (starts, shares))[0]
 
     starts, shares = _cut(shares, size, parts)
@@ -108,13 +109,6 @@ def _cut(shares: Array, size: int, parts: int) -> tuple[Array, Float[Array, "par
     new = positions >= np.arange(parts)[:, None] * size
     cut = jnp.where(new, shares[:, positions], 0)
     return jnp.asarray(starts), jnp.moveaxis(cut, 1, 0)
-
-
-def _zeros(shape: jax.ShapeDtypeStruct) -> Array:
-    zeros = jnp.zeros(shape.shape, shape.dtype)
-    for axis in getattr(shape, "vma", None) or ():
-        zeros = differing_over(axis, zeros)
-    return zeros
 
 
 def _gradient_times(factor: int, x: Array) -> Array:

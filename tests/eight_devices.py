@@ -1,0 +1,123 @@
+"""One network on many meshes of 8 simulated devices, against one device; run by test_parallel.
+
+Writes JSON: for each case the deviations, what the devices exchange, and their FLOPs.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from wsicl_jax.collectives import collective_bytes
+from wsicl_jax.config import config_from_dict
+from wsicl_jax.data.episodes import Episode
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.parallel import make_mesh, on_mesh, state_placement, to_devices
+
+BATCH, CONTEXTS, GRID, CHANNELS = 8, 8, (32, 4, 8), (4, 8, 8)
+MESHES = {
+    "8 1 1": {},
+    "1 8 1": {},
+    "2 4 1": {},
+    "2 2 2": {},
+    "1 1 8": {},
+    "4 1 2, parameters cut": {"shard_parameters": True},
+    "2 4 1, one context at a time": {"mini_context": 1},
+    "2 2 2, parts of 3 by stages": {"mini_context": 3, "remat": "stage"},
+}
+
+
+def experiment(mesh: str, settings: dict):
+    data, context, space = map(int, mesh.partition(",")[0].split())
+    processing = {k: settings[k] for k in ("mini_context", "remat") if k in settings}
+    sizes = {"data": data, "context": context, "space": space}
+    return config_from_dict(
+        {
+            "volume": {"grid": GRID},
+            "model": {"channels": CHANNELS, "context": processing},
+            "train": {"batch": BATCH},
+            "parallel": sizes | {k: v for k, v in settings.items() if k not in processing},
+        }
+    )
+
+
+def episodes() -> Episode:
+    rng = np.random.default_rng(0)
+    volumes = [
+        rng.random((BATCH, *count, *GRID, 1), np.float32)
+        for count in ((), (), (CONTEXTS,), (CONTEXTS,))
+    ]
+    weights = rng.random((BATCH, CONTEXTS), np.float32)
+    weights[:, -2:] = 0  # so that whole devices have only filled-up contexts
+    return Episode(*volumes, weights)
+
+
+class OnMesh:
+    """The network on a mesh, with its inputs in place."""
+
+    def __init__(self, config, devices):
+        mesh = make_mesh(config, devices)
+        graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
+
+        def predict(parameters, batch, key):
+            return nnx.merge(graph, parameters)(
+                batch.target, batch.context_images, batch.context_prompts, batch.context_weights
+            )
+
+        self.predict = on_mesh(predict, mesh, config.parallel)
+        self.parameters = jax.device_put(
+            parameters, state_placement(parameters, mesh, config.parallel)
+        )
+        batch = to_devices(episodes(), mesh, BATCH)
+        self.inputs = (self.parameters, batch, jax.random.key(0))
+
+    def output_and_gradients(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        def loss(parameters, batch, key):
+            prediction = self.predict(parameters, batch, key)
+            return ((prediction - batch.truth) ** 2).mean(), prediction
+
+        (_, output), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*self.inputs)
+        return np.asarray(output), [np.asarray(g) for g in jax.tree.leaves(gradients)]
+
+    def cost_of_forward(self) -> dict:
+        compiled = jax.jit(self.predict).lower(*self.inputs).compile()
+        return {
+            "exchanged": collective_bytes(compiled.as_text()),
+            "flops": compiled.cost_analysis()["flops"],
+        }
+
+    def share_of_cut_parameters(self) -> float:
+        cut = [not p.sharding.is_fully_replicated for p in jax.tree.leaves(self.parameters)]
+        return sum(cut) / len(cut)
+
+
+def main(path: str) -> None:
+    if jax.device_count() != 8:
+        sys.exit(f"{jax.device_count()} devices; expected 8 simulated ones")
+    one = OnMesh(experiment("1 1 1", {}), jax.devices()[:1])
+    output, gradients = one.output_and_gradients()
+    results = {}
+    for mesh, settings in MESHES.items():
+        many = OnMesh(experiment(mesh, settings), jax.devices())
+        its_output, its_gradients = many.output_and_gradients()
+        results[mesh] = {
+            "output": float(np.abs(its_output - output).max()),
+            "gradients": max(
+                float(np.abs(a - b).max() / np.abs(b).max())
+                for a, b in zip(its_gradients, gradients, strict=True)
+            ),
+            "cut": many.share_of_cut_parameters(),
+        }
+    forward = {1: one.cost_of_forward()}
+    for count in (2, 4, 8):
+        spread = OnMesh(experiment(f"1 {count} 1", {}), jax.devices()[:count])
+        forward[count] = spread.cost_of_forward()
+    results["forward, contexts over devices"] = forward
+    Path(path).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
