@@ -18,4 +18,5 @@ def test_what_a_seed_means_stays_the_same():
         "UNSEEN_COHORT": 4,
         "TRIAL_CONTEXTS": 5,
         "TRIAL_PROMPTS": 6,
+        "TRUNCATED_GRADIENT": 7,
     }

@@ -25,9 +25,8 @@ def fingerprint_arrays(arrays: Mapping[str, Array]) -> dict[str, int]:
     Computed where the arrays lie, however they are sharded; all processes that hold parts of
     them call this together and get the same numbers.
     """
-    # All are under way before the first is waited for.
-    values = {name: _on_devices(array) for name, array in arrays.items()}
-    return {name: int(value) for name, value in jax.device_get(values).items()}
+    values = jax.device_get(_on_devices(dict(arrays)))
+    return {name: int(value) for name, value in values.items()}
 
 
 def fingerprint_on_host(array: np.ndarray) -> int:
@@ -66,7 +65,12 @@ def _checksum(content: Mapping[str, Any]) -> int:
 
 
 @jax.jit
-def _on_devices(array: Array) -> UInt32[Array, ""]:
+def _on_devices(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    # One program for all: several under way at once stop each other on simulated devices.
+    return {name: _fingerprint(array) for name, array in arrays.items()}
+
+
+def _fingerprint(array: Array) -> UInt32[Array, ""]:
     # The place of each entry is summed up axis by axis: flattening would gather the shards.
     place = jnp.zeros(array.shape, jnp.uint32)
     stride = 1

@@ -89,6 +89,11 @@ def state_placement(tree: Any, mesh: Mesh, config: ParallelConfig) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, _cut_over_data(x.shape, shards)), tree)
 
 
+def gathered(tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays that may be cut, with every device holding the whole of each."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
 def on_mesh(
     predict: Callable[[Tree, Any, jax.Array], jax.Array],
     mesh: Mesh,
@@ -106,7 +111,7 @@ def on_mesh(
         cuts = jax.tree.map(lambda x: _cut_over_data(x.shape, shards), parameters)
 
         def local(parameters, batch, key):
-            return predict(jax.tree.map(_gathered, parameters, cuts), batch, key)
+            return predict(jax.tree.map(_gathered_here, parameters, cuts), batch, key)
 
         placed = type(batch)(*(PLACEMENT[name] for name in batch._fields))
         return jax.shard_map(
@@ -137,6 +142,15 @@ def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
         )
 
     return type(batch)(*map(globally, batch._fields, batch))
+
+
+def runs_one_program_at_a_time() -> bool:
+    """Whether a program must be done before the next one is sent to the devices.
+
+    XLA simulates several CPU devices on few threads: collectives of two programs under
+    way can then wait for each other for ever.
+    """
+    return jax.default_backend() == "cpu" and jax.local_device_count() > 1
 
 
 def keep_compiled_programs() -> None:
@@ -175,7 +189,7 @@ def _cut_over_data(shape: tuple[int, ...], shards: int) -> PartitionSpec:
     return _WHOLE
 
 
-def _gathered(parameter: jax.Array, cut: PartitionSpec) -> jax.Array:
+def _gathered_here(parameter: jax.Array, cut: PartitionSpec) -> jax.Array:
     if DATA not in cut:
         return differing_over((DATA, SPACE), parameter)
     parameter = differing_over((SPACE,), parameter)

@@ -24,3 +24,5 @@ class Stream(IntEnum):
     """Structure and contexts of a trial."""
     TRIAL_PROMPTS = 6
     """Prompts of a trial."""
+    TRUNCATED_GRADIENT = 7
+    """Mini-context that a step's truncated gradient comes from."""

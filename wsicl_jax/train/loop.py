@@ -1,5 +1,6 @@
 """The story of a run: from a configuration to a trained network."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,26 +14,28 @@ from flax import nnx
 from wsicl_jax.chips import peak_flops
 from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
-from wsicl_jax.data.episodes import Episode, EpisodeSource
+from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
 from wsicl_jax.errors import ConfigError, DataError, PreemptedError, TrainingError
 from wsicl_jax.files import write_whole
-from wsicl_jax.losses import make_loss
+from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, replicated, to_devices
+from wsicl_jax.parallel import (
+    gathered,
+    local_rows,
+    make_mesh,
+    replicated,
+    runs_one_program_at_a_time,
+    state_placement,
+    to_devices,
+)
 from wsicl_jax.progress import track
 from wsicl_jax.train.agreement import from_leader
 from wsicl_jax.train.checkpoints import RunCheckpoints, has_steps, newest_sound_step
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
-from wsicl_jax.train.state import (
-    COUNTERS,
-    TrainState,
-    init_state,
-    learning_rate,
-    make_optimizer,
-)
+from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import StopFlags, stop_request
 
@@ -66,7 +69,7 @@ def train(
     with stop_request() as stop:
         run, settings = Path(config.run), config.train
         leader = is_leader()
-        mesh = make_mesh(settings.batch)
+        mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
         episodes = EpisodeSource(config)
         done = from_leader(lambda: _open_run(run, config, resume))
@@ -74,8 +77,10 @@ def train(
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         graph, parameters = nnx.split(model, nnx.Param)
         optimizer = make_optimizer(settings)
-        state = jax.device_put(init_state(parameters, optimizer), replicated(mesh))
-        step_once = make_step(graph, optimizer, make_loss(settings), learning_rate(settings))
+        state = init_state(parameters, optimizer)
+        placement = state_placement(state, mesh, config.parallel)
+        state = jax.device_put(state, placement)
+        step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
 
         with RunCheckpoints(
@@ -91,8 +96,8 @@ def train(
             stream = batches(
                 episodes,
                 first_step=done,
-                process=jax.process_index(),
-                processes=jax.process_count(),
+                rows=local_rows(settings.batch, mesh),
+                context_multiple=math.lcm(config.episode.context_multiple, mesh.shape[CONTEXT]),
             )
             with (
                 RunLog(run, done, leader=leader) as log,
@@ -115,7 +120,7 @@ def train(
                     )
 
                 def score(step: int) -> DualBranch:
-                    network = nnx.merge(graph, state.parameters)
+                    network = nnx.merge(graph, gathered(state.parameters, mesh))
                     if evaluate:
                         with steps.meter.paused():
                             scores = evaluate(network)
@@ -134,9 +139,11 @@ def train(
                     asked = time.monotonic()
                     batch = next(stream)
                     waiting = time.monotonic() - asked
-                    contexts = _context_count(batch)
-                    state, metrics = step_once(state, to_devices(batch, mesh), stop_flags(stop))
-                    stopping = steps.add(step, metrics, contexts, waiting)
+                    batch = to_devices(batch, mesh, settings.batch)
+                    state, metrics = step_once(state, batch, stop_flags(stop))
+                    if runs_one_program_at_a_time():
+                        jax.block_until_ready(state)
+                    stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
                     due = step == settings.steps or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
                         # The log is ahead of the checkpoint, never behind.
@@ -208,10 +215,6 @@ def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:
         peak=of_one and of_one * len(devices),
         unlogged=unlogged,
     )
-
-
-def _context_count(batch: Episode) -> int:
-    return batch.context_images.shape[1]
 
 
 def _due(step: int, every: int) -> bool:

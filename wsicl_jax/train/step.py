@@ -6,11 +6,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
+from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes import Episode
-from wsicl_jax.losses import Loss
-from wsicl_jax.train.state import TrainState
+from wsicl_jax.losses import make_loss
+from wsicl_jax.parallel import on_mesh, replicated
+from wsicl_jax.streams import Stream
+from wsicl_jax.train.state import TrainState, learning_rate
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, Episode, Int32[Array, "devices"]], tuple[TrainState, Metrics]]
@@ -19,29 +23,43 @@ Step = Callable[[TrainState, Episode, Int32[Array, "devices"]], tuple[TrainState
 def make_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    loss: Loss,
-    schedule: optax.Schedule,
+    config: ExperimentConfig,
+    mesh: Mesh,
+    placement: TrainState,
 ) -> Step:
     """The compiled step: state and a batch of episodes to the next state and its metrics.
 
     An update is skipped if the loss or the gradient is not finite: parameters and optimiser
-    stay what they are, and so does the learning rate of `schedule`.
+    stay what they are, and so does the learning rate.
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
     sum of the third input: how many devices' processes were asked to stop.
-    The state given is used up: its buffers are reused for the new one.
+    The state given is used up: its buffers are reused for the new one, at the same `placement`.
     """
+    loss, schedule = make_loss(config.train), learning_rate(config.train)
+    draws = jax.random.fold_in(jax.random.key(config.seed), Stream.TRUNCATED_GRADIENT)
 
-    def episode_loss(parameters: nnx.State, batch: Episode) -> Float[Array, ""]:
+    def predict(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Array:
         model = nnx.merge(graph, parameters)
-        prediction = model(batch.target, batch.context_images, batch.context_prompts)
-        return loss(prediction, batch.truth)
+        return model(
+            batch.target,
+            batch.context_images,
+            batch.context_prompts,
+            batch.context_weights,
+            key=key,
+        )
+
+    predict_on_mesh = on_mesh(predict, mesh, config.parallel)
+
+    def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
+        return loss(predict_on_mesh(parameters, batch, key), batch.truth)
 
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
     ) -> tuple[TrainState, Metrics]:
-        value, gradients = jax.value_and_grad(episode_loss)(state.parameters, batch)
+        key = jax.random.fold_in(draws, state.step)
+        value, gradients = jax.value_and_grad(batch_loss)(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         new = updated(
             state, gradients, jnp.isfinite(value) & jnp.isfinite(gradient_norm), optimizer
@@ -56,7 +74,7 @@ def make_step(
         }
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))
 
 
 def updated(
