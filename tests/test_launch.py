@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,14 +15,27 @@ import yaml
 LAUNCH = Path(__file__).parents[1] / "launch"
 
 
-def environment() -> dict[str, str]:
-    beside_python = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{beside_python}:{os.environ['PATH']}", "JAX_PLATFORMS": "cpu"}
+def environment(*first: Path) -> dict[str, str]:
+    path = [*map(str, first), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return {**os.environ, "PATH": ":".join(path), "JAX_PLATFORMS": "cpu"}
 
 
 def log(run: Path) -> list[dict[str, float]]:
+    """What a run logged, without its times, which no two runs share."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: line[name] for name in line if name != "steps_per_second"} for line in lines]
+    return [
+        {name: line[name] for name in line if "second" not in name and name != "mfu"}
+        for line in lines
+    ]
+
+
+def program(directory: Path, name: str, text: str) -> Path:
+    """A stand-in for a program, in a directory for the PATH."""
+    file = directory / "bin" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    file.chmod(0o755)
+    return file.parent
 
 
 def test_two_processes_give_the_losses_and_scores_of_one(tmp_path):
@@ -45,9 +61,85 @@ def test_two_processes_give_the_losses_and_scores_of_one(tmp_path):
         assert b == pytest.approx(a, rel=1e-5)
 
 
-def test_the_local_script_says_how_it_is_used():
+@pytest.mark.parametrize("arguments", [[], ["2"], ["two", "experiment.yaml"]])
+def test_the_local_script_says_how_it_is_used(arguments):
     done = subprocess.run(
-        ["bash", str(LAUNCH / "local.sh")], capture_output=True, text=True, env=environment()
+        ["bash", str(LAUNCH / "local.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
     )
     assert done.returncode == 2
     assert "usage" in done.stderr
+
+
+def test_the_local_script_passes_sigterm_on_and_returns_the_code_of_a_stopped_run(tmp_path):
+    note = f'echo "$*" >> {tmp_path}/started; trap "exit 75" TERM; for _ in {{1..300}}; do'
+    stub = program(tmp_path, "wsicl", f"{note} sleep 0.1; done")
+    script = subprocess.Popen(
+        ["bash", str(LAUNCH / "local.sh"), "3", "experiment.yaml", "--resume"],
+        env=environment(stub),
+    )
+    started, deadline = tmp_path / "started", time.monotonic() + 20
+    while not started.exists() or started.read_text().count("\n") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)  # until they have their trap
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(10) == 75
+    words = [line.split() for line in started.read_text().splitlines()]
+    assert sorted(line[-1] for line in words) == ["0", "1", "2"]
+    assert all(line[:3] == ["train", "experiment.yaml", "--resume"] for line in words)
+
+
+def test_the_local_script_returns_the_code_of_the_first_that_failed(tmp_path):
+    last = '[ "${@: -1}" = 1 ] && exit 2; sleep 1; exit 69'
+    done = subprocess.run(
+        ["bash", str(LAUNCH / "local.sh"), "2", "experiment.yaml"],
+        env=environment(program(tmp_path, "wsicl", last)),
+    )
+    assert done.returncode == 2
+
+
+def test_the_tpu_script_runs_the_same_command_on_all_hosts(tmp_path):
+    stub = program(tmp_path, "gcloud", 'printf "%s\\n" "$@"; exit 75')
+    kinds = "prompts.kinds={box: 1, point: 1}"
+    done = subprocess.run(
+        ["bash", str(LAUNCH / "tpu_pod.sh"), "pod", "europe-west4-b", "experiment.yaml", kinds],
+        env=environment(stub),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75, done.stderr
+    *to, command = done.stdout.splitlines()
+    assert to == [
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        "pod",
+        "--zone=europe-west4-b",
+        "--worker=all",
+    ]
+    cd, _, run = command.removeprefix("--command=").partition(" && exec ")
+    assert cd == "cd wsicl_jax"
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {run}"], capture_output=True, text=True, check=True
+    )
+    assert words.stdout.splitlines() == [
+        ".venv/bin/wsicl",
+        "train",
+        "experiment.yaml",
+        kinds,
+        "--resume",
+    ]
+
+
+def test_the_tpu_script_says_what_it_needs(tmp_path):
+    script = [shutil.which("bash"), str(LAUNCH / "tpu_pod.sh")]
+    for arguments, word in [(["pod"], "usage"), (["pod", "zone", "c.yaml"], "no gcloud")]:
+        done = subprocess.run(
+            [*script, *arguments], capture_output=True, text=True, env={"PATH": str(tmp_path)}
+        )
+        assert done.returncode == 2
+        assert word in done.stderr
