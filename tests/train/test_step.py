@@ -6,29 +6,35 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import ModelConfig, TrainConfig
+from wsicl_jax.config import ExperimentConfig, ModelConfig, TrainConfig, VolumeConfig
 from wsicl_jax.data.episodes import Episode
-from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.train.state import COUNTERS, init_state, learning_rate, make_optimizer
+from wsicl_jax.parallel import make_mesh, state_placement
+from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import make_step
 
-CONFIG = TrainConfig(steps=10, warmup_steps=4, learning_rate=0.1)
+CONFIG = ExperimentConfig(
+    volume=VolumeConfig(grid=(4, 4, 4)),
+    model=ModelConfig(channels=(2, 4)),
+    train=TrainConfig(steps=10, batch=1, warmup_steps=4, learning_rate=0.1),
+)
 
 
 @pytest.fixture(scope="module")
 def training():
     """The compiled step, and its first state as NumPy arrays, since a state is used up."""
-    model = DualBranch(ModelConfig(channels=(2, 4)), rngs=nnx.Rngs(0))
-    graph, parameters = nnx.split(model, nnx.Param)
-    optimizer = make_optimizer(CONFIG)
-    step = make_step(graph, optimizer, make_loss(CONFIG), learning_rate(CONFIG))
-    return step, jax.device_get(init_state(parameters, optimizer))
+    graph, parameters = nnx.split(DualBranch(CONFIG.model, rngs=nnx.Rngs(0)), nnx.Param)
+    optimizer = make_optimizer(CONFIG.train)
+    state = init_state(parameters, optimizer)
+    mesh = make_mesh(CONFIG, jax.devices()[:1])
+    step = make_step(graph, optimizer, CONFIG, mesh, state_placement(state, mesh, CONFIG.parallel))
+    return step, jax.device_get(state)
 
 
 def episodes(value: float = 0.5) -> Episode:
     volume = np.full((1, 4, 4, 4, 1), value, np.float32)
-    return Episode(volume, np.ones_like(volume), volume[:, None], volume[:, None])
+    weights = np.ones((1, 1), np.float32)
+    return Episode(volume, np.ones_like(volume), volume[:, None], volume[:, None], weights)
 
 
 def counters(state) -> dict[str, int]:
