@@ -94,6 +94,7 @@ def test_a_damaged_optimiser_stops_going_on_but_not_the_network(run):
         assert newest_sound_step(run) == BEFORE
 
 
+@pytest.mark.slow
 def test_no_changed_byte_gives_other_values_or_stops_the_run(whole_run, run):
     rng = np.random.default_rng(0)
     expected = load_model(whole_run[0])

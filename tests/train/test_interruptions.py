@@ -99,7 +99,8 @@ def test_a_run_killed_ten_times_logs_the_same_losses_and_ends_in_the_same_networ
         process.wait()
     assert start(tiny(killed, **settings), _TRAIN_SLOWLY, "0").wait() == 0
     assert_equal_networks(load_model(killed), expected)
-    assert learning(killed) == learning(whole)
+    # The command evaluates at the end; the function did not.
+    assert [line for line in learning(killed) if "loss" in line] == learning(whole)
 
 
 def length(run: Path) -> int:
@@ -237,6 +238,7 @@ def whole_run_of_two(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_stop_after_the_same_step_and_go_on_bit_for_bit(whole_run_of_two, tmp_path):
     run = tmp_path / "run"
     config = tiny(run, log_every=1)
