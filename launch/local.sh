@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train with N processes on this machine, as on N hosts: launch/local.sh N CONFIG.yaml [key=value ...]
 # On CPUs only; the processes share the machine's cores. The exit code is that of the first process
-# that failed; 75: stopped by SIGTERM and saved, go on with --resume.
+# that failed; 75: stopped by SIGTERM or Ctrl-C and saved, go on with --resume.
 set -uo pipefail
 
 if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
@@ -18,9 +18,8 @@ port=$((20000 + RANDOM % 12000))  # below the ports that the system gives away b
 export JAX_PLATFORMS=cpu
 
 processes=()
-# bash does not pass its signals on.
-trap 'kill -TERM "${processes[@]}" 2> /dev/null' TERM
-trap 'kill -INT "${processes[@]}" 2> /dev/null' INT
+# bash does not pass its signals on, and has its background processes ignore Ctrl-C.
+trap 'kill -TERM "${processes[@]}" 2> /dev/null' TERM INT
 trap 'kill -KILL $(jobs -rp) 2> /dev/null' EXIT
 for ((i = 0; i < count; i++)); do
     wsicl train "$@" --coordinator "127.0.0.1:$port" --num-processes "$count" --process-id "$i" &

@@ -73,7 +73,10 @@ def test_the_local_script_says_how_it_is_used(arguments):
     assert "usage" in done.stderr
 
 
-def test_the_local_script_passes_sigterm_on_and_returns_the_code_of_a_stopped_run(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_local_script_stops_the_processes_as_it_is_stopped_and_returns_their_code(
+    tmp_path, number
+):
     note = f'echo "$*" >> {tmp_path}/started; trap "exit 75" TERM; for _ in {{1..300}}; do'
     stub = program(tmp_path, "wsicl", f"{note} sleep 0.1; done")
     script = subprocess.Popen(
@@ -85,7 +88,7 @@ def test_the_local_script_passes_sigterm_on_and_returns_the_code_of_a_stopped_ru
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.3)  # until they have their trap
-    script.send_signal(signal.SIGTERM)
+    script.send_signal(number)
     assert script.wait(10) == 75
     words = [line.split() for line in started.read_text().splitlines()]
     assert sorted(line[-1] for line in words) == ["0", "1", "2"]
