@@ -47,7 +47,14 @@ def cut_in_half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def take_parameters_of(run: Path, step: int) -> None:
+    here = run / "checkpoints" / str(NEWEST) / "parameters"
+    shutil.rmtree(here)
+    shutil.copytree(run / "checkpoints" / str(step) / "parameters", here)
+
+
 DAMAGES = {
+    "whole files of other values": lambda run: take_parameters_of(run, BEFORE),
     "a bit of the parameters": lambda run: flip_a_bit(largest(run, NEWEST, "parameters"), 600),
     "a bit of the metadata": lambda run: flip_a_bit(largest(run, NEWEST, "metadata"), 40),
     "parameters cut off": lambda run: cut_in_half(largest(run, NEWEST, "parameters")),
