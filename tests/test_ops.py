@@ -107,3 +107,9 @@ def test_accelerators_keep_the_native_convolution():
 
     assert dimensions("cpu") == {2}
     assert dimensions("cuda") == dimensions("tpu") == {3}
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    ones = jnp.ones((1, 16, 16, 16, 2), jnp.bfloat16)
+    gradient = jax.grad(lambda bias: ops.add_bias(ones, bias).sum(dtype=jnp.float32))(jnp.zeros(2))
+    np.testing.assert_array_equal(gradient, [16**3] * 2)

@@ -12,6 +12,8 @@ beside a part are fetched from its neighbours first.
 
 import functools
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,23 @@ from wsicl_jax.mesh import SPACE, shards, with_neighbours
 
 _DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
 _DIMENSIONS_2D = ("NYZC", "YZIO", "NYZC")
+
+# Part of the keys of JAX's caches, so that no program traced with the other choice is reused.
+_native_chosen = jax.make_user_context(default_value=False)
+
+
+def native_lowering() -> AbstractContextManager[None]:
+    """Within the block, programs are lowered as for accelerators, also on CPU.
+
+    For what is compiled on a machine without one to learn about those that have.
+    """
+    return _native_chosen(True)
+
+
+def _by_platform(*inputs: Array, cpu: Callable, default: Callable):
+    if _native_chosen.value:
+        return default(*inputs)
+    return lax.platform_dependent(*inputs, cpu=cpu, default=default)
 
 
 def conv3d(
@@ -39,6 +58,24 @@ def conv3d_down(
 ) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
     """3D convolution with kernel 4, stride 2 and padding 1: halves even sizes, no bias."""
     return _padded_convolve(x, kernel, 2, 1)
+
+
+@jax.custom_vjp
+def add_bias(
+    x: Float[Array, "batch x y z c"], bias: Float[Array, " c"]
+) -> Float[Array, "batch x y z c"]:
+    """A float32 bias on each channel, in the number format of `x`.
+
+    Its gradient, a sum over all voxels, is made in float32: in bfloat16 it would be lost.
+    """
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_bwd(_, g: Array) -> tuple[Array, Array]:
+    return g, g.astype(jnp.float32).sum(axis=(0, 1, 2, 3))
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _add_bias_bwd)
 
 
 def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
@@ -90,7 +127,7 @@ def _upsample2_bwd(_, cotangent):
         return jax.vjp(_upsample2_shifted, anywhere)[1](g)[0]
 
     # On CPU the pads and adds of transposed shifts are many times slower than small products.
-    return (lax.platform_dependent(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
+    return (_by_platform(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
 
 
 def _downsample_matrices(g: Array) -> Array:
@@ -173,7 +210,7 @@ def _convolve_planes(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     """`padding` is that along the first axis, and that along the other two."""
-    return lax.platform_dependent(
+    return _by_platform(
         x,
         kernel,
         cpu=lambda x, k: _stacked(x, k, stride, padding),
@@ -193,7 +230,7 @@ def _convolve_bwd(stride, padding, inputs, cotangent):
         by_input = _stacked_by_input if stride == 1 else _stacked_down_by_input
         return by_input(kernel, g, padding), _stacked_by_kernel(x, g, kernel, stride, padding)
 
-    return lax.platform_dependent(*inputs, cotangent, cpu=stacked, default=native)
+    return _by_platform(*inputs, cotangent, cpu=stacked, default=native)
 
 
 def _stacked_by_kernel(

@@ -41,15 +41,14 @@ def some(inputs, contexts, episodes=slice(None)):
     return [images[episodes, contexts], prompts[episodes, contexts], shortcut[episodes]]
 
 
-def means_and_gradients(inputs, weights=None, mini_context=0):
+def means_and_gradients(inputs, weights=None, mini_context=0, key=None, **processing):
     """Both mean maps; gradients of their mean squares by parameters, images, prompts, shortcut."""
     weights = None if weights is None else jnp.asarray(weights, jnp.float32)
+    config = ContextConfig(mini_context=mini_context, **processing)
 
     def mean_square(parameters, images, prompts, shortcut):
         branch = nnx.merge(GRAPH, parameters)
-        means = mean_over_contexts(
-            branch, images, prompts, weights, (shortcut,), ContextConfig(mini_context=mini_context)
-        )
+        means = mean_over_contexts(branch, images, prompts, weights, (shortcut,), config, key)
         return sum((mean**2).mean() for mean in means), means
 
     gradients, means = jax.jit(jax.grad(mean_square, (0, 1, 2, 3), has_aux=True))(
@@ -77,9 +76,60 @@ def test_every_parameter_and_input_has_a_gradient(all_at_once):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(all_at_once))
 
 
-@pytest.mark.parametrize("mini_context", [1, 2, 3, 5, 9])
-def test_parts_give_value_and_gradients_of_all_contexts_at_once(inputs, all_at_once, mini_context):
-    assert_equal(means_and_gradients(inputs, mini_context=mini_context), all_at_once)
+@pytest.mark.parametrize("remat", ["none", "context"])
+@pytest.mark.parametrize("mini_context", [1, 2, 3, 4, 5, 9])
+def test_parts_give_value_and_gradients_of_all_contexts_at_once(
+    inputs, all_at_once, mini_context, remat
+):
+    assert_equal(means_and_gradients(inputs, None, mini_context, remat=remat), all_at_once)
+
+
+def truncated(inputs, mini_context, weights=None, seed=None):
+    key = None if seed is None else jax.random.key(seed)
+    return means_and_gradients(inputs, weights, mini_context, key, gradient="truncated")
+
+
+@pytest.mark.parametrize("mini_context", [1, 2, 5])
+def test_a_truncated_gradient_leaves_the_value_exact(inputs, all_at_once, mini_context):
+    assert_equal(truncated(inputs, mini_context, seed=0)[0], all_at_once[0])
+
+
+@pytest.mark.parametrize(("mini_context", "last"), [(1, [4]), (2, [4]), (3, [3, 4])])
+def test_a_truncated_gradient_is_that_of_one_part_times_the_number_of_parts(
+    inputs, mini_context, last
+):
+    parts = -(-COUNT // mini_context)
+    images, prompts, shortcut = inputs
+    features = jax.vmap(
+        lambda p, i, q: nnx.merge(GRAPH, p)(jnp.concatenate([i, q], -1), (shortcut,)),
+        in_axes=(None, 1, 1),
+        out_axes=1,
+    )
+
+    def mean_square(parameters):
+        shown = np.isin(np.arange(COUNT), last)[:, None, None, None, None]
+        maps = features(parameters, images, prompts)
+        fixed = jax.lax.stop_gradient(maps)
+        scaled = jax.tree.map(lambda m, f: f + parts * shown * (m - f), maps, fixed)
+        return sum((m.mean(axis=1) ** 2).mean() for m in scaled)
+
+    assert_equal(truncated(inputs, mini_context)[1], jax.grad(mean_square)(PARAMETERS))
+
+
+@pytest.mark.parametrize("mini_context", [2, 3])
+def test_over_the_draws_of_its_part_the_truncated_gradient_is_exact_in_the_mean(
+    inputs, all_at_once, mini_context
+):
+    parts = -(-COUNT // mini_context)
+    drawn = {int(jax.random.randint(jax.random.key(i), (), 0, parts)): i for i in range(20)}
+    assert len(drawn) == parts
+    gradients = [truncated(inputs, mini_context, seed=seed)[1] for seed in drawn.values()]
+    mean = jax.tree.map(lambda *g: sum(g) / parts, *gradients)
+    assert_equal(mean, all_at_once[1])
+
+
+def test_a_truncated_gradient_of_the_only_part_is_exact(inputs, all_at_once):
+    assert_equal(truncated(inputs, COUNT, seed=0), all_at_once)
 
 
 @pytest.mark.parametrize("mini_context", [0, 2])

@@ -40,7 +40,7 @@ def products(jaxpr) -> float:
         elif equation.primitive.name == "cond":
             total += products(equation.params["branches"][-1].jaxpr)
         else:
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
                 total += products(inner)
     return total
 

@@ -21,9 +21,13 @@ DATA = Path(__file__).parents[1] / "data"
 COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
-def authors_model(mini_context: int) -> DualBranch:
+def authors_model(mini_context: int, *, precision="float32", **processing) -> DualBranch:
     config, tensors = read_lightning(DATA / "tiny_lightning.ckpt")
-    config = ModelConfig(channels=config.channels, context=ContextConfig(mini_context=mini_context))
+    config = ModelConfig(
+        channels=config.channels,
+        context=ContextConfig(mini_context=mini_context, **processing),
+        precision=precision,
+    )
     model = DualBranch.abstract(config)
     fill_from_state_dict(model, tensors)
     return model
@@ -92,6 +96,77 @@ def test_loss_and_gradients_are_the_authors(golden, agree):
     for name, value in expected.items():
         given = named[name.replace("grad/", "net.")]
         agree("authors: gradients, relative", given, value, 1e-4, relative=True)
+
+
+def gradients_of_mean_square(golden, model, weights=None):
+    """Every parameter's gradient by name, with the last context left out by `weights`."""
+
+    def gradients(model, *x):
+        graph, parameters = nnx.split(model)
+        return jax.grad(lambda p: (nnx.merge(graph, p)(*x) ** 2).mean())(parameters)
+
+    shown = inputs(golden) + ([] if weights is None else [np.array([weights], np.float32)])
+    return to_state_dict(nnx.merge(nnx.graphdef(model), compiled(gradients, model)(*shown)))
+
+
+@pytest.fixture(scope="module")
+def gradients_of_all_at_once(golden):
+    return gradients_of_mean_square(golden, authors_model(0))
+
+
+@pytest.mark.parametrize("remat", ["context", "stage"])
+@pytest.mark.parametrize("mini_context", [1, 3])
+def test_every_gradient_is_that_of_all_contexts_at_once(
+    golden, gradients_of_all_at_once, mini_context, remat, agree
+):
+    found = gradients_of_mean_square(golden, authors_model(mini_context, remat=remat))
+    for name, expected in gradients_of_all_at_once.items():
+        agree("exact gradient in parts, relative", found[name], expected, 1e-4, relative=True)
+
+
+def test_contexts_of_weight_0_change_no_gradient(golden, agree):
+    weights = [1, 1, 1, 1, 0]
+    found = gradients_of_mean_square(golden, authors_model(2), weights)
+    golden = {k: v[:4] if k.startswith("context_") else v for k, v in golden.items()}
+    for name, expected in gradients_of_mean_square(golden, authors_model(0)).items():
+        agree("exact gradient in parts, relative", found[name], expected, 1e-4, relative=True)
+
+
+def test_bfloat16_stays_near_float32(golden, agree):
+    exact, short = (
+        compiled(lambda model, *x: model(*x), authors_model(2, precision=precision))(
+            *inputs(golden)
+        )
+        for precision in ("float32", "bfloat16")
+    )
+    assert short.dtype == jnp.float32
+    assert (np.asarray(short) != np.asarray(exact)).any()
+    agree("bfloat16: output", short, exact, 0.02, relative=True)
+
+
+def test_bfloat16_gradients_point_where_those_of_float32_do(golden, gradients_of_all_at_once):
+    found = gradients_of_mean_square(golden, authors_model(2, precision="bfloat16"))
+    both = [
+        np.concatenate([np.ravel(g) for g in gradients.values()])
+        for gradients in (found, gradients_of_all_at_once)
+    ]
+    assert found.keys() == gradients_of_all_at_once.keys()
+    a, b = (np.float64(x) for x in both)
+    assert a @ b / np.sqrt(a @ a * (b @ b)) > 0.999
+
+
+def test_the_mean_over_contexts_is_summed_in_float32_of_bfloat16_maps(golden):
+    model = authors_model(1, precision="bfloat16")
+
+    def means(model, target, images, prompts):
+        shortcuts, _ = model.target_encoder(jnp.asarray(target, jnp.bfloat16))
+        assert shortcuts[0].dtype == jnp.bfloat16
+        context = model.config.context
+        return mean_over_contexts(model.context_branch, images, prompts, None, shortcuts, context)
+
+    for mean in compiled(means, model)(*inputs(golden)):
+        assert mean.dtype == jnp.float32
+        assert (mean != mean.astype(jnp.bfloat16)).any()
 
 
 @pytest.fixture

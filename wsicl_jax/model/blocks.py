@@ -29,12 +29,7 @@ class Conv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "batch x y z c_in"]) -> Float[Array, "batch x y z c_out"]:
-        kernel, bias = self.parameters(x.dtype)
-        return ops.conv3d(x, kernel) + bias
-
-    def parameters(self, dtype: jnp.dtype) -> tuple[Array, Array]:
-        """Kernel and bias in a number format."""
-        return self.kernel[...].astype(dtype), self.bias[...].astype(dtype)
+        return ops.add_bias(ops.conv3d(x, self.kernel[...].astype(x.dtype)), self.bias[...])
 
 
 class ResidualUnit(nnx.Module):
@@ -59,8 +54,8 @@ class Down(nnx.Module):
     ) -> Float[Array, "batch x//2 y//2 z//2 c_out"]:
         if self.conv is None:
             return ops.max_pool2(x)
-        kernel, bias = self.conv.parameters(x.dtype)
-        return ops.conv3d_down(x, kernel) + bias
+        kernel = self.conv.kernel[...].astype(x.dtype)
+        return ops.add_bias(ops.conv3d_down(x, kernel), self.conv.bias[...])
 
 
 class Merge(nnx.Module):
@@ -81,15 +76,15 @@ class Merge(nnx.Module):
         left: Float[Array, "batch x y z c_left"],
         right: Float[Array, "shared x y z c_right"],
     ) -> Float[Array, "batch x y z c_out"]:
-        for_left, for_right, bias = self.split_parameters(left.dtype)
-        from_right = right @ for_right + bias
+        for_left, for_right = self.split_kernel(left.dtype)
+        from_right = ops.add_bias(right @ for_right, self.conv.bias[...])
         repeats = left.shape[0] // right.shape[0]
         return left @ for_left + jnp.repeat(from_right, repeats, axis=0)
 
-    def split_parameters(self, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
-        """The kernel's rows for left and right, and the bias, in a number format."""
-        kernel, bias = self.conv.parameters(dtype)
-        return kernel[0, 0, 0, : self.c_left], kernel[0, 0, 0, self.c_left :], bias
+    def split_kernel(self, dtype: jnp.dtype) -> tuple[Array, Array]:
+        """The kernel's rows for the left and the right part, in a number format."""
+        kernel = self.conv.kernel[...].astype(dtype)[0, 0, 0]
+        return kernel[: self.c_left], kernel[self.c_left :]
 
 
 class UpMerge(Merge):
@@ -104,8 +99,8 @@ class UpMerge(Merge):
         left: Float[Array, "batch x y z c_left"],
         right: Float[Array, "batch 2*x 2*y 2*z c_right"],
     ) -> Float[Array, "batch 2*x 2*y 2*z c_out"]:
-        for_left, for_right, bias = self.split_parameters(left.dtype)
-        return ops.upsample2(left @ for_left) + right @ for_right + bias
+        for_left, for_right = self.split_kernel(left.dtype)
+        return ops.upsample2(left @ for_left) + ops.add_bias(right @ for_right, self.conv.bias[...])
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
