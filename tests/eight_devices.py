@@ -15,7 +15,8 @@ from wsicl_jax.collectives import collective_bytes
 from wsicl_jax.config import config_from_dict
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, on_mesh, state_placement, to_devices
+from wsicl_jax.parallel import make_mesh, state_placement, to_devices
+from wsicl_jax.train.step import make_predict
 
 BATCH, CONTEXTS, GRID, CHANNELS = 8, 8, (32, 4, 8), (4, 8, 8)
 MESHES = {
@@ -62,12 +63,7 @@ class OnMesh:
         mesh = make_mesh(config, devices)
         graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
 
-        def predict(parameters, batch, key):
-            return nnx.merge(graph, parameters)(
-                batch.target, batch.context_images, batch.context_prompts, batch.context_weights
-            )
-
-        self.predict = on_mesh(predict, mesh, config.parallel)
+        self.predict = make_predict(graph, config, mesh)
         self.parameters = jax.device_put(
             parameters, state_placement(parameters, mesh, config.parallel)
         )

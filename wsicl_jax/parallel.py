@@ -144,6 +144,24 @@ def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
     return type(batch)(*map(globally, batch._fields, batch))
 
 
+def simulate_devices(count: int) -> None:
+    """Let this process have `count` simulated CPU devices; call before any device is used.
+
+    Raises:
+        ConfigError: JAX has started with fewer.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
+    except RuntimeError:  # JAX has started: with enough devices, as may be
+        pass
+    if (there := jax.device_count("cpu")) < count:
+        raise ConfigError(
+            f"JAX has started with {there} CPU devices, so {count} cannot be simulated; do this "
+            "in a process of its own"
+        )
+
+
 def runs_one_program_at_a_time() -> bool:
     """Whether a program must be done before the next one is sent to the devices.
 

@@ -1,12 +1,17 @@
 import itertools
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.config import config_from_dict
+from wsicl_jax.config import config_from_dict, config_to_dict
 from wsicl_jax.data.episodes import Episode, EpisodeSource
 from wsicl_jax.data.loader import batches
 from wsicl_jax.errors import DataError
@@ -130,3 +135,40 @@ def test_an_error_while_episodes_are_made_reaches_the_training_loop(monkeypatch)
 def test_batches_end_with_the_run(expected):
     stream = batches(EPISODES, first_step=6)
     assert_equal(list(itertools.islice(stream, 5)), expected[6:])
+
+
+_WITH_WORKERS = """
+import multiprocessing, sys, time
+from wsicl_jax.config import load_config
+from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.data.loader import batches
+
+if __name__ == "__main__":
+    stream = batches(EpisodeSource(load_config(sys.argv[1])))
+    next(stream)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds child processes in /proc")
+def test_worker_processes_end_with_a_training_process_that_is_killed(tmp_path):
+    script, config = tmp_path / "with_workers.py", tmp_path / "config.yaml"
+    script.write_text(_WITH_WORKERS)
+    config.write_text(yaml.safe_dump(config_to_dict(with_workers(2).config)))
+    training = subprocess.Popen(
+        [sys.executable, str(script), str(config)], stdout=subprocess.PIPE, text=True
+    )
+    children = [int(pid) for pid in training.stdout.readline().split()]
+    assert len(children) >= 2
+    training.kill()
+    training.wait()
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.is_file() and "State:\tZ" not in status.read_text()

@@ -1,5 +1,9 @@
 """Batches of episodes for one process of a run, through Grain."""
 
+import functools
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -22,6 +26,8 @@ class _Rows:
         return len(self.episodes) // self.episodes.config.train.batch * len(self.rows)
 
     def __getitem__(self, index: int) -> Episode:
+        if multiprocessing.parent_process() is not None:
+            _end_with_parent()
         step, position = divmod(index, len(self.rows))
         row = self.episodes[step * self.episodes.config.train.batch + self.rows[position]]
         return filled(row, self.context_multiple)
@@ -54,3 +60,18 @@ def batches(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
         )
     return iter(stream)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Let a worker end when the training process does, even if that was killed.
+
+    Workers that stay behind slow the run that goes on in its place.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -17,7 +17,27 @@ from wsicl_jax.streams import Stream
 from wsicl_jax.train.state import TrainState, learning_rate
 
 Metrics = dict[str, Array]
+Predict = Callable[[nnx.State, Episode, PRNGKeyArray], Float[Array, "batch x y z 1"]]
 Step = Callable[[TrainState, Episode, Int32[Array, "devices"]], tuple[TrainState, Metrics]]
+
+
+def make_predict(graph: nnx.GraphDef, config: ExperimentConfig, mesh: Mesh) -> Predict:
+    """The network on a mesh: parameters and a batch of episodes to the batch's predictions.
+
+    The key draws the part of the context set that a truncated gradient comes from.
+    """
+
+    def predict(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Array:
+        model = nnx.merge(graph, parameters)
+        return model(
+            batch.target,
+            batch.context_images,
+            batch.context_prompts,
+            batch.context_weights,
+            key=key,
+        )
+
+    return on_mesh(predict, mesh, config.parallel)
 
 
 def make_step(
@@ -40,20 +60,10 @@ def make_step(
     loss, schedule = make_loss(config.train), learning_rate(config.train)
     draws = jax.random.fold_in(jax.random.key(config.seed), Stream.TRUNCATED_GRADIENT)
 
-    def predict(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Array:
-        model = nnx.merge(graph, parameters)
-        return model(
-            batch.target,
-            batch.context_images,
-            batch.context_prompts,
-            batch.context_weights,
-            key=key,
-        )
-
-    predict_on_mesh = on_mesh(predict, mesh, config.parallel)
+    predict = make_predict(graph, config, mesh)
 
     def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
-        return loss(predict_on_mesh(parameters, batch, key), batch.truth)
+        return loss(predict(parameters, batch, key), batch.truth)
 
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]

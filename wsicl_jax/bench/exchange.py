@@ -1,0 +1,144 @@
+"""What devices exchange and compute, by mesh: read from the compiled network, nothing is run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Compiled
+from rich.console import RenderableType
+from rich.table import Table
+
+from wsicl_jax.collectives import collective_bytes
+from wsicl_jax.config import ExperimentConfig, ParallelConfig
+from wsicl_jax.data.episodes import Episode
+from wsicl_jax.errors import ConfigError
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.parallel import AXES, make_mesh, mesh_sizes, simulate_devices
+from wsicl_jax.progress import track
+from wsicl_jax.train.abstract import abstract_batch, abstract_state
+from wsicl_jax.train.state import TrainState, make_optimizer
+from wsicl_jax.train.step import make_predict, make_step
+
+# What is exchanged is settled before the part of the compilation that this leaves out.
+_QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One pass of the network on one mesh, per device."""
+
+    mesh: tuple[int, int, int]
+    """Devices along data, context and space."""
+    shard_parameters: bool
+    forward: dict[str, int]
+    """Bytes received in a forward pass, by kind of collective."""
+    step: dict[str, int]
+    """Bytes received in a training step."""
+    forward_flops: float
+    """XLA's count for a forward pass; loops count once, so it is made without any."""
+
+
+def bench_exchange(
+    config: ExperimentConfig,
+    contexts: int,
+    devices: int,
+    *,
+    show: Callable[[RenderableType], None],
+) -> list[dict[str, Any]]:
+    """The table of what devices exchange, shown, and its numbers; the devices are simulated.
+
+    Raises:
+        ConfigError: no mesh of so many devices fits the batch and the grid.
+    """
+    simulate_devices(devices)
+    meshes = [mesh for mesh in compared_meshes(devices) if _fits(config, mesh, contexts, devices)]
+    if not meshes:
+        raise ConfigError(
+            f"train.batch = {config.train.batch}, {contexts} contexts and volume.grid = "
+            f"{config.volume.grid} fit no mesh of {devices} devices; use multiples of {devices}"
+        )
+    found = exchanges(config, meshes, contexts, jax.devices()[:devices])
+    title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
+    show(exchange_table(f"{title}, by mesh", found))
+    return [asdict(one) for one in found]
+
+
+def compared_meshes(devices: int) -> list[ParallelConfig]:
+    """All devices along one axis, in turn, and along two or three where they can be halved."""
+    sizes = [(devices, 1, 1), (1, devices, 1), (1, 1, devices)]
+    if devices % 4 == 0:
+        sizes += [(2, devices // 2, 1), (2, 1, devices // 2), (2, 2, devices // 4)]
+    meshes = [ParallelConfig(data=d, context=c, space=s) for d, c, s in dict.fromkeys(sizes)]
+    return [*meshes, ParallelConfig(data=devices, shard_parameters=True)]
+
+
+def exchanges(
+    config: ExperimentConfig,
+    meshes: Sequence[ParallelConfig],
+    contexts: int,
+    devices: Sequence[jax.Device],
+) -> list[Exchange]:
+    """What each mesh exchanges, for the configured batch with so many context images."""
+    found = []
+    with track(len(meshes), "compiling") as bar:
+        for parallel in meshes:
+            bar.status(f"data {parallel.data}, context {parallel.context}, space {parallel.space}")
+            found.append(_exchange(replace(config, parallel=parallel), contexts, devices))
+            bar.advance()
+    return found
+
+
+def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Device]) -> Exchange:
+    mesh = make_mesh(config, devices)
+    state, placement = abstract_state(config, mesh)
+    batch = abstract_batch(config, mesh, contexts)
+    graph = nnx.graphdef(DualBranch.abstract(config.model))
+    step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
+    stop = jax.ShapeDtypeStruct(
+        (mesh.size,), np.int32, sharding=NamedSharding(mesh, PartitionSpec(AXES))
+    )
+    at_once = replace(config.model, context=replace(config.model.context, mini_context=0))
+    counted = _forward(replace(config, model=at_once), mesh, state, batch)
+    return Exchange(
+        tuple(mesh.devices.shape),
+        config.parallel.shard_parameters,
+        collective_bytes(_forward(config, mesh, state, batch).as_text()),
+        collective_bytes(step.lower(state, batch, stop).compile(_QUICKLY).as_text()),
+        counted.cost_analysis()["flops"],
+    )
+
+
+def _forward(config: ExperimentConfig, mesh: Mesh, state: TrainState, batch: Episode) -> Compiled:
+    graph = nnx.graphdef(DualBranch.abstract(config.model))
+    predict = jax.jit(make_predict(graph, config, mesh))
+    return predict.lower(state.parameters, batch, jax.random.key(0)).compile(_QUICKLY)
+
+
+def exchange_table(title: str, found: Sequence[Exchange]) -> Table:
+    """A row for each mesh: what a device receives and computes."""
+    table = Table(title=title)
+    table.add_column("data x context x space")
+    for column in ("forward: MB", "of this halo", "training step: MB", "forward: GFLOP"):
+        table.add_column(column, justify="right")
+    for one in found:
+        mesh = " x ".join(map(str, one.mesh))
+        table.add_row(
+            f"{mesh}, parameters cut" if one.shard_parameters else mesh,
+            f"{sum(one.forward.values()) / 1e6:,.2f}",
+            f"{one.forward.get('collective-permute', 0) / 1e6:,.2f}",
+            f"{sum(one.step.values()) / 1e6:,.2f}",
+            f"{one.forward_flops / 1e9:,.2f}",
+        )
+    return table
+
+
+def _fits(config: ExperimentConfig, mesh: ParallelConfig, contexts: int, devices: int) -> bool:
+    try:
+        mesh_sizes(replace(config, parallel=mesh), devices)
+    except ConfigError:
+        return False
+    return contexts % mesh.context == 0
