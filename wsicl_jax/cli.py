@@ -185,72 +185,6 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _eval(options: argparse.Namespace) -> int:
-    from wsicl_jax.checkpoint import (
-        experiment_config,
-        find_checkpoint,
-        load_model,
-        read_metadata,
-    )
-    from wsicl_jax.config import config_to_dict, override_config
-    from wsicl_jax.errors import DataError
-    from wsicl_jax.evaluate.protocol import evaluate, plan_trials
-    from wsicl_jax.evaluate.report import dice_table, left_out_table, report
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
-
-    keep_compiled_programs()
-    if options.json:
-        _check_writable(Path(options.json))
-    checkpoint = find_checkpoint(options.checkpoint)
-    metadata = read_metadata(checkpoint)
-    config = override_config(experiment_config(metadata), options.overrides, _EVAL_SECTIONS)
-    planned = plan_trials(config)
-    if not planned.trials:
-        raise DataError("no structure is in enough training and validation cases to be evaluated")
-    scores = evaluate(load_model(checkpoint), planned.trials, config.evaluation)
-    if options.json:
-        settings = config_to_dict(config)
-        about = {name: settings[name] for name in ("seed", "data", "volume", "evaluation")}
-        about |= {"checkpoint": str(checkpoint), "step": metadata.get("step")}
-        _write_json(Path(options.json), report(scores, config.evaluation, **about))
-    console().print(dice_table(scores, config.evaluation))
-    if planned.left_out:
-        console().print(left_out_table(planned.left_out))
-    return 0
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from wsicl_jax.infer.predict import predict_files
-    from wsicl_jax.infer.request import example_with_mask, read_context
-    from wsicl_jax.infer.segmenter import Segmenter
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
-
-    keep_compiled_programs()
-    examples = read_context(options.context) if options.context else []
-    examples += [example_with_mask(image, mask) for image, mask in options.example]
-    segmenter = Segmenter.load(options.checkpoint)
-    summary = predict_files(
-        segmenter,
-        segmenter.context(examples),
-        [Path(target) for target in options.targets],
-        Path(options.output),
-        inputs=[file for example in examples for file in example.files],
-        overwrite=options.overwrite,
-    )
-    console().print(summary.table())
-    return 1 if summary.failed else 0
-
-
-def _info(options: argparse.Namespace) -> int:
-    from wsicl_jax.info import describe
-    from wsicl_jax.progress import console
-
-    console().print(describe(Path(options.path)))
-    return 0
-
-
 def _import(options: argparse.Namespace) -> int:
     from wsicl_jax.export.lightning import import_lightning
     from wsicl_jax.progress import console
@@ -351,44 +285,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--devices", type=int, metavar="N", help="devices of all hosts (as here)")
     check.add_argument("--hosts", type=int, default=1, metavar="H", help="hosts they are on (1)")
     check.add_argument("--memory", type=float, metavar="GB", help="memory of one device")
-
-    evaluate = verb(
-        "eval",
-        _eval,
-        "measure Dice on validation cases",
-        "wsicl eval runs/hippocampus 'evaluation.kinds=[box, point, mask]'",
-    )
-    evaluate.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
-    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    evaluate.add_argument("--json", metavar="FILE", help="write every score there too")
-
-    predict = verb(
-        "predict",
-        _predict,
-        "segment images, given context images with prompts",
-        "wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz",
-    )
-    predict.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
-    predict.add_argument("targets", nargs="+", metavar="TARGET", help="NIfTI images to segment")
-    predict.add_argument("--context", metavar="FILE", help="context images with prompts, JSON")
-    predict.add_argument(
-        "--example",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("IMAGE", "MASK"),
-        help="a context image with its mask; may be repeated",
-    )
-    predict.add_argument("--output", required=True, help="directory for the masks")
-    predict.add_argument("--overwrite", action="store_true", help="replace masks that exist")
-
-    info = verb(
-        "info",
-        _info,
-        "say what a store, a checkpoint or a run holds",
-        "wsicl info runs/hippocampus",
-    )
-    info.add_argument("path")
 
     evaluate = verb(
         "eval",
