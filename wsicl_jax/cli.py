@@ -7,7 +7,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,18 @@ _STOPPED = 75
 _EVAL_SECTIONS = ("evaluation", "data", "volume")
 """Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
 
+_BENCH_SECTIONS = ("model", "volume", "train", "parallel")
+"""Settings that `wsicl bench` may change from their defaults: the others change no cost."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
 
-    0: done, 1: done in part, 2: an error of use, 75: training stopped on SIGTERM and saved.
+    0: done, 1: done in part, 2: an error of use, 69: another process of the run was lost,
+    75: training stopped on SIGTERM and saved.
     """
     options = _parse(arguments)
+    warnings.showwarning = _show_warning
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
@@ -38,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -185,6 +195,32 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from wsicl_jax.bench.context import bench_context
+    from wsicl_jax.bench.exchange import bench_exchange
+    from wsicl_jax.config import ExperimentConfig, TrainConfig, override_config
+    from wsicl_jax.progress import console
+
+    if options.json:
+        _check_writable(Path(options.json))
+    config = ExperimentConfig(train=TrainConfig(batch=options.devices))
+    config = override_config(config, options.overrides, _BENCH_SECTIONS)
+    if options.what == "context":
+        found = bench_context(
+            config,
+            options.contexts or [2, 8, 32],
+            options.devices,
+            repeats=options.repeats,
+            show=console().print,
+        )
+    else:
+        contexts = max(options.contexts or [8])
+        found = bench_exchange(config, contexts, options.devices, show=console().print)
+    if options.json:
+        _write_json(Path(options.json), found)
+    return 0
+
+
 def _import(options: argparse.Namespace) -> int:
     from wsicl_jax.export.lightning import import_lightning
     from wsicl_jax.progress import console
@@ -193,6 +229,15 @@ def _import(options: argparse.Namespace) -> int:
     channels = ", ".join(map(str, model.config.channels))
     console().print(f"imported a network of channels {channels} to {options.output}")
     return 0
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {least} or more")
+        return int(text)
+
+    return number
 
 
 def _check_writable(path: Path) -> None:
@@ -323,6 +368,32 @@ def _parser() -> argparse.ArgumentParser:
         "wsicl info runs/hippocampus",
     )
     info.add_argument("path")
+
+    bench = verb(
+        "bench",
+        _bench,
+        "measure what a context set costs, and what devices exchange",
+        "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
+    )
+    bench.add_argument(
+        "what",
+        choices=("context", "exchange"),
+        help="context: memory and time by size and by remat, then exchange; "
+        "exchange: bytes between devices by mesh, of the compiled program",
+    )
+    bench.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    bench.add_argument(
+        "--contexts",
+        type=lambda text: [_at_least(1)(size) for size in text.split(",")],
+        metavar="L,L,...",
+        help="sizes of the context set (2,8,32)",
+    )
+    repeats = "timed runs (3); 0: memory only"
+    bench.add_argument("--repeats", type=_at_least(0), default=3, metavar="N", help=repeats)
+    bench.add_argument(
+        "--devices", type=_at_least(2), default=8, metavar="N", help="of the meshes compared (8)"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write the numbers there too")
 
     imported = verb(
         "import",
