@@ -111,7 +111,7 @@ def _train_together(config: "ExperimentConfig", *, resume: bool) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from wsicl_jax.check import check
+    from wsicl_jax.check.run import check
     from wsicl_jax.config import load_config
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console

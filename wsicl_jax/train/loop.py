@@ -4,11 +4,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-import yaml
 from flax import nnx
 
 from wsicl_jax.chips import peak_flops
@@ -16,8 +14,7 @@ from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
-from wsicl_jax.errors import ConfigError, DataError, PreemptedError, TrainingError
-from wsicl_jax.files import write_whole
+from wsicl_jax.errors import PreemptedError, TrainingError
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
@@ -32,21 +29,16 @@ from wsicl_jax.parallel import (
 )
 from wsicl_jax.progress import track
 from wsicl_jax.train.agreement import from_leader
-from wsicl_jax.train.checkpoints import RunCheckpoints, has_steps, newest_sound_step
+from wsicl_jax.train.checkpoints import RunCheckpoints
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.run import check_data, steps_done, write_config
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import StopFlags, stop_request
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
 """Scores the network in its present state, by name; the mean of the scores ranks checkpoints."""
-
-_MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
-_MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
-_MAY_CHANGE += ("train.workers", "train.max_skipped", "parallel", "episode.context_multiple")
-_MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
-"""Settings that a resumed run may change: what is learnt stays the same, up to rounding."""
 
 
 def train(
@@ -72,7 +64,7 @@ def train(
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
         episodes = EpisodeSource(config)
-        done = from_leader(lambda: _open_run(run, config, resume))
+        done = from_leader(lambda: _open(run, config, resume))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         graph, parameters = nnx.split(model, nnx.Param)
@@ -92,7 +84,7 @@ def train(
                 counters = jax.device_put(counters, replicated(mesh))
                 state = TrainState(*arrays, **counters)
                 unlogged = metadata["unlogged"]
-                _check_data(run, metadata, episodes)
+                check_data(run, metadata, episodes)
             stream = batches(
                 episodes,
                 first_step=done,
@@ -206,6 +198,12 @@ class _Steps:
         return bool(metrics["stop"])
 
 
+def _open(run: Path, config: ExperimentConfig, resume: bool) -> int:
+    done = steps_done(run, config, resume=resume)
+    write_config(run, config)
+    return done
+
+
 def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:
     batch, devices = config.train.batch, jax.devices()
     of_one = peak_flops(devices[0].device_kind)
@@ -219,49 +217,3 @@ def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _open_run(run: Path, config: ExperimentConfig, resume: bool) -> int:
-    """Make the run's directory and say how many steps are done; by the leader alone."""
-    saved, begun = run / "config.yaml", has_steps(run)
-    if begun and not resume:
-        raise ConfigError(
-            f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
-        )
-    if begun:
-        if not saved.is_file():
-            raise ConfigError(f"{run} has checkpoints but no config.yaml; it cannot be resumed")
-        before, now = yaml.safe_load(saved.read_text()), config_to_dict(config)
-        differing = [
-            key
-            for key in _differing(before, now)
-            if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
-        ]
-        if differing:
-            raise ConfigError(
-                f"{run} was started with another {', '.join(differing)}; resume it with the same "
-                "settings, or give another run=DIRECTORY"
-            )
-    done = newest_sound_step(run)
-    run.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
-    write_whole(saved, text.encode())
-    return done
-
-
-def _differing(before: Any, now: Any, key: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            found
-            for name in before | now
-            for found in _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    return [] if before == now else [key]
-
-
-def _check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
-    if metadata.get("data") != episodes.fingerprint:
-        raise DataError(
-            f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
-            "go on; bring the store back as it was, or start another run"
-        )

@@ -15,13 +15,15 @@ import yaml
 from flax import nnx
 from jax import numpy as jnp
 
-from wsicl_jax import check, ops
+from wsicl_jax import ops
+from wsicl_jax.check import memory
+from wsicl_jax.check import run as check_run
 from wsicl_jax.cli import main
 from wsicl_jax.config import ModelConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.store import create_store, write_case
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh
+from wsicl_jax.parallel import AXES, make_mesh
 from wsicl_jax.train.abstract import abstract_state
 from wsicl_jax.train.checkpoints import RunCheckpoints
 
@@ -39,7 +41,7 @@ import json, sys
 import jax, numpy as np
 from wsicl_jax.cli import main
 from wsicl_jax.config import load_config
-from wsicl_jax.parallel import make_mesh
+from wsicl_jax.parallel import AXES, make_mesh
 from wsicl_jax.train.abstract import abstract_state
 
 def bytes_on(device, tree):
@@ -141,8 +143,8 @@ def test_the_run_is_said_to_be_ready_with_its_mesh_and_programs(on_eight):
 def test_more_devices_than_are_compiled_for_change_nothing_on_each(tmp_path):
     settings = {**SETTINGS, "run": "run", "train": {"batch": 600}, "parallel": {"data": 300}}
     config = config_from_dict(settings)
-    mesh = jax.sharding.Mesh(np.array(300 * jax.devices()).reshape(300, 1, 1), check.AXES)
-    shorter, compiled_for = check._shortened(config, mesh)
+    mesh = jax.sharding.Mesh(np.array(300 * jax.devices()).reshape(300, 1, 1), AXES)
+    shorter, compiled_for = memory._shortened(config, mesh)
     assert compiled_for.shape == {"data": 256, "context": 1, "space": 1}
     assert shorter.train.batch == 2 * 256
 
@@ -153,7 +155,7 @@ def test_more_devices_than_are_compiled_for_change_nothing_on_each(tmp_path):
 def test_a_host_reads_the_episodes_of_its_devices(sizes, hosts):
     batch = 2 * sizes[0]
     data_of_device = np.arange(np.prod(sizes)).reshape(sizes)
-    found = check.rows_of_hosts(batch, sizes, hosts)
+    found = memory.rows_of_hosts(batch, sizes, hosts)
     readers = np.zeros(batch, int)
     for devices, rows in zip(np.split(data_of_device.ravel(), hosts), found.rows, strict=True):
         positions = {int(np.argwhere(data_of_device == device)[0][0]) for device in devices}
@@ -184,7 +186,7 @@ def test_the_step_is_lowered_as_for_accelerators():
 @pytest.fixture
 def told(tmp_path, monkeypatch, capfd):
     """`told(arguments..., settings)`: the exit code, and what is printed to stdout and stderr."""
-    monkeypatch.setattr(check, "temporary_bytes", lambda *_: (5 * 10**9, 1))
+    monkeypatch.setattr(check_run, "temporary_bytes", lambda *_: (5 * 10**9, 1))
 
     def run(*arguments: str, **changes) -> tuple[int, str, str]:
         file = write(tmp_path, **changes)

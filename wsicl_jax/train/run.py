@@ -1,0 +1,88 @@
+"""The directory of a run: whether a configuration may start or go on there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.files import write_whole
+from wsicl_jax.train.checkpoints import has_steps, newest_sound_step
+
+_CONFIG = "config.yaml"
+
+_MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
+_MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
+_MAY_CHANGE += ("train.workers", "train.max_skipped", "parallel", "episode.context_multiple")
+_MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
+"""Settings that a resumed run may change: what is learnt stays the same, up to rounding."""
+
+
+def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
+    """The step from which a run of this configuration would go on; 0: from the start.
+
+    Raises:
+        ConfigError: the run exists and `resume` is not set, or its configuration differs in
+            more than what may change.
+        CheckpointError: all its checkpoints are damaged.
+    """
+    if not has_steps(run):
+        return 0
+    if not resume:
+        raise ConfigError(
+            f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
+        )
+    if differing := [key for key in _differing(_saved(run), config_to_dict(config)) if _binds(key)]:
+        raise ConfigError(
+            f"{run} was started with another {', '.join(differing)}; resume it with the same "
+            "settings, or give another run=DIRECTORY"
+        )
+    return newest_sound_step(run)
+
+
+def write_config(run: Path, config: ExperimentConfig) -> None:
+    """Make the run's directory and write the resolved configuration to it."""
+    run.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
+    write_whole(run / _CONFIG, text.encode())
+
+
+def check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
+    """Refuse to go on with other cases than those of a checkpoint's `metadata`.
+
+    Raises:
+        DataError: they have changed.
+    """
+    if metadata.get("data") != episodes.fingerprint:
+        raise DataError(
+            f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
+            "go on; bring the store back as it was, or start another run"
+        )
+
+
+def _saved(run: Path) -> Any:
+    path = run / _CONFIG
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{run} has checkpoints but no {_CONFIG}; it cannot be resumed") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {reason}") from None
+
+
+def _binds(key: str) -> bool:
+    return not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+
+
+def _differing(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            found
+            for name in before | now
+            for found in _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+        ]
+    return [] if before == now else [key]
