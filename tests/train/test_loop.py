@@ -141,6 +141,14 @@ def test_checkpoints_without_their_configuration_are_not_resumed(whole_run, tmp_
             train(tiny(run), resume=resume)
 
 
+def test_a_damaged_configuration_of_a_run_is_told(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run[0], run)
+    (run / "config.yaml").write_text("train: [")
+    with pytest.raises(ConfigError, match="damaged"):
+        train(tiny(run), resume=True)
+
+
 def test_a_start_that_saved_nothing_may_be_made_again(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
