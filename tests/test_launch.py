@@ -79,8 +79,10 @@ def test_the_local_script_stops_the_processes_as_it_is_stopped_and_returns_their
 ):
     note = f'echo "$*" >> {tmp_path}/started; trap "exit 75" TERM; for _ in {{1..300}}; do'
     stub = program(tmp_path, "wsicl", f"{note} sleep 0.1; done")
+    words = ["experiment.yaml", "--resume"]
     script = subprocess.Popen(
-        ["bash", str(LAUNCH / "local.sh"), "3", "experiment.yaml", "--resume"],
+        # Tests that run in the background ignore Ctrl-C, and so would all that they start.
+        ["env", "--default-signal=INT", "bash", str(LAUNCH / "local.sh"), "3", *words],
         env=environment(stub),
     )
     started, deadline = tmp_path / "started", time.monotonic() + 20
@@ -89,10 +91,10 @@ def test_the_local_script_stops_the_processes_as_it_is_stopped_and_returns_their
         time.sleep(0.05)
     time.sleep(0.3)  # until they have their trap
     script.send_signal(number)
-    assert script.wait(10) == 75
-    words = [line.split() for line in started.read_text().splitlines()]
-    assert sorted(line[-1] for line in words) == ["0", "1", "2"]
-    assert all(line[:3] == ["train", "experiment.yaml", "--resume"] for line in words)
+    assert script.wait(60) == 75
+    calls = [line.split() for line in started.read_text().splitlines()]
+    assert sorted(call[-1] for call in calls) == ["0", "1", "2"]
+    assert all(call[:3] == ["train", *words] for call in calls)
 
 
 def test_the_local_script_returns_the_code_of_the_first_that_failed(tmp_path):

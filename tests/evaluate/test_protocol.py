@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from wsicl_jax.config import config_from_dict, config_to_dict
+from wsicl_jax.data.episodes import Episode
 from wsicl_jax.data.sources import (
     SMALLEST_STRUCTURE,
     prepared_case,
@@ -165,10 +166,7 @@ def test_a_perfect_network_scores_one_on_the_targets_own_grid(store, monkeypatch
 def test_fewer_contexts_by_weight_equal_fewer_contexts(model):
     found = protocol.plan_trials(experiment("synthetic")).trials[:3]
     shown = [trial.episode("box", 2) for trial in found]
-    fewer = [
-        e._replace(context_images=e.context_images[:2], context_prompts=e.context_prompts[:2])
-        for e in shown
-    ]
+    fewer = [Episode(e.target, e.truth, *(part[:2] for part in e[2:])) for e in shown]
     for a, b in zip(
         protocol.outputs(model, shown, contexts=2), protocol.outputs(model, fewer), strict=True
     ):

@@ -26,7 +26,7 @@ train(load_config(sys.argv[1], sys.argv[2:]), resume=True)
 
 
 def train_on_eight(run: Path, config: Path, *overrides: str) -> None:
-    flags = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, "-c", _TRAIN_ON_EIGHT, str(config), f"run={run}", *overrides],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -59,6 +59,7 @@ def bench_context(
     by_size = measure(config, ways(context), sizes, repeats=repeats)
     show(machine())
     show(cost_table("Loss and gradient of one episode, by size of the context set", by_size))
+    show(compile_table("Seconds to compile it", by_size))
     by_remat = measure(config, remat_levels(context), [_REMAT_CONTEXTS], repeats=repeats)
     show(cost_table("The same, by what the backward pass computes anew", by_remat))
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +135,18 @@ def cost_table(title: str, costs: Sequence[Cost]) -> Table:
         row = {cost.way: cost for cost in costs if cost.contexts == contexts}
         cells = (cell for name in names for cell in _cells(row[name]))
         table.add_row(str(contexts), *cells)
+    return table
+
+
+def compile_table(title: str, costs: Sequence[Cost]) -> Table:
+    """Seconds to compile: a row for each size, a column for each way."""
+    names = list(dict.fromkeys(cost.way for cost in costs))
+    table = Table(title=title)
+    for heading in ("contexts", *names):
+        table.add_column(heading, justify="right")
+    for contexts in dict.fromkeys(cost.contexts for cost in costs):
+        row = {cost.way: cost.compile_seconds for cost in costs if cost.contexts == contexts}
+        table.add_row(str(contexts), *(f"{row[name]:.1f}" for name in names))
     return table
 
 
