@@ -38,11 +38,26 @@ def program(directory: Path, name: str, text: str) -> Path:
     return file.parent
 
 
-def test_two_processes_give_the_losses_and_scores_of_one(tmp_path):
+@pytest.mark.parametrize(
+    ("contexts", "devices_each", "overrides"),
+    [
+        pytest.param(1, 1, [], id="each with its own episodes"),
+        pytest.param(
+            3,
+            4,
+            ["parallel.context=4", "parallel.space=2", "parallel.shard_parameters=true"],
+            id="sharing context sets and volumes",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_two_processes_give_the_losses_and_scores_of_one(
+    tmp_path, contexts, devices_each, overrides
+):
     settings = {
         "data": "synthetic",
         "volume": {"grid": [16, 16, 16]},
-        "episode": {"contexts": [1, 1]},
+        "episode": {"contexts": [1, contexts]},
         "model": {"channels": [2, 4]},
         "train": {"steps": 4, "batch": 2, "log_every": 1, "warmup_steps": 1},
         "evaluation": {"contexts": 1, "synthetic_structures": 2, "synthetic_targets": 1},
@@ -51,10 +66,13 @@ def test_two_processes_give_the_losses_and_scores_of_one(tmp_path):
     config.write_text(yaml.safe_dump(settings))
     commands = {
         "one": ["wsicl", "train", str(config)],
-        "two": ["bash", str(LAUNCH / "local.sh"), "2", str(config)],
+        "two": ["bash", str(LAUNCH / "local.sh"), "2", str(config), *overrides],
     }
+    flags = f"--xla_force_host_platform_device_count={devices_each}"
+    more = {"one": {}, "two": {"XLA_FLAGS": flags}}
     for name, command in commands.items():
-        subprocess.run([*command, f"run={tmp_path / name}"], env=environment(), check=True)
+        run = f"run={tmp_path / name}"
+        subprocess.run([*command, run], env=environment() | more[name], check=True)
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [1, 2, 3, 4, 4]
     for a, b in zip(one, two, strict=True):

@@ -1,5 +1,5 @@
-"""The processes of a run: how they find each other, wait for each other, who leads, and how
-each of them ends when another one is lost."""
+"""The processes of a run: how they find each other, who leads, and how each of them ends when
+another one is lost."""
 
 import atexit
 import ctypes
@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
 
 from wsicl_jax.errors import ConfigError, TrainingError, WsiclError
 
@@ -162,11 +161,6 @@ def peers_watched() -> Iterator[None]:
             raise told from error
         raise
     as_before()
-
-
-def wait_for_all(where: str) -> None:
-    """Go on when every process has come to this place of the program."""
-    multihost_utils.sync_global_devices(where)
 
 
 def is_leader() -> bool:
