@@ -14,8 +14,9 @@ import jax
 import pytest
 import yaml
 
+from wsicl_jax import cluster
 from wsicl_jax.cluster import HEARTBEAT_SECONDS, PEER_LOST, find_cluster, join_processes
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.errors import CheckpointError, ConfigError
 
 WSICL = str(Path(sys.executable).parent / "wsicl")
 
@@ -360,3 +361,16 @@ def test_a_run_that_lost_a_process_while_saving_goes_on_from_its_checkpoint(savi
         assert resumed.poll() is None, resumed.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"),
+    [
+        (RuntimeError("Gloo all-reduce failed: Connection closed by peer"), True),
+        (OSError(28), False),
+    ],
+)
+def test_a_save_that_fails_because_a_process_is_lost_is_told_as_that(cause, lost):
+    error = CheckpointError("the checkpoint could not be written")
+    error.__cause__ = cause
+    assert cluster._is_of_a_peer(error) == lost

@@ -287,3 +287,22 @@ def test_only_the_sections_that_are_named_may_be_overridden():
 
 def test_the_short_form_of_data_takes_overrides_too():
     assert override_config(ExperimentConfig(), ["data.0.weight=2"]).data[0].weight == 2
+
+
+TRUNCATED = {"model": {"context": {"gradient": "truncated", "mini_context": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": {"context": {"gradient": "truncated"}}}, "needs mini_context"),
+        ({**TRUNCATED, "parallel": {"context": 2}}, "set parallel.context to 1"),
+        ({**TRUNCATED, "episode": {"context_multiple": 2}}, "set episode.context_multiple to 1"),
+        ({"parallel": {"data": 0}}, "1 or more each"),
+        ({"parallel": {"data": -1, "space": -1}}, "one of them may be -1"),
+        ({"episode": {"contexts": [1, 2], "usual_contexts": 3}}, "more than episode.contexts"),
+    ],
+)
+def test_settings_of_context_and_mesh_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict(settings)

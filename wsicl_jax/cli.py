@@ -24,7 +24,7 @@ _STOPPED = 75
 _EVAL_SECTIONS = ("evaluation", "data", "volume")
 """Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
 
-_BENCH_SECTIONS = ("model", "volume", "train", "parallel")
+_BENCH_SECTIONS = ("model", "volume", "train")
 """Settings that `wsicl bench` may change from their defaults: the others change no cost."""
 
 
@@ -197,7 +197,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from wsicl_jax.bench.context import bench_context
-    from wsicl_jax.bench.exchange import bench_exchange
+    from wsicl_jax.bench.exchange import EXCHANGED_CONTEXTS, bench_exchange
     from wsicl_jax.config import ExperimentConfig, TrainConfig, override_config
     from wsicl_jax.progress import console
 
@@ -214,7 +214,7 @@ def _bench(options: argparse.Namespace) -> int:
             show=console().print,
         )
     else:
-        contexts = max(options.contexts or [8])
+        contexts = max(options.contexts or [EXCHANGED_CONTEXTS])
         found = bench_exchange(config, contexts, options.devices, show=console().print)
     if options.json:
         _write_json(Path(options.json), found)

@@ -230,10 +230,12 @@ _OF_A_PEER = re.compile(
 """What JAX and Orbax say when an exchange between processes fails; there is no type for it."""
 
 
-def _is_of_a_peer(error: BaseException) -> bool:
-    if isinstance(error, WsiclError) or not isinstance(error, RuntimeError | ValueError):
+def _is_of_a_peer(error: BaseException | None) -> bool:
+    if error is None:
         return False
-    return bool(_OF_A_PEER.search(str(error)))
+    if isinstance(error, WsiclError):  # such as of a checkpoint that could not be exchanged
+        return _is_of_a_peer(error.__cause__)
+    return isinstance(error, RuntimeError | ValueError) and bool(_OF_A_PEER.search(str(error)))
 
 
 def _lost(reason: str) -> str:

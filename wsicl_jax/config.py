@@ -58,7 +58,8 @@ class ModelConfig:
     """Processing of the context set."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of activations and products; parameters and the mean over the context set
-    are float32 in either case."""
+    are float32 in either case. Accelerators make products of float32 as JAX's
+    `jax_default_matmul_precision` says, by default with fewer bits."""
 
     @property
     def size_multiple(self) -> int:
@@ -279,6 +280,11 @@ class ExperimentConfig:
             raise ValueError(
                 f"episode.usual_contexts = {self.episode.usual_contexts} is more than "
                 f"episode.contexts {self.episode.contexts} allows"
+            )
+        if self.model.context.gradient == "truncated" and self.episode.context_multiple != 1:
+            raise ValueError(
+                "model.context.gradient = truncated would be drawn from images of weight 0 too: "
+                "set episode.context_multiple to 1"
             )
         if self.model.context.gradient == "truncated" and self.parallel.context != 1:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wsicl_jax.config import ExperimentConfig, ParallelConfig
@@ -46,9 +47,11 @@ def make_mesh(config: ExperimentConfig, devices: Sequence[jax.Device] | None = N
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config, len(devices))
-    if len(devices) == jax.device_count():
-        return jax.make_mesh(sizes, AXES, (jax.sharding.AxisType.Auto,) * 3)
-    return Mesh(np.array(devices).reshape(sizes), AXES)
+    if len(devices) < jax.device_count():
+        return Mesh(np.array(devices).reshape(sizes), AXES)
+    # In the order of their wiring, where there is one; split, any sizes find their place in it.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES)
 
 
 def mesh_sizes(config: ExperimentConfig, devices: int) -> tuple[int, int, int]:

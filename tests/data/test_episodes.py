@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.config import SYNTHETIC, ExperimentConfig, config_from_dict, config_to_dict
-from wsicl_jax.data.episodes import Episode, EpisodeSource, draw_prompts, episode
+from wsicl_jax.config import (
+    SYNTHETIC,
+    EpisodeConfig,
+    ExperimentConfig,
+    config_from_dict,
+    config_to_dict,
+)
+from wsicl_jax.data.episodes import (
+    Episode,
+    EpisodeSource,
+    context_sizes,
+    draw_prompts,
+    episode,
+)
 from wsicl_jax.data.sources import Group, prepared_case
 from wsicl_jax.data.store import Store, create_store, write_case
 
@@ -269,3 +281,18 @@ def test_the_number_of_prompts_covers_its_range(experiment, monkeypatch):
     for index in range(40):
         source[index]
     assert set(asked) == {2, 3, 4}
+
+
+def test_the_usual_number_of_contexts_comes_as_often_as_asked(experiment):
+    settings = replace(experiment.episode, contexts=(1, 3), usual_contexts=2, usual_share=0.5)
+    source = EpisodeSource(replace(experiment, episode=settings))
+    counts = np.bincount([source.contexts(step) for step in range(600)], minlength=4)
+    assert counts[0] == 0
+    # Half of the steps, and a third of the others.
+    np.testing.assert_allclose(counts[1:] / 600, [1 / 6, 2 / 3, 1 / 6], atol=0.06)
+
+
+def test_each_size_of_filled_context_sets_is_known_beforehand():
+    settings = EpisodeConfig(contexts=(1, 8), usual_contexts=3)
+    assert context_sizes(settings, 1) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert context_sizes(settings, 4) == [4, 8]

@@ -15,9 +15,9 @@ from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, start
 
 from wsicl_jax.checkpoint import damage, load_model
 from wsicl_jax.cli import main
-from wsicl_jax.errors import PreemptedError, TrainingError
+from wsicl_jax.errors import CheckpointError, PreemptedError, TrainingError
 from wsicl_jax.train import loop
-from wsicl_jax.train.checkpoints import newest_sound_step
+from wsicl_jax.train.checkpoints import RunCheckpoints, newest_sound_step
 from wsicl_jax.train.loop import train
 
 # The pause after each step leaves time to be interrupted between two checkpoints.
@@ -130,6 +130,16 @@ def test_all_stop_one_step_after_the_one_that_told_them(tmp_path, monkeypatch, w
     with pytest.raises(PreemptedError, match=f"stopped at step {when + 2}"):
         train(tiny(tmp_path / "run", checkpoint_every=100))
     assert newest_sound_step(tmp_path / "run") == when + 2
+
+
+def test_a_run_whose_last_save_fails_is_not_said_to_be_saved(tmp_path, monkeypatch):
+    def fail(self):
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr(RunCheckpoints, "wait", fail)
+    at_step(monkeypatch, 2, terminate)
+    with pytest.raises(CheckpointError, match="full"):
+        train(tiny(tmp_path / "run"))
 
 
 def test_sigterm_during_an_evaluation_stops_at_a_step_after_it(whole_run, tmp_path):

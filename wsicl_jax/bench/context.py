@@ -18,7 +18,9 @@ from flax import nnx
 from rich.console import RenderableType
 from rich.table import Table
 
+from wsicl_jax.bench.exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
 from wsicl_jax.config import ContextConfig, ExperimentConfig, config_to_dict
+from wsicl_jax.errors import WsiclError
 from wsicl_jax.losses import make_loss
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.progress import track
@@ -56,6 +58,7 @@ def bench_context(
     What devices exchange is found by a process of its own, which simulates them.
     """
     context = config.model.context
+    fitting_meshes(exact(config), EXCHANGED_CONTEXTS, devices)  # told before the measuring
     by_size = measure(config, ways(context), sizes, repeats=repeats)
     show(machine())
     show(cost_table("Loss and gradient of one episode, by size of the context set", by_size))
@@ -66,7 +69,9 @@ def bench_context(
         file = Path(folder) / "exchange.json"
         overrides = [f"{key}={json.dumps(value)}" for key, value in _flat(config)]
         command = [sys.executable, "-m", "wsicl_jax", "bench", "exchange", *overrides]
-        subprocess.run([*command, "--devices", str(devices), "--json", str(file)], check=True)
+        done = subprocess.run([*command, "--devices", str(devices), "--json", str(file)])
+        if done.returncode:
+            raise WsiclError("what devices exchange could not be found out, see above")
         exchange = json.loads(file.read_text())
     return {
         "machine": machine(),

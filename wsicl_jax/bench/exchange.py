@@ -23,6 +23,9 @@ from wsicl_jax.train.abstract import abstract_batch, abstract_state
 from wsicl_jax.train.state import TrainState, make_optimizer
 from wsicl_jax.train.step import make_predict, make_step
 
+EXCHANGED_CONTEXTS = 8
+"""Size of the context set whose exchange is counted, unless another is asked for."""
+
 # What is exchanged is settled before the part of the compilation that this leaves out.
 _QUICKLY = {"xla_backend_optimization_level": 0}
 
@@ -54,17 +57,34 @@ def bench_exchange(
     Raises:
         ConfigError: no mesh of so many devices fits the batch and the grid.
     """
+    config = exact(config)
+    meshes = fitting_meshes(config, contexts, devices)
     simulate_devices(devices)
+    found = exchanges(config, meshes, contexts, jax.devices()[:devices])
+    title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
+    show(exchange_table(f"{title}, by mesh", found))
+    return [asdict(one) for one in found]
+
+
+def exact(config: ExperimentConfig) -> ExperimentConfig:
+    """With the exact gradient: the truncated one cannot be spread over `context`."""
+    context = replace(config.model.context, gradient="exact")
+    return replace(config, model=replace(config.model, context=context))
+
+
+def fitting_meshes(config: ExperimentConfig, contexts: int, devices: int) -> list[ParallelConfig]:
+    """The meshes of so many devices that are compared, less those that do not fit.
+
+    Raises:
+        ConfigError: none fits.
+    """
     meshes = [mesh for mesh in compared_meshes(devices) if _fits(config, mesh, contexts, devices)]
     if not meshes:
         raise ConfigError(
             f"train.batch = {config.train.batch}, {contexts} contexts and volume.grid = "
             f"{config.volume.grid} fit no mesh of {devices} devices; use multiples of {devices}"
         )
-    found = exchanges(config, meshes, contexts, jax.devices()[:devices])
-    title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
-    show(exchange_table(f"{title}, by mesh", found))
-    return [asdict(one) for one in found]
+    return meshes
 
 
 def compared_meshes(devices: int) -> list[ParallelConfig]:

@@ -21,6 +21,8 @@ def from_leader(find_out: Callable[[], T]) -> T:
     Raises:
         WsiclError: of the kind that `find_out` raised.
     """
+    # The processes join for exchange before they wait, which is the longer of the two.
+    multihost_utils.sync_global_devices("before the leader finds out")
     told = {}
     if is_leader():
         try:

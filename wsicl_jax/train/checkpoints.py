@@ -130,11 +130,7 @@ class RunCheckpoints:
             CheckpointError: this one or the one before cannot be written, for example because
                 the disk is full; those before stay.
         """
-        try:
-            # Told now, as the error of the step that it belongs to.
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
+        self.wait()  # now, so that an error is told as that of the step it belongs to
         self._newest = step
         try:
             if step in self._damaged:
@@ -149,6 +145,17 @@ class RunCheckpoints:
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise self._unwritten(error) from error
 
+    def wait(self) -> None:
+        """Come back when what was saved is written.
+
+        Raises:
+            CheckpointError: it could not be.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+
     def is_scored(self, step: int) -> bool:
         """Whether a step's checkpoint has the score of its network."""
         return step in self._scores
@@ -159,10 +166,7 @@ class RunCheckpoints:
         Raises:
             CheckpointError: the checkpoint could not be written.
         """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
+        self.wait()
         # Processes on other machines may differ in the last bit, and would keep others.
         self._scores[step] = from_leader(lambda: dice)
         if is_leader():

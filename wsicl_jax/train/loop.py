@@ -72,6 +72,7 @@ def train(
         state = init_state(parameters, optimizer)
         placement = state_placement(state, mesh, config.parallel)
         state = jax.device_put(state, placement)
+        del model, parameters  # or the first device would hold them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
 
@@ -142,6 +143,7 @@ def train(
                         stopping = steps.settle() or stopping
                         save(step)
                     if stopping:
+                        checkpoints.wait()
                         raise PreemptedError(
                             f"stopped at step {step} of {settings.steps}, as SIGTERM asked, and "
                             "saved; go on with the same command and --resume"

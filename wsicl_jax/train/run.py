@@ -35,7 +35,9 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
         raise ConfigError(
             f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
         )
-    if differing := [key for key in _differing(_saved(run), config_to_dict(config)) if _binds(key)]:
+    truncated = config.model.context.gradient == "truncated"
+    before, now = _saved(run), config_to_dict(config)
+    if differing := [key for key in _differing(before, now) if _binds(key, truncated)]:
         raise ConfigError(
             f"{run} was started with another {', '.join(differing)}; resume it with the same "
             "settings, or give another run=DIRECTORY"
@@ -74,7 +76,9 @@ def _saved(run: Path) -> Any:
         raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {reason}") from None
 
 
-def _binds(key: str) -> bool:
+def _binds(key: str, truncated: bool) -> bool:
+    if truncated and key == "model.context.mini_context":
+        return True  # it decides what the gradient is taken from
     return not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
 
 
