@@ -210,6 +210,7 @@ def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
+@pytest.mark.slow
 def test_two_tasks_train_as_one_process(slurm, config, tmp_path):
     output = tmp_path / "slurm.out"
     job = slurm.submit(str(config), f"run={tmp_path / 'two'}", output=output)
