@@ -4,7 +4,9 @@ Writes JSON: for each case the deviations, what the devices exchange, and their 
 """
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, state_placement, to_devices
 from wsicl_jax.train.step import make_predict
 
+ONE = "one device"
 BATCH, CONTEXTS, GRID, CHANNELS = 8, 8, (32, 4, 8), (4, 8, 8)
 MESHES = {
     "8 1 1": {},
@@ -69,48 +72,67 @@ class OnMesh:
         batch = to_devices(episodes(), mesh, BATCH)
         self.inputs = (self.parameters, batch, jax.random.key(0))
 
-    def output_and_gradients(self) -> tuple[np.ndarray, list[np.ndarray]]:
+    def gradient(self) -> jax.stages.Lowered:
+        """Value, prediction and gradients, not compiled yet."""
+
         def loss(parameters, batch, key):
             prediction = self.predict(parameters, batch, key)
             return ((prediction - batch.truth) ** 2).mean(), prediction
 
-        (_, output), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*self.inputs)
-        return np.asarray(output), [np.asarray(g) for g in jax.tree.leaves(gradients)]
+        return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*self.inputs)
 
-    def cost_of_forward(self) -> dict:
-        compiled = jax.jit(self.predict).lower(*self.inputs).compile()
-        return {
-            "exchanged": collective_bytes(compiled.as_text()),
-            "flops": compiled.cost_analysis()["flops"],
-        }
+    def forward(self) -> jax.stages.Lowered:
+        return jax.jit(self.predict).lower(*self.inputs)
+
+    def output_and_gradients(self, gradient) -> tuple[np.ndarray, list[np.ndarray]]:
+        (_, output), gradients = gradient(*self.inputs)
+        return np.asarray(output), [np.asarray(g) for g in jax.tree.leaves(gradients)]
 
     def share_of_cut_parameters(self) -> float:
         cut = [not p.sharding.is_fully_replicated for p in jax.tree.leaves(self.parameters)]
         return sum(cut) / len(cut)
 
 
+def compiled(lowered: dict) -> dict:
+    """All of them at once, as compiling takes most of the time here and one core each."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        programs = pool.map(lambda program: program.compile(), lowered.values())
+        return dict(zip(lowered, programs, strict=True))
+
+
 def main(path: str) -> None:
     if jax.device_count() != 8:
         sys.exit(f"{jax.device_count()} devices; expected 8 simulated ones")
-    one = OnMesh(experiment("1 1 1", {}), jax.devices()[:1])
-    output, gradients = one.output_and_gradients()
-    results = {}
-    for mesh, settings in MESHES.items():
-        many = OnMesh(experiment(mesh, settings), jax.devices())
-        its_output, its_gradients = many.output_and_gradients()
-        results[mesh] = {
-            "output": float(np.abs(its_output - output).max()),
+    networks = {
+        mesh: OnMesh(experiment(mesh, settings), jax.devices()) for mesh, settings in MESHES.items()
+    }
+    networks[ONE] = OnMesh(experiment("1 1 1", {}), jax.devices()[:1])
+    gradients = compiled({mesh: network.gradient() for mesh, network in networks.items()})
+    found = {
+        mesh: network.output_and_gradients(gradients[mesh]) for mesh, network in networks.items()
+    }
+    results = {
+        mesh: {
+            "output": float(np.abs(found[mesh][0] - found[ONE][0]).max()),
             "gradients": max(
                 float(np.abs(a - b).max() / np.abs(b).max())
-                for a, b in zip(its_gradients, gradients, strict=True)
+                for a, b in zip(found[mesh][1], found[ONE][1], strict=True)
             ),
-            "cut": many.share_of_cut_parameters(),
+            "cut": networks[mesh].share_of_cut_parameters(),
         }
-    forward = {1: one.cost_of_forward()}
-    for count in (2, 8):
-        spread = OnMesh(experiment(f"1 {count} 1", {}), jax.devices()[:count])
-        forward[count] = spread.cost_of_forward()
-    results["forward, contexts over devices"] = forward
+        for mesh in MESHES
+    }
+    over_contexts = {
+        count: OnMesh(experiment(f"1 {count} 1", {}), jax.devices()[:count]).forward()
+        for count in (1, 2, 8)
+    }
+    results["forward, contexts over devices"] = {
+        count: {
+            "exchanged": collective_bytes(program.as_text()),
+            "flops": program.cost_analysis()["flops"],
+        }
+        for count, program in compiled(over_contexts).items()
+    }
     Path(path).write_text(json.dumps(results))
 
 

@@ -70,9 +70,11 @@ def test_two_processes_give_the_losses_and_scores_of_one(
     }
     flags = f"--xla_force_host_platform_device_count={devices_each}"
     more = {"one": {}, "two": {"XLA_FLAGS": flags}}
-    for name, command in commands.items():
-        run = f"run={tmp_path / name}"
-        subprocess.run([*command, run], env=environment() | more[name], check=True)
+    runs = [
+        subprocess.Popen([*command, f"run={tmp_path / name}"], env=environment() | more[name])
+        for name, command in commands.items()
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert [line["step"] for line in two] == [1, 2, 3, 4, 4]
     for a, b in zip(one, two, strict=True):
