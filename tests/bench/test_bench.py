@@ -22,6 +22,7 @@ def printed(table) -> str:
     return captured.get()
 
 
+@pytest.mark.slow
 def test_every_size_is_measured_and_memory_does_not_grow_with_it():
     two, six = measure(TINY, {"exact": ContextConfig(mini_context=1)}, [2, 6], repeats=1)
     assert (two.contexts, six.contexts) == (2, 6)

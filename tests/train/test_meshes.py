@@ -67,6 +67,7 @@ def test_a_checkpoint_of_many_devices_goes_on_with_one(whole_run, run_on_eight, 
     assert_learnt_alike(run, whole_run[0])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_device_goes_on_with_many(whole_run, tmp_path):
     run = without_its_last_checkpoint(whole_run[0], tmp_path / "run")
     train_on_eight(run, run / "config.yaml", "parallel.data=1", "parallel.space=-1")
