@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jax.stages import Compiled
 from rich.console import RenderableType
 from rich.table import Table
@@ -17,11 +16,11 @@ from wsicl_jax.config import ExperimentConfig, ParallelConfig
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import AXES, make_mesh, mesh_sizes, simulate_devices
+from wsicl_jax.parallel import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.progress import track
-from wsicl_jax.train.abstract import abstract_batch, abstract_state
-from wsicl_jax.train.state import TrainState, make_optimizer
-from wsicl_jax.train.step import make_predict, make_step
+from wsicl_jax.train.abstract import abstract_batch, abstract_state, lower_step
+from wsicl_jax.train.state import TrainState
+from wsicl_jax.train.step import make_predict
 
 EXCHANGED_CONTEXTS = 8
 """Size of the context set whose exchange is counted, unless another is asked for."""
@@ -114,20 +113,15 @@ def exchanges(
 
 def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Device]) -> Exchange:
     mesh = make_mesh(config, devices)
-    state, placement = abstract_state(config, mesh)
+    state, _ = abstract_state(config, mesh)
     batch = abstract_batch(config, mesh, contexts)
-    graph = nnx.graphdef(DualBranch.abstract(config.model))
-    step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
-    stop = jax.ShapeDtypeStruct(
-        (mesh.size,), np.int32, sharding=NamedSharding(mesh, PartitionSpec(AXES))
-    )
     at_once = replace(config.model, context=replace(config.model.context, mini_context=0))
     counted = _forward(replace(config, model=at_once), mesh, state, batch)
     return Exchange(
         tuple(mesh.devices.shape),
         config.parallel.shard_parameters,
         collective_bytes(_forward(config, mesh, state, batch).as_text()),
-        collective_bytes(step.lower(state, batch, stop).compile(_QUICKLY).as_text()),
+        collective_bytes(lower_step(config, mesh, contexts).compile(_QUICKLY).as_text()),
         counted.cost_analysis()["flops"],
     )
 

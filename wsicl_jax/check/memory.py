@@ -6,18 +6,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from wsicl_jax import ops
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.mesh import DATA
-from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import AXES
-from wsicl_jax.train.abstract import abstract_batch, abstract_state
-from wsicl_jax.train.state import make_optimizer
-from wsicl_jax.train.step import make_step
+from wsicl_jax.train.abstract import lower_step
 
 _COMPILED_DEVICES = 256
 """Most devices that the step is compiled for; more of them along `data` change nothing on each."""
@@ -71,14 +65,8 @@ def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tupl
     that each device has the same part.
     """
     config, mesh = _shortened(config, mesh)
-    graph = nnx.graphdef(DualBranch.abstract(config.model))
-    state, placement = abstract_state(config, mesh)
-    step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
-    stop = jax.ShapeDtypeStruct(
-        (mesh.size,), np.int32, sharding=NamedSharding(mesh, PartitionSpec(AXES))
-    )
     with ops.native_lowering():
-        lowered = step.lower(state, abstract_batch(config, mesh, contexts), stop)
+        lowered = lower_step(config, mesh, contexts)
     # The plan of the memory is made before the steps that are left out here.
     compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     return compiled.memory_analysis().temp_size_in_bytes, mesh.size

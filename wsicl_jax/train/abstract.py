@@ -3,13 +3,15 @@
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Lowered
 
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import PLACEMENT, state_placement
 from wsicl_jax.train.state import TrainState, init_state, make_optimizer
+from wsicl_jax.train.step import make_step
 
 
 def abstract_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, TrainState]:
@@ -37,6 +39,16 @@ def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episo
             for name, shape in shapes._asdict().items()
         )
     )
+
+
+def lower_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Lowered:
+    """The training step as `train` makes it, for so many contexts; ready to be compiled."""
+    graph = nnx.graphdef(DualBranch.abstract(config.model))
+    state, placement = abstract_state(config, mesh)
+    step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
+    by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    stop = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=by_device)
+    return step.lower(state, abstract_batch(config, mesh, contexts), stop)
 
 
 def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
