@@ -23,11 +23,10 @@ from wsicl_jax.integrity import (
     differing,
     fingerprint_arrays,
     fingerprint_on_host,
-    is_sealed,
     name_list,
-    seal,
 )
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.sealing import is_sealed, seal
 
 Tree = TypeVar("Tree")
 

@@ -1,22 +1,16 @@
-"""Whether what is read is what was written: fingerprints of arrays, a checksum of JSON.
+"""Whether arrays that are read are what was written: fingerprints on devices and hosts.
 
 The file formats below do not notice every changed byte. A fingerprint does not depend on how
 an array is spread over devices and hosts, and every single changed bit changes it.
 """
 
-import json
-import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt32
-
-CHECKSUM = "checksum"
-"""The key under which sealed JSON keeps its checksum."""
 
 
 def fingerprint_arrays(arrays: Mapping[str, Array]) -> dict[str, int]:
@@ -41,27 +35,11 @@ def differing(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str
     return [name for name in found | expected if found.get(name) != expected.get(name)]
 
 
-def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON content with a checksum over everything in it."""
-    return {**content, CHECKSUM: _checksum(content)}
-
-
-def is_sealed(content: Any) -> bool:
-    """Whether JSON content is a mapping with the checksum that `seal` gave it."""
-    if not isinstance(content, dict) or CHECKSUM not in content:
-        return False
-    return content[CHECKSUM] == _checksum({k: v for k, v in content.items() if k != CHECKSUM})
-
-
 def name_list(names: Iterable[str], shown: int = 2) -> str:
     """The first few names, and how many more there are, for a message."""
     names = list(names)
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
-
-
-def _checksum(content: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 @jax.jit

@@ -29,7 +29,7 @@ from wsicl_jax.checkpoint import (
 from wsicl_jax.cluster import is_leader
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.files import write_whole
-from wsicl_jax.integrity import is_sealed, seal
+from wsicl_jax.sealing import is_sealed, seal
 from wsicl_jax.train.agreement import from_leader
 
 _SCORE = "score.json"
