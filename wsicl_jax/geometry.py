@@ -1,8 +1,8 @@
-"""From a volume's own grid to the network's working grid and back.
+"""From a volume's own grid to another grid, such as the network's, and back.
 
-A volume is turned to RAS+ by permuting and mirroring its axes (exact), then resized as
-a whole to the working grid. Voxels are cells: the outer faces of both grids coincide,
-and a voxel's index names the centre of its cell.
+A volume is turned to RAS+ by permuting and mirroring its axes, cropped to a box (both
+exact), then resized as a whole to the grid. Voxels are cells: the outer faces of the box
+and of the grid coincide, and a voxel's index names the centre of its cell.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Num
+from jaxtyping import Bool, Float, Num
 from scipy import ndimage
 
 from wsicl_jax.axes import Box, Shape3
@@ -22,7 +22,7 @@ class WorkingGrid:
     """The way between one volume's own grid and a working grid of another size.
 
     `order[a]` is the volume's axis that runs along RAS axis `a`, `flips[a]` whether it
-    runs against it.
+    runs against it; `crop` is a box of the turned volume.
     """
 
     shape: Shape3
@@ -31,60 +31,90 @@ class WorkingGrid:
     """Voxels of the working grid, axes in RAS+ order."""
     order: tuple[int, int, int] = (0, 1, 2)
     flips: tuple[bool, bool, bool] = (False, False, False)
+    crop: Box | None = None
+    """What of the turned volume the working grid covers; None: all of it."""
 
     @classmethod
     def of(
-        cls, shape: Sequence[int], affine: Num[np.ndarray, "4 4"], grid: Shape3
+        cls, shape: Sequence[int], affine: Num[np.ndarray, "4 4"], grid: Shape3 | None = None
     ) -> "WorkingGrid":
-        """The working grid for a volume of this shape and voxel-to-RAS affine (mm)."""
+        """The working grid for a volume of this shape and voxel-to-RAS affine (mm).
+
+        Without a `grid` the volume is only turned.
+        """
         from nibabel import orientations  # slow to import, and synthetic data needs none of it
 
         axis_of = orientations.io_orientation(affine)
         order = np.argsort(axis_of[:, 0])
-        x, y, z = shape
-        return cls(
-            (int(x), int(y), int(z)),
-            grid,
-            tuple(int(a) for a in order),
-            tuple(bool(axis_of[a, 1] < 0) for a in order),
-        )
+        x, y, z = (int(side) for side in shape)
+        i, j, k = (int(a) for a in order)
+        flips = tuple(bool(axis_of[a, 1] < 0) for a in order)
+        return cls((x, y, z), grid or ((x, y, z)[i], (x, y, z)[j], (x, y, z)[k]), (i, j, k), flips)
 
     @functools.cached_property
     def turned_shape(self) -> Shape3:
-        """Shape after turning to RAS+, before resizing."""
+        """Shape after turning to RAS+, before cropping and resizing."""
         x, y, z = (self.shape[a] for a in self.order)
         return x, y, z
 
+    @functools.cached_property
+    def covered(self) -> Box:
+        """The box of the turned volume that the working grid covers."""
+        return self.crop or Box((0, 0, 0), self.turned_shape)
+
+    def affine(self, affine: Num[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
+        """The affine of the working grid, for a volume of this affine; float64."""
+        to_volume = np.zeros((4, 4))
+        to_volume[3, 3] = 1
+        for row, (axis, flip, size, low, extent, cells) in enumerate(self._axes()):
+            step = extent / cells
+            first = low + (step - 1) / 2
+            to_volume[axis, row] = -step if flip else step
+            to_volume[axis, 3] = size - 1 - first if flip else first
+        return np.asarray(affine, np.float64) @ to_volume
+
     def image(self, image: Num[np.ndarray, "x y z"]) -> Float[np.ndarray, "X Y Z"]:
         """A grey image on the working grid, linear between voxels; float32."""
-        return resize(self._turn(image), self.grid)
+        return resize(self._turn(image)[self.covered.slices], self.grid)
 
     def label(
-        self, label: Integer[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]
-    ) -> Integer[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
-        """A label map or mask on the working grid, from the nearest voxel; dtype kept."""
-        return resize_nearest(self._turn(label), self.grid)
+        self, label: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]
+    ) -> Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
+        """A label map, or what else keeps its values, from the nearest voxel; dtype kept."""
+        return resize_nearest(self._turn(label)[self.covered.slices], self.grid)
 
     def restore(self, values: Float[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "x y z"]:
-        """Values on the working grid back on the volume's own grid, linear; float32."""
-        return self._turn_back(resize(values, self.turned_shape))
+        """Values on the working grid back on the volume's own grid, linear; float32.
+
+        Voxels outside of the cropped box become 0.
+        """
+        return self._turn_back(resize(values, self.covered.extent))
+
+    def restore_label(
+        self, label: Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]
+    ) -> Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]:
+        """The way back of what `label` brings, from the nearest voxel; dtype kept.
+
+        Voxels outside of the cropped box become 0.
+        """
+        return self._turn_back(resize_nearest(label, self.covered.extent))
 
     def point(self, position: Sequence[float]) -> tuple[float, float, float]:
         """A voxel position of the volume as a position on the working grid.
 
         Raises:
-            PromptError: the position lies outside the volume.
+            PromptError: the position lies outside the volume, or outside of its cropped box.
         """
         placed = []
-        for axis, flip, size, cells in self._axes():
+        for axis, flip, size, start, extent, cells in self._axes():
             value = float(position[axis])
-            if not -0.5 <= value <= size - 0.5:
+            value = (size - 1 - value if flip else value) - start
+            if not -0.5 <= value <= extent - 0.5:
                 raise PromptError(
-                    f"point {tuple(map(float, position))} lies outside the image of "
-                    f"{self.shape} voxels; give voxel indices in the file's axis order"
+                    f"point {tuple(map(float, position))} lies outside {self._bounds()}; give "
+                    "voxel indices in the file's axis order"
                 )
-            value = size - 1 - value if flip else value
-            placed.append(min(max((value + 0.5) * cells / size - 0.5, 0.0), cells - 1.0))
+            placed.append(min(max((value + 0.5) * cells / extent - 0.5, 0.0), cells - 1.0))
         x, y, z = placed
         return x, y, z
 
@@ -94,30 +124,36 @@ class WorkingGrid:
         An extent of one voxel stays one voxel: a box on a slice stays on a slice.
 
         Raises:
-            PromptError: the box is empty or reaches outside the volume.
+            PromptError: the box is empty or reaches outside the volume, or its cropped box.
         """
         start, stop = [], []
-        for axis, flip, size, cells in self._axes():
+        for axis, flip, size, covered, extent, cells in self._axes():
             low, high = box.start[axis], box.stop[axis]
-            if not 0 <= low < high <= size:
-                raise PromptError(
-                    f"box {box.start} to {box.stop} is empty or leaves the image of {self.shape} "
-                    "voxels; give half-open ranges of voxel indices in the file's axis order"
-                )
             if flip:
                 low, high = size - high, size - low
+            low, high = low - covered, high - covered
+            if not 0 <= low < high <= extent:
+                raise PromptError(
+                    f"box {box.start} to {box.stop} is empty or leaves {self._bounds()}; give "
+                    "half-open ranges of voxel indices in the file's axis order"
+                )
             if high - low == 1:
-                first = min(int((low + 0.5) * cells / size), cells - 1)
+                first = min(int((low + 0.5) * cells / extent), cells - 1)
                 last = first + 1
             else:
-                first = int(np.floor(low * cells / size + 1e-6))
-                last = max(int(np.ceil(high * cells / size - 1e-6)), first + 1)
+                first = int(np.floor(low * cells / extent + 1e-6))
+                last = max(int(np.ceil(high * cells / extent - 1e-6)), first + 1)
             start.append(first)
             stop.append(last)
         return Box(tuple(start), tuple(stop))
 
     def _axes(self):
-        return zip(self.order, self.flips, self.turned_shape, self.grid, strict=True)
+        start, extent = self.covered.start, self.covered.extent
+        return zip(self.order, self.flips, self.turned_shape, start, extent, self.grid, strict=True)
+
+    def _bounds(self) -> str:
+        cropped = f", cropped to {self.crop.start} to {self.crop.stop}" if self.crop else ""
+        return f"the image of {self.shape} voxels{cropped}"
 
     def _turn(self, array: np.ndarray) -> np.ndarray:
         if array.shape != self.shape:
@@ -127,6 +163,9 @@ class WorkingGrid:
         )
 
     def _turn_back(self, array: np.ndarray) -> np.ndarray:
+        if self.crop is not None:
+            inside, array = array, np.zeros(self.turned_shape, array.dtype)
+            array[self.crop.slices] = inside
         turned = np.flip(array, [a for a, flip in enumerate(self.flips) if flip])
         return np.ascontiguousarray(turned.transpose(np.argsort(self.order)))
 
@@ -144,9 +183,11 @@ def resize(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, 
 
 
 def resize_nearest(
-    label: Integer[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"], shape: Shape3
-) -> Integer[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
+    label: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"], shape: Shape3
+) -> Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
     """A label map resized as a whole: each new voxel takes the old one that holds its centre."""
+    if label.shape == tuple(shape):
+        return np.ascontiguousarray(label)
     picks = [
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
         for old, new in zip(label.shape, shape, strict=True)

@@ -11,8 +11,16 @@ def normalise(
 
     The published preprocessing (percentiles 0.5 and 99.5, then min-max), per volume.
     """
+    low, high = percentile_range(image, percentiles)
     image = np.asarray(image, np.float32)
-    low, high = np.percentile(image, percentiles)
     if not high > low:
         return np.zeros_like(image)
     return np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
+
+
+def percentile_range(
+    image: Num[np.ndarray, "*shape"], percentiles: tuple[float, float]
+) -> tuple[float, float]:
+    """The values at two percentiles (0 to 100), in float32."""
+    low, high = np.percentile(np.asarray(image, np.float32), percentiles)
+    return float(low), float(high)

@@ -6,14 +6,14 @@ as the published method paints them (values in [0, 1], several prompts: the larg
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from wsicl_jax.axes import Box, Shape3, occupied
+from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import PromptKind
 from wsicl_jax.errors import PromptError
 
@@ -82,9 +82,8 @@ def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> 
         voxels = np.argwhere(mask)
         chosen = rng.choice(len(voxels), min(count, len(voxels)), replace=False)
         return [Point(*map(float, voxels[i])) for i in chosen]
-    slices = ((axis, index) for axis in range(3) for index in occupied(mask, axis).tolist())
     # Where the structure is one voxel wide, slices of different axes can have the same box.
-    boxes = list(dict.fromkeys(_box_on_slice(mask, *where) for where in slices))
+    boxes = list(dict.fromkeys(box for axis in range(3) for box in _boxes_on_slices(mask, axis)))
     chosen = rng.choice(len(boxes), min(count, len(boxes)), replace=False)
     return [boxes[i] for i in chosen]
 
@@ -139,7 +138,20 @@ def _thickened(box: Box, shape: Shape3) -> Box:
     return Box(tuple(start), tuple(stop))
 
 
-def _box_on_slice(mask: np.ndarray, axis: int, index: int) -> Box:
-    flat = mask.take([index], axis)
-    ranges = [[index] if a == axis else occupied(flat, a) for a in range(3)]
-    return Box(tuple(int(r[0]) for r in ranges), tuple(int(r[-1]) + 1 for r in ranges))
+def _boxes_on_slices(mask: np.ndarray, axis: int) -> Iterator[Box]:
+    """The tight 2D box on each slice along an axis that crosses the mask, ascending."""
+    one, other = (a for a in range(3) if a != axis)
+    # Where each slice has the structure, seen along either of its own axes.
+    seen = {a: mask.any(axis=b) for a, b in ((one, other), (other, one))}
+    ends = {a: _ends(flat if a > axis else flat.T) for a, flat in seen.items()}
+    for index in np.flatnonzero(seen[one].any(axis=0 if axis > one else 1)).tolist():
+        start, stop = [index] * 3, [index + 1] * 3
+        for a, (first, last) in ends.items():
+            start[a], stop[a] = first[index], last[index] + 1
+        yield Box(tuple(start), tuple(stop))
+
+
+def _ends(occupied: np.ndarray) -> tuple[list[int], list[int]]:
+    """First and last occupied place of each row."""
+    last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
+    return occupied.argmax(axis=1).tolist(), last.tolist()
