@@ -1,4 +1,3 @@
-import gzip
 import json
 import os
 import signal
@@ -10,8 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from wsicl_jax.config import PreparationConfig
+from wsicl_jax.data import convert as conversion
 from wsicl_jax.data.convert import convert
-from wsicl_jax.data.store import UNFINISHED, Store
+from wsicl_jax.data.location import Location
+from wsicl_jax.data.store import CATALOGUE, Store, read_left_out, whole_cases
+from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import console
 
@@ -63,9 +66,14 @@ def source(tmp_path):
     return source
 
 
+def state(path):
+    """Every file of a store with its content and time."""
+    return {f: (f.read_bytes(), f.stat().st_mtime_ns) for f in path.rglob("*") if f.is_file()}
+
+
 def test_a_case_comes_with_channels_labels_and_affine(source, tmp_path):
-    summary = convert(source, tmp_path / "store", workers=2)
-    assert (summary.written, summary.skipped) == (("good",), {})
+    summary = convert(source, tmp_path / "store")
+    assert (summary.written, summary.left_out) == (("good",), {})
     store = Store.open(tmp_path / "store")
     assert (store.name, store.channel_names) == ("Dataset007_Test", ("T1", "T2"))
     assert store.label_names == {1: "front", 2: "back", 9: "unused"}
@@ -75,187 +83,203 @@ def test_a_case_comes_with_channels_labels_and_affine(source, tmp_path):
     case = store.case("good")
     np.testing.assert_array_equal(case.affine, AFFINE)
     assert (case.spacing_mm, case.voxel_counts) == ((1.5, 0.75, 3.0), {1: 4, 2: 3})
+    assert [name for name, _ in case.source.files][-1].endswith("good.nii.gz")
 
 
-def test_affines_that_differ_by_rounding_are_one_grid(source, tmp_path):
-    add_case(source, "rounded", affine=AFFINE + 1e-4 * (AFFINE != 0) * [[1], [1], [1], [0]])
-    assert convert(source, tmp_path / "store", workers=1).written == ("good", "rounded")
+def test_a_case_that_cannot_be_used_is_left_out_and_named(source, tmp_path):
+    add_case(source, "bad", label=label()[:3])
+    add_case(source, "alone", label=None)
+    summary = convert(source, tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    assert summary.written == store.cases == ("good",)
+    assert set(summary.left_out) == {"bad", "alone"}
+    assert "bad.nii.gz is (3, 5, 7)" in summary.left_out["bad"]
+    assert read_left_out(store.location) == summary.left_out
 
 
-def test_the_older_key_modality_and_plain_nii_are_understood(tmp_path):
-    source = tmp_path / "Old"
-    describe(source, channel_names=None, modality={"0": "CT"}, file_ending=".nii")
-    save(source / "imagesTr/a_0000.nii", image())
-    save(source / "labelsTr/a.nii", label())
-    assert convert(source, tmp_path / "store", workers=1).written == ("a",)
-    assert Store.open(tmp_path / "store").channel_names == ("CT",)
-
-
-def test_hidden_files_are_no_cases(source, tmp_path):
-    (source / "labelsTr/._good.nii.gz").write_text("resource fork")
-    summary = convert(source, tmp_path / "store", workers=1)
-    assert (summary.written, summary.skipped) == (("good",), {})
-
-
-def cut_off(source):
-    add_case(source, "bad")
-    file = source / "imagesTr/bad_0000.nii.gz"
-    file.write_bytes(file.read_bytes()[:300])
-
-
-def stray_file(source):
-    (source / "imagesTr/bad").write_text("notes")
-
-
-def unnumbered_file(source):
-    save(source / "imagesTr/bad.nii.gz", image())
-
-
-def bad_affine(source):
-    add_case(source, "bad")
-    broken = nib.Nifti1Image(image(), AFFINE)
-    broken.header["srow_x"] = 0
-    broken.header["qform_code"] = 0
-    content = nib.Nifti1Image(image(), None, broken.header).to_bytes()
-    (source / "imagesTr/bad_0001.nii.gz").write_bytes(gzip.compress(content))
-
-
-def changed(**parts):
-    return lambda source: add_case(source, "bad", **parts)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (changed(**{"0000": None, "0001": None}), "has a label but no image"),
-        (changed(label=None), "has an image but no label"),
-        (changed(**{"0001": None}), "has image channels [0]; dataset.json names [0, 1]"),
-        (cut_off, "bad_0000.nii.gz cannot be read as NIfTI"),
-        (changed(label=label()[:3]), "bad.nii.gz is (3, 5, 7)"),
-        (changed(**{"0001": image()[:3]}), "bad_0001.nii.gz is (3, 5, 7)"),
-        (changed(affine=AFFINE + np.outer([0.5, 0, 0, 0], [0, 0, 0, 1])), "different affines"),
-        (changed(affine=np.diag([-1, 1, 1, 1]) @ AFFINE), "different affines"),
-        (changed(label=label() * 0.5), "are no integers"),
-        (changed(label=label() * 3), "labels [3, 6] that dataset.json does not name"),
-        (changed(label=np.stack([label()] * 2, -1)), "expected one 3D volume"),
-        (changed(**{"0000": image()[0]}), "expected one 3D volume"),
-        (changed(**{"0000": np.full(SHAPE, np.nan)}), "NaN or infinite"),
-        (bad_affine, "bad_0001.nii.gz has a singular affine"),
-        (stray_file, "does not end in .nii.gz"),
-        (unnumbered_file, "no channel number"),
-    ],
-)
-def test_a_case_that_cannot_be_used_is_left_out_and_named(source, tmp_path, spoil, reason):
-    if reason == "different affines":
-        reason = "and " + str(source / "labelsTr/bad.nii.gz") + " have different affines"
-    spoil(source)
-    summary = convert(source, tmp_path / "store", workers=2)
-    assert summary.written == Store.open(tmp_path / "store").cases == ("good",)
-    ((name, given),) = summary.skipped.items()
-    assert "bad" in name
-    assert reason in given
-
-
-def test_the_closing_summary_counts_and_names(source, tmp_path, capsys):
+def test_the_closing_report_counts_and_names(source, tmp_path, capsys):
     add_case(source, "bad[red]", label=None)
-    summary = convert(source, tmp_path / "store", workers=1)
+    add_case(source, "empty", label=label() * 0)
+    summary = convert(source, tmp_path / "store")
     with console().capture() as shown:
-        console().print(summary.table())
-    assert "1 of 2 written" in shown.get()
+        console().print(summary.report())
+    assert "2 of 3 written" in shown.get()
     (row,) = [line for line in shown.get().splitlines() if "bad[red]" in line]
     assert "has an image but no label" in row
+    (row,) = [line for line in shown.get().splitlines() if "empty" in line and "remark" not in line]
+    assert "1" in row
 
 
 def test_no_usable_case_leaves_no_store(source, tmp_path):
     (source / "labelsTr/good.nii.gz").unlink()
-    summary = convert(source, tmp_path / "store", workers=1)
-    assert (summary.written, list(summary.skipped)) == ((), ["good"])
+    summary = convert(source, tmp_path / "store")
+    assert (summary.written, list(summary.left_out)) == ((), ["good"])
+    assert not (tmp_path / "store").exists()
+    add_case(source, "good", label=label()[:3])
+    summary = convert(source, tmp_path / "store")
+    assert (summary.written, list(summary.left_out)) == ((), ["good"])
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"labels": {"background": 0, "all": [1, 2]}}, "'all' is a region"),
-        ({"labels": {"background": 0, "one": "1"}}, "expected an integer"),
-        ({"labels": {"background": 0, "one": True}}, "expected an integer"),
-        ({"labels": {"background": 0, "one": 1, "uno": 1}}, "'one' and 'uno' are both 1"),
-        ({"labels": {"background": 0, "one": 1, "ignore": 2}}, "'ignore' marks"),
-        ({"labels": {"background": 0}}, "no label but background"),
-        ({"labels": None}, "labels is None"),
-        ({"channel_names": None}, "channel_names is None"),
-        ({"channel_names": {"1": "T1"}}, "channel_names is {'1': 'T1'}"),
-        ({"file_ending": ".mha"}, "file_ending '.mha' is not supported"),
-        ({"file_ending": ".nii"}, "no usable"),
-    ],
-)
-def test_a_description_that_cannot_be_used_is_refused(source, tmp_path, change, reason):
-    describe(source, **change)
-    if reason == "no usable":
-        reason = "has no .nii files of cases"
-    with pytest.raises(DataError) as error:
-        convert(source, tmp_path / "store", workers=1)
-    assert reason in str(error.value)
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_folder_without_description_or_with_a_broken_one_is_refused(source, tmp_path):
-    (source / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset.json cannot be read as JSON"):
-        convert(source, tmp_path / "store", workers=1)
-    (source / "dataset.json").unlink()
-    with pytest.raises(DataError, match=r"dataset.json is missing"):
-        convert(source, tmp_path / "store", workers=1)
-
-
-def test_an_existing_store_is_not_touched(source, tmp_path):
+def test_a_directory_with_other_things_in_it_is_not_touched(source, tmp_path):
     (tmp_path / "store").mkdir()
+    (tmp_path / "store/thesis.tex").write_text("")
     with pytest.raises(DataError, match="exists already"):
-        convert(source, tmp_path / "store", workers=1)
-    assert not [*(tmp_path / "store").iterdir()]
+        convert(source, tmp_path / "store")
+    assert [f.name for f in (tmp_path / "store").iterdir()] == ["thesis.tex"]
 
 
-def test_a_write_that_fails_ends_the_conversion(source, tmp_path, monkeypatch):
+def test_a_conversion_done_again_changes_nothing(source, tmp_path):
+    add_case(source, "bad", label=None)
+    convert(source, tmp_path / "store")
+    before = state(tmp_path / "store/cases")
+    summary = convert(source, tmp_path / "store")
+    assert (summary.written, summary.there) == ((), ("good",))
+    assert state(tmp_path / "store/cases") == before
+    assert Store.open(tmp_path / "store").cases == ("good",)
+
+
+def test_a_damaged_case_is_made_again_and_the_others_stay(source, tmp_path):
+    add_case(source, "other")
+    convert(source, tmp_path / "store")
+    before = state(tmp_path / "store/cases/good")
+    (tmp_path / "store/cases/other/labels/structures/0/c/0/0/0").write_bytes(b"")
+    summary = convert(source, tmp_path / "store")
+    assert (summary.written, summary.there) == (("other",), ("good",))
+    assert state(tmp_path / "store/cases/good") == before
+    assert verify(tmp_path / "store") == (2, [])
+
+
+def test_a_store_follows_its_source(source, tmp_path):
+    for name in ("gone", "changed", "bad"):
+        add_case(source, name)
+    add_case(source, "mended", label=None)
+    convert(source, tmp_path / "store")
+    for file in [*source.rglob("gone*")]:
+        file.unlink()
+    add_case(source, "changed", label=label() * 0)
+    add_case(source, "bad", label=label() * 5)
+    add_case(source, "mended")
+    add_case(source, "new")
+    summary = convert(source, tmp_path / "store")
+    assert summary.written == ("changed", "mended", "new")
+    assert (summary.there, summary.removed) == (("good",), ("gone",))
+    assert list(summary.left_out) == list(read_left_out(Location.of(tmp_path / "store"))) == ["bad"]
+    store = Store.open(tmp_path / "store")
+    assert store.cases == ("changed", "good", "mended", "new")
+    assert store.case("changed").voxel_counts == {}
+    assert verify(tmp_path / "store") == (4, [])
+
+
+def test_a_store_is_not_gone_on_with_for_other_data_or_options(source, tmp_path):
+    convert(source, tmp_path / "store")
+    before = state(tmp_path / "store")
+    with pytest.raises(DataError, match="was begun with preparation"):
+        convert(source, tmp_path / "store", PreparationConfig(ras=True))
+    describe(source, labels={"background": 0, "front": 1, "back": 2, "more": 3})
+    with pytest.raises(DataError, match="was begun with label_names"):
+        convert(source, tmp_path / "store")
+    assert state(tmp_path / "store") == before
+
+
+def test_parts_make_one_store_whatever_their_order(source, tmp_path):
+    names = sorted(["good", *(f"case{i}" for i in range(6))])
+    for name in names[:-1]:
+        add_case(source, name)
+    add_case(source, "zzz", label=label() * 7)
+    for number, missing in ((3, 6), (1, 3), (2, 0)):
+        summary = convert(source, tmp_path / "parts", part=(number, 3))
+        assert summary.missing == missing
+        if missing:
+            with pytest.raises(DataError, match="is not finished"):
+                Store.open(tmp_path / "parts")
+    convert(source, tmp_path / "whole")
+    assert Store.open(tmp_path / "parts").cases == tuple(names)
+    for file in (CATALOGUE, "left_out.json", "zarr.json"):
+        parts, whole = (tmp_path / kind / file for kind in ("parts", "whole"))
+        assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_parts_may_run_at_the_same_time_and_with_many_processes(source, tmp_path):
+    for i in range(7):
+        add_case(source, f"case{i}")
+    command = [sys.executable, "-m", "wsicl_jax", "convert", str(source), str(tmp_path / "store")]
+    parts = [
+        subprocess.Popen([*command, "--part", part, "--workers", "2"], stdout=subprocess.PIPE)
+        for part in ("1/2", "2/2")
+    ]
+    assert [part.wait() for part in parts] == [0, 0]
+    assert len(Store.open(tmp_path / "store").cases) == 8
+    assert verify(tmp_path / "store") == (8, [])
+
+
+def test_what_is_prepared_is_recorded(source, tmp_path):
+    ready = PreparationConfig(ras=True, grid=(6, 6, 6), percentiles=(1.0, 99.0))
+    convert(source, tmp_path / "store", ready)
+    store = Store.open(tmp_path / "store")
+    case = store.case("good")
+    assert store.root.preparation == ready
+    assert (case.shape, case.orientation, case.source.grid.shape) == ((6, 6, 6), "RAS", SHAPE)
+    np.testing.assert_array_equal(case.source.affine, AFFINE)
+    assert 0 <= store.read_image("good").min() < store.read_image("good").max() <= 1
+    assert case.source.grid.restore_label(store.read_label("good")).shape == SHAPE
+
+
+def test_voxels_that_are_no_numbers_are_replaced_if_asked(source, tmp_path):
+    bad = image()
+    bad[0, 0, 0], bad[1, 1, 1] = np.nan, np.inf
+    add_case(source, "bad", **{"0000": bad})
+    assert list(convert(source, tmp_path / "a").left_out) == ["bad"]
+    summary = convert(source, tmp_path / "b", PreparationConfig(replace_nonfinite=-5.0))
+    assert summary.left_out == {}
+    (remark,) = summary.remarks["bad"]
+    assert remark == "NaN or infinite voxels replaced by -5"
+    read = Store.open(tmp_path / "b").read_image("bad", 0)
+    assert (read[0, 0, 0], read[1, 1, 1]) == (-5, -5)
+
+
+def test_a_write_that_fails_ends_the_conversion_and_can_be_gone_on_with(
+    source, tmp_path, monkeypatch
+):
     def full(*args, **kwargs):
         raise DataError("case good cannot be written: No space left on device")
 
-    monkeypatch.setattr("wsicl_jax.data.convert.write_case", full)
-    with pytest.raises(DataError, match="No space left"):
-        convert(source, tmp_path / "store", workers=1)
-    assert (tmp_path / "store" / UNFINISHED).exists()
-
-
-def test_a_conversion_that_dies_before_its_first_case_is_unfinished(source, tmp_path, monkeypatch):
-    def dies(*args, **kwargs):
-        raise MemoryError
-
-    monkeypatch.setattr("wsicl_jax.data.convert.ThreadPoolExecutor", dies)
-    with pytest.raises(MemoryError):
-        convert(source, tmp_path / "store", workers=1)
-    with pytest.raises(DataError, match="did not finish"):
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.store, "write_case", full)
+        with pytest.raises(DataError, match="No space left"):
+            convert(source, tmp_path / "store")
+    with pytest.raises(DataError, match="is not finished"):
         Store.open(tmp_path / "store")
+    assert convert(source, tmp_path / "store").written == ("good",)
 
 
-def test_a_killed_conversion_leaves_only_whole_cases(tmp_path):
+def test_a_conversion_goes_to_an_object_store_and_on_there(source, s3):
+    add_case(source, "bad", label=None)
+    assert convert(source, f"{s3}/test").written == ("good",)
+    assert convert(source, f"{s3}/test").there == ("good",)
+    store = Store.open(f"{s3}/test")
+    np.testing.assert_array_equal(store.read_image("good", 1), image(1))
+    assert list(read_left_out(store.location)) == ["bad"]
+
+
+def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
     source, store = tmp_path / "Many", tmp_path / "store"
     describe(source)
     for i in range(60):
         add_case(source, f"case{i:03}")
-    code = f"from wsicl_jax.data.convert import convert; convert({str(source)!r}, {str(store)!r}, "
-    process = subprocess.Popen([sys.executable, "-c", code + "workers=2)"])
-    whole = store / "cases"
-    while process.poll() is None and len([*whole.glob("case*")]) < 5:
+    code = f"from wsicl_jax.data.convert import convert; convert({str(source)!r}, {str(store)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while process.poll() is None and len([*store.glob("cases/case*/zarr.json")]) < 5:
         time.sleep(0.0005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
-    with pytest.raises(DataError, match="did not finish"):
+    with pytest.raises(DataError, match="is not finished"):
         Store.open(store)
-    (store / UNFINISHED).unlink()
-    left = Store.open(store)
-    assert 5 <= len(left.cases) < 60
-    for name in left.cases:
-        assert left.case(name).shape == SHAPE
-        np.testing.assert_array_equal(left.read_image(name, 0), image(0))
-        np.testing.assert_array_equal(left.read_image(name, 1), image(1))
-        np.testing.assert_array_equal(left.read_label(name), label())
+    whole = whole_cases(Location.of(store))
+    assert 5 <= len(whole) < 60
+    summary = convert(source, store)
+    assert set(summary.there) == whole
+    assert len(summary.written) == 60 - len(whole)
+    assert verify(store) == (60, [])
+    np.testing.assert_array_equal(Store.open(store).read_label("case007"), label())

@@ -11,8 +11,20 @@ from hypothesis.extra import numpy as hnp
 
 import wsicl_jax.data.store
 from wsicl_jax.axes import Box
-from wsicl_jax.data.store import UNFINISHED, Store, create_store, write_case
+from wsicl_jax.data.catalogue import SourceGrid
+from wsicl_jax.data.location import Location
+from wsicl_jax.data.store import (
+    CATALOGUE,
+    Store,
+    create_store,
+    finish_store,
+    is_intact,
+    read_case,
+    whole_cases,
+    write_case,
+)
 from wsicl_jax.errors import DataError
+from wsicl_jax.geometry import WorkingGrid
 
 SHAPE = (4, 5, 7)
 AFFINE = np.array([[0, -0.7, 0.1, 3], [1.5, 0, 0, -2], [0.2, 0, 3.1, 9], [0, 0, 0, 1]], float)
@@ -20,14 +32,17 @@ IMAGE = np.arange(2 * 4 * 5 * 7, dtype=np.float32).reshape(2, *SHAPE)
 LABEL = np.zeros(SHAPE, np.int32)
 LABEL[1:3, 2:5, 6] = 2
 LABEL[0, 0, 0] = 300
+WAY = WorkingGrid((7, 6, 5), SHAPE, (2, 1, 0), (True, False, False), Box((0, 0, 0), (4, 5, 7)))
+SOURCE = SourceGrid((("b_0000.nii.gz", 120), ("b.nii.gz", 30)), np.eye(4), WAY, ((0.0, 3.5),) * 2)
 
 
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "two words"
     create_store(path, "Dataset001_Test", ("T1", "T2"), {2: "left", 300: "right", 7: "rare"})
-    write_case(path, "b", IMAGE, LABEL, AFFINE, ["b_0000.nii.gz", "b_0001.nii.gz", "b.nii.gz"])
+    write_case(path, "b", IMAGE, LABEL, AFFINE, subject="B", source=SOURCE, remarks=["odd"])
     write_case(path, "a", IMAGE + 1, LABEL * 0, AFFINE)
+    finish_store(path)
     return path
 
 
@@ -51,6 +66,15 @@ def test_a_case_tells_its_grid_and_labels_without_its_voxels(path):
     np.testing.assert_allclose(case.spacing_mm, np.linalg.norm(AFFINE[:3, :3], axis=0))
     assert case.voxel_counts == {2: 6, 300: 1}
     assert case.boxes == {2: Box((1, 2, 6), (3, 5, 7)), 300: Box((0, 0, 0), (1, 1, 1))}
+    assert (case.subject, case.remarks, case.orientation) == ("B", ("odd",), "ALS")
+
+
+def test_a_case_tells_what_it_was_made_of(path):
+    source = Store.open(path).case("b").source
+    assert (source.files, source.grid) == (SOURCE.files, WAY)
+    assert source.intensities == SOURCE.intensities
+    np.testing.assert_array_equal(source.affine, np.eye(4))
+    assert Store.open(path).case("a").source.grid == WorkingGrid(SHAPE, SHAPE)
 
 
 def test_a_case_without_structures_has_no_boxes(path):
@@ -84,7 +108,7 @@ def test_metadata_is_ome_zarr_0_5(path):
         assert [axis["name"] for axis in image["axes"]] == list(axes)
         assert {axis.get("unit") for axis in image["axes"][-3:]} == {"millimeter"}
         (dataset,) = image["datasets"]
-        (transform,) = dataset["coordinateTransformations"]
+        transform, *_ = dataset["coordinateTransformations"]
         assert (dataset["path"], transform["type"]) == ("0", "scale")
         np.testing.assert_allclose(transform["scale"], scale)
         assert group["0"].metadata.dimension_names == tuple(axes)
@@ -96,6 +120,7 @@ def test_metadata_is_ome_zarr_0_5(path):
 def test_labels_take_the_smallest_type_and_integer_images_keep_theirs(tmp_path):
     create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
     write_case(tmp_path / "s", "a", np.zeros((1, *SHAPE), np.int16), LABEL * 0, AFFINE)
+    finish_store(tmp_path / "s")
     store = Store.open(tmp_path / "s")
     assert store.read_label("a").dtype == np.uint8
     assert store.read_image("a").dtype == np.int16
@@ -106,6 +131,7 @@ def test_volumes_larger_than_a_chunk_are_whole(tmp_path):
     label[129, 2, 120:256] = 1
     create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
     write_case(tmp_path / "s", "a", label[None].astype(np.float32), label, AFFINE)
+    finish_store(tmp_path / "s")
     store = Store.open(tmp_path / "s")
     np.testing.assert_array_equal(store.read_label("a"), label)
     np.testing.assert_array_equal(store.read_image("a"), label)
@@ -122,6 +148,7 @@ def test_any_case_comes_back(tmp_path_factory, data, shape):
     path = tmp_path_factory.mktemp("any") / "store"
     create_store(path, "any", ("MR",), {1: "a", 5: "b", 70_000: "c"})
     write_case(path, "case", image, label, affine)
+    finish_store(path)
     store = Store.open(path)
     case = store.case("case")
     assert store.read_image("case").dtype == image.dtype
@@ -161,11 +188,35 @@ def test_a_missing_array_names_case_and_array(path):
         Store.open(path).read_image("b")
 
 
+@pytest.mark.parametrize("spoil", [damage, lambda f: f.write_text("{}\n")])
+def test_a_damaged_catalogue_is_named_with_its_line(path, spoil):
+    spoil(path / CATALOGUE)
+    with pytest.raises(DataError, match=rf"{CATALOGUE} is damaged in line [12]"):
+        Store.open(path)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"attributes": {"wsicl": {"shape": [1]}}}'])
-def test_damaged_metadata_of_a_case_is_named(path, content):
+def test_a_case_with_damaged_metadata_is_not_taken_for_one(path, content):
     (path / "cases/b/zarr.json").write_text(content)
-    with pytest.raises(DataError, match="of case b is damaged"):
-        Store.open(path).case("b")
+    assert read_case(Location.of(path), "b") is None
+
+
+@pytest.mark.parametrize("array", ["0/c/1/0/0/0", "labels/structures/0/c/0/0/0"])
+def test_a_case_is_intact_until_a_byte_of_it_is_changed(path, array):
+    case = Store.open(path).case("b")
+    assert is_intact(Location.of(path), case)
+    damage(path / "cases/b" / array)
+    assert not is_intact(Location.of(path), case)
+
+
+def test_equal_cases_have_equal_digests_and_any_other_voxel_another_one(path):
+    first = Store.open(path).case("b").digest
+    write_case(path, "b", IMAGE, LABEL, AFFINE)
+    assert read_case(Location.of(path), "b").digest == first
+    other = LABEL.copy()
+    other[3, 3, 3] = 7
+    write_case(path, "b", IMAGE, other, AFFINE)
+    assert read_case(Location.of(path), "b").digest != first
 
 
 def test_an_unknown_case_or_channel_is_named_with_what_there_is(path):
@@ -188,38 +239,54 @@ def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(DataError, match="is no store of wsicl_jax"):
         Store.open(tmp_path)
     (tmp_path / "dataset.json").write_text("{}")
-    with pytest.raises(DataError, match="nnU-Net folder"):
+    with pytest.raises(DataError, match="a data set's folder"):
         Store.open(tmp_path)
 
 
-def test_a_newer_format_is_refused(path):
+@pytest.mark.parametrize(("other", "advice"), [(3, "install a newer one"), (1, "convert")])
+def test_another_format_is_refused(path, other, advice):
     file = path / "zarr.json"
     root = json.loads(file.read_text())
-    root["attributes"]["wsicl"]["format"] = 2
+    root["attributes"]["wsicl"]["format"] = other
     file.write_text(json.dumps(root))
-    with pytest.raises(DataError, match="format 2, this wsicl_jax reads up to 1"):
+    with pytest.raises(DataError, match=f"format {other}, this wsicl_jax reads format 2; {advice}"):
         Store.open(path)
 
 
-def test_an_unfinished_store_is_refused(path):
-    (path / UNFINISHED).touch()
-    with pytest.raises(DataError, match="did not finish; remove it"):
-        Store.open(path)
+def test_a_store_is_not_opened_before_it_is_finished(tmp_path):
+    create_store(tmp_path / "s", "s", ("T1", "T2"), {2: "left", 300: "right"})
+    write_case(tmp_path / "s", "a", IMAGE, LABEL, AFFINE)
+    with pytest.raises(DataError, match="is not finished; go on with the same command"):
+        Store.open(tmp_path / "s")
+    finish_store(tmp_path / "s")
+    assert Store.open(tmp_path / "s").cases == ("a",)
 
 
-def test_a_store_to_be_filled_is_never_taken_for_whole(tmp_path, monkeypatch):
-    def told(path, attributes):
-        write_group(path, attributes)
-        seen.append((store / "zarr.json").exists())
-        with pytest.raises(DataError, match="did not finish; remove it"):
-            Store.open(store)
+def test_a_case_is_whole_only_when_everything_of_it_is_written(tmp_path, monkeypatch):
+    def told(self, key, content):
+        if key.startswith("cases/a"):
+            seen.append(key)
+            assert whole_cases(self) == set()
+        write(self, key, content)
 
-    store, seen, write_group = tmp_path / "s", [], wsicl_jax.data.store._write_group
-    monkeypatch.setattr("wsicl_jax.data.store._write_group", told)
-    create_store(store, "s", ("CT",), {1: "liver"}, unfinished=True)
-    assert True in seen
-    (store / UNFINISHED).unlink()
-    assert Store.open(store).cases == ()
+    seen, write = [], Location.write
+    create_store(tmp_path / "s", "s", ("T1", "T2"), {2: "left", 300: "right"})
+    monkeypatch.setattr(wsicl_jax.data.store.Location, "write", told)
+    write_case(tmp_path / "s", "a", IMAGE, LABEL, AFFINE)
+    assert seen[-1] == "cases/a/zarr.json"
+    assert whole_cases(Location.of(tmp_path / "s")) == {"a"}
+
+
+def test_what_a_case_had_before_is_gone_when_it_is_written_again(path):
+    (path / "cases/b/0/c/9").write_text("left over")
+    write_case(path, "b", IMAGE, LABEL, AFFINE)
+    assert not (path / "cases/b/0/c/9").exists()
+
+
+def test_a_case_that_is_asked_for_and_not_whole_does_not_finish_a_store(path):
+    with pytest.raises(DataError, match="case c is not whole"):
+        finish_store(path, ["a", "c"])
+    assert Store.open(path).cases == ("a", "b")
 
 
 def test_an_existing_path_is_not_overwritten(path):
@@ -230,7 +297,6 @@ def test_an_existing_path_is_not_overwritten(path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"name": "b"}, "has a case b already"),
         ({"name": "../c"}, "cannot name a case"),
         ({"name": ".c"}, "cannot name a case"),
         ({"image": IMAGE[:1]}, "expected channels"),

@@ -1,215 +1,269 @@
-"""From an nnU-Net v2 folder to one store; a case that cannot be used is named with its reason."""
+"""From a folder of images and labels to a store; a case that cannot be used is named.
 
+Many processes, and many machines with a part each, may fill one store. Cases that are there
+and intact are not made again, so that a conversion cut off at any moment goes on with the same
+command. Whoever finds nothing missing at its end finishes the store.
+"""
+
+import functools
 import json
-import re
-import shutil
+import multiprocessing
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-from jaxtyping import Float, Integer, Num
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.data.images import ENDINGS, check_same_grid, read_intensities, read_label
-from wsicl_jax.data.store import UNFINISHED, create_store, write_case
+from wsicl_jax.config import PreparationConfig
+from wsicl_jax.data import store
+from wsicl_jax.data.layouts.find import find_layout
+from wsicl_jax.data.layouts.layout import CaseFiles, Kind, Layout
+from wsicl_jax.data.location import Location
+from wsicl_jax.data.preparation import prepare
+from wsicl_jax.data.reading import read_case, scan_labels, source_bytes
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
+
+_REFUSED = "left_out/"
+"""One file for each case that was tried and cannot be used."""
+
+_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class ConversionSummary:
     """What became of every case of the source."""
 
-    store: Path
+    store: Location
     written: tuple[str, ...]
-    """Cases in the store, sorted."""
-    skipped: dict[str, str]
-    """Cases, or files that belong to none, that were left out, each with the reason."""
+    """Cases that were made, sorted."""
+    there: tuple[str, ...] = ()
+    """Cases that were there already, intact."""
+    left_out: Mapping[str, str] | None = None
+    """Cases, or files that belong to none, that cannot be used, each with the reason."""
+    remarks: Mapping[str, tuple[str, ...]] | None = None
+    """What was unusual about cases that went in."""
+    removed: tuple[str, ...] = ()
+    """Cases that the store had and the source has no more."""
+    missing: int = 0
+    """Cases of other parts that are not there yet; the store is finished when none is."""
 
-    def table(self) -> RenderableType:
-        """The counts, and one row for everything that was left out, for `console().print`."""
-        end = f"written to {self.store}" if self.written else "can be used; no store was made"
-        headline = Text(f"{len(self.written)} of {len(self.written) + len(self.skipped)} {end}")
-        if not self.skipped:
-            return headline
-        table = Table("left out", "reason")
-        for name, reason in sorted(self.skipped.items()):
-            table.add_row(Text(name), Text(reason))
-        return Group(headline, table)
+    def report(self) -> RenderableType:
+        """The counts, and a row for everything that needs a look, for `console().print`."""
+        shown: list[RenderableType] = [Text(line) for line in self._headlines()]
+        if self.left_out:
+            table = Table("left out", "reason")
+            for name, reason in sorted(self.left_out.items()):
+                table.add_row(Text(name), Text(reason))
+            shown.append(table)
+        if self.remarks:
+            table = Table("taken, with a remark", "cases", "such as")
+            for remark, names in sorted(_cases_by_remark(self.remarks).items()):
+                table.add_row(Text(remark), str(len(names)), Text(", ".join(names[:_NAMES_SHOWN])))
+            shown.append(table)
+        return Group(*shown)
 
-
-@dataclass
-class _Files:
-    """The files of one case."""
-
-    images: dict[int, Path] = field(default_factory=dict)
-    label: Path | None = None
+    def _headlines(self) -> Iterator[str]:
+        done = len(self.written) + len(self.there)
+        total = done + len(self.left_out or {})
+        if not done and not self.missing:
+            yield f"0 of {total} can be used; no store was made"
+            return
+        before = f", {len(self.there)} of them before" if self.there else ""
+        yield f"{done} of {total} written to {self.store}{before}"
+        if self.removed:
+            yield f"{len(self.removed)} removed, as the source has them no more"
+        if self.missing:
+            yield f"{self.missing} are left to other parts; the store is finished with the last"
 
 
 @dataclass(frozen=True)
-class _Description:
-    """What dataset.json says."""
+class _Outcome:
+    case: str
+    state: Literal["written", "there", "left out"]
+    reason: str = ""
+    remarks: tuple[str, ...] = ()
 
-    channel_names: tuple[str, ...]
-    label_names: dict[int, str]
-    ending: str
 
+def convert(
+    source: str | Path,
+    path: str | Path | Location,
+    preparation: PreparationConfig | None = None,
+    *,
+    kind: Kind = "auto",
+    label_names: Mapping[int, str] | None = None,
+    part: tuple[int, int] = (1, 1),
+    workers: int = 1,
+) -> ConversionSummary:
+    """Write the cases of a folder into a store, or go on with that; `workers` at a time.
 
-def convert(source: str | Path, store_path: str | Path, *, workers: int) -> ConversionSummary:
-    """Write the training cases of an nnU-Net v2 folder into a new store, `workers` at a time.
-
-    If no case can be used, no store is made; the summary then has no written case.
+    `kind` is the folder's layout; `label_names` names the label values where it does not. Of
+    `part` (i, n) only every n-th case is made, from the i-th on. If no case can be used, no
+    store is made; the summary then has no written case.
 
     Raises:
-        DataError: dataset.json is missing, invalid or asks for what a store cannot hold,
-            there are no cases, or the store exists already or cannot be written.
+        DataError: the folder is of no known layout or says what a store cannot hold, there are
+            no cases, the store cannot be written, or was begun with other data or options.
     """
-    source, store_path = Path(source), Path(store_path)
-    description = _read_description(source)
-    files, skipped = _find_files(source, description.ending)
-    name = source.resolve().name
-    create_store(
-        store_path,
-        name,
-        description.channel_names,
-        description.label_names,
-        unfinished=True,
+    preparation = preparation or PreparationConfig()
+    layout = find_layout(source, kind=kind)
+    location = Location.of(path)
+    label_names = _begin(location, layout, label_names, preparation)
+    number, parts = part
+    mine = layout.cases[number - 1 :: parts]
+    convert_one = functools.partial(
+        _convert_case,
+        location=location,
+        layout=replace(layout, cases=(), left_out={}),  # or each process would get them all
+        label_names=label_names,
+        preparation=preparation,
+    )
+    outcomes = {}
+    with track(len(mine), f"converting {layout.name}") as progress:
+        for outcome in _outcomes(convert_one, mine, workers):
+            outcomes[outcome.case] = outcome
+            left_out = sum(o.state == "left out" for o in outcomes.values())
+            progress.advance()
+            progress.status(f"{left_out} left out" if left_out else "")
+    removed, missing = _finish(location, layout)
+
+    def named(state: str) -> tuple[str, ...]:
+        return tuple(sorted(o.case for o in outcomes.values() if o.state == state))
+
+    reasons = {name: outcomes[name].reason for name in named("left out")}
+    return ConversionSummary(
+        location,
+        named("written"),
+        named("there"),
+        reasons | layout.left_out,
+        {name: o.remarks for name, o in outcomes.items() if o.remarks},
+        removed,
+        missing,
     )
 
-    written = []
-    pool = ThreadPoolExecutor(max_workers=max(workers, 1))
+
+def _begin(
+    location: Location,
+    layout: Layout,
+    label_names: Mapping[int, str] | None,
+    preparation: PreparationConfig,
+) -> dict[int, str]:
+    """Begin the store, or make sure that it was begun alike; the names of its labels."""
+    known = label_names or layout.label_names
+    root = store.read_root(location)
+    if root is None:
+        names = dict(known or scan_labels(layout))
+        store.create_store(location, layout.name, layout.channel_names, names, preparation)
+        return names
+    now = store.Root(
+        layout.name, layout.channel_names, dict(known or root.label_names), preparation
+    )
+    for what in ("name", "channel_names", "label_names", "preparation"):
+        before, asked = getattr(root, what), getattr(now, what)
+        if before != asked:
+            raise DataError(
+                f"{location} was begun with {what} {before}, now it is {asked}; go on as before, "
+                "or remove it or name another store"
+            )
+    return root.label_names
+
+
+def _outcomes(convert_one, mine: Sequence[CaseFiles], workers: int) -> Iterator[_Outcome]:
+    if workers <= 1 or len(mine) <= 1:
+        yield from map(convert_one, mine)
+        return
+    # Not forked: TensorStore has threads.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(mine)), mp_context=context)
     try:
-        cases = {
-            pool.submit(_convert_case, store_path, case, found, description): case
-            for case, found in files.items()
-        }
-        with track(len(cases), f"converting {name}") as progress:
-            for future in as_completed(cases):
-                if reason := future.result():
-                    skipped[cases[future]] = reason
-                else:
-                    written.append(cases[future])
-                progress.advance()
-                progress.status(f"{len(skipped)} left out" if skipped else "")
+        for future in as_completed([pool.submit(convert_one, files) for files in mine]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process of the conversion was killed, most likely for want of memory; go on with "
+            "the same command and fewer --workers: finished cases stay"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    if written:
-        (store_path / UNFINISHED).unlink()
-    else:
-        shutil.rmtree(store_path)
-    return ConversionSummary(store_path, tuple(sorted(written)), skipped)
 
 
 def _convert_case(
-    store_path: Path, case: str, files: _Files, description: _Description
-) -> str | None:
-    """Write one case; the reason if it cannot be used. Raises `DataError` if writing fails."""
+    files: CaseFiles,
+    *,
+    location: Location,
+    layout: Layout,
+    label_names: Mapping[int, str],
+    preparation: PreparationConfig,
+) -> _Outcome:
+    """Make one case, if it is not there. Raises `DataError` if writing fails."""
+    name = files.name
     try:
-        image, label, affine = _read_case(files, description)
+        sources = source_bytes(layout, files)
+        before = store.read_case(location, name)
+        if before and before.source.files == sources and store.is_intact(location, before):
+            return _Outcome(name, "there", remarks=before.remarks)
+        raw = read_case(layout, files, label_names, replace_nonfinite=preparation.replace_nonfinite)
+        case = prepare(raw.image, raw.label, raw.affine, sources, preparation)
     except DataError as error:
-        return str(error)
-    sources = [file.name for file in (*files.images.values(), files.label)]
-    write_case(store_path, case, image, label, affine, sources)
-    return None
+        _unfinish(location)
+        location.write(f"{_REFUSED}{name}.json", json.dumps({"reason": str(error)}).encode())
+        location.delete(f"cases/{name}/")
+        return _Outcome(name, "left out", reason=str(error))
+    _unfinish(location)
+    store.write_case(
+        location,
+        name,
+        case.image,
+        case.label,
+        case.affine,
+        subject=files.subject,
+        source=case.source,
+        remarks=raw.remarks,
+    )
+    location.delete(f"{_REFUSED}{name}.json")
+    return _Outcome(name, "written", remarks=raw.remarks)
 
 
-def _read_case(
-    files: _Files, description: _Description
-) -> tuple[Num[np.ndarray, "c x y z"], Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    if not files.images:
-        raise DataError("has a label but no image")
-    if files.label is None:
-        raise DataError("has an image but no label")
-    channels = range(len(description.channel_names))
-    if sorted(files.images) != list(channels):
-        raise DataError(
-            f"has image channels {sorted(files.images)}; dataset.json names {list(channels)}"
-        )
-    label, label_affine = read_label(files.label)
-    unknown = sorted({int(v) for v in np.unique(label)} - {0, *description.label_names})
-    if unknown:
-        raise DataError(f"{files.label} has labels {unknown} that dataset.json does not name")
-    images = []
-    for channel in channels:
-        image, affine = read_intensities(files.images[channel])
-        check_same_grid(
-            (files.images[channel], files.label),
-            (image.shape, label.shape),
-            (affine, label_affine),
-        )
-        images.append(image)
-    return np.stack(images), label, affine
+def _unfinish(location: Location) -> None:
+    location.delete(store.CATALOGUE)
 
 
-def _find_files(source: Path, ending: str) -> tuple[dict[str, _Files], dict[str, str]]:
-    """The files of each case, and visible files that belong to none with the reason."""
-    files: dict[str, _Files] = defaultdict(_Files)
-    stray = {}
-    for folder in (source / "imagesTr", source / "labelsTr"):
-        found = sorted(folder.iterdir()) if folder.is_dir() else []
-        for file in (file for file in found if not file.name.startswith(".")):
-            stem = file.name.removesuffix(ending)
-            numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
-            if stem == file.name:
-                stray[f"{folder.name}/{file.name}"] = f"does not end in {ending}"
-            elif folder.name == "labelsTr":
-                files[stem].label = file
-            elif numbered:
-                files[numbered[1]].images[int(numbered[2])] = file
-            else:
-                stray[f"{folder.name}/{file.name}"] = "has no channel number such as _0000"
-    if not files:
-        raise DataError(f"{source} has no {ending} files of cases in imagesTr and labelsTr")
-    return dict(sorted(files.items())), stray
+def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
+    """Write the catalogue if every case is settled; cases removed, and how many are missing."""
+    planned = {files.name for files in layout.cases}
+    refused = {
+        key.removeprefix(_REFUSED).removesuffix(".json"): key for key in location.keys(_REFUSED)
+    }
+    there = store.whole_cases(location)
+    if missing := planned - there - refused.keys():
+        return (), len(missing)
+    removed = tuple(sorted(there - planned))
+    usable = there & planned
+    if not usable:
+        location.delete()
+        return removed, 0
+    for name in removed:
+        location.delete(f"cases/{name}/")
+    reasons = {
+        name: json.loads(location.read(key) or b"{}").get("reason", "")
+        for name, key in refused.items()
+        if name in planned and name not in usable
+    }
+    left_out = json.dumps(reasons | layout.left_out, indent=1, sort_keys=True)
+    location.write(store.LEFT_OUT, left_out.encode())
+    store.finish_store(location, usable)
+    return removed, 0
 
 
-def _read_description(source: Path) -> _Description:
-    file = source / "dataset.json"
-    try:
-        content = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{file} is missing; expected a folder in nnU-Net v2 layout") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds a {type(content).__name__}; expected an object")
-    ending = content.get("file_ending", ".nii.gz")
-    if ending not in ENDINGS:
-        raise DataError(f"{file}: file_ending {ending!r} is not supported, only {ENDINGS}")
-    channels = content.get("channel_names", content.get("modality"))
-    expected = [str(i) for i in range(len(channels))] if isinstance(channels, dict) else []
-    if not expected or sorted(channels, key=str) != sorted(expected):
-        raise DataError(
-            f"{file}: channel_names is {channels!r}; expected names by number, "
-            'such as {"0": "MRI"}'
-        )
-    names = tuple(str(channels[number]) for number in expected)
-    return _Description(names, _label_names(file, content.get("labels")), ending)
-
-
-def _label_names(file: Path, labels: Any) -> dict[int, str]:
-    if not isinstance(labels, dict):
-        raise DataError(f"{file}: labels is {labels!r}; expected values by name")
-    names: dict[int, str] = {}
-    for name, value in labels.items():
-        if isinstance(value, list):
-            raise DataError(
-                f"{file}: label {name!r} is a region {value}; give every label one integer, "
-                "labels can be united into structures in the configuration"
-            )
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise DataError(f"{file}: label {name!r} is {value!r}; expected an integer from 0")
-        if name == "ignore":
-            raise DataError(f"{file}: label 'ignore' marks voxels without truth; not supported")
-        if value in names:
-            raise DataError(f"{file}: labels {names[value]!r} and {name!r} are both {value}")
-        names[value] = name
-    names.pop(0, None)
-    if not names:
-        raise DataError(f"{file} names no label but background")
-    return dict(sorted(names.items()))
+def _cases_by_remark(remarks: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for name, said in sorted(remarks.items()):
+        for remark in said:
+            found[remark].append(name)
+    return found

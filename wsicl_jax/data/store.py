@@ -1,19 +1,21 @@
 """A data set as one Zarr v3 store, laid out as OME-Zarr 0.5 so that other tools open it.
 
-    zarr.json                                 name, channels and labels of the data set
-    cases/CASE/zarr.json                      grid and labels of one case
+    zarr.json                                 name, channels, labels and preparation
+    catalogue.jsonl                           all cases, one line each; a store without it
+                                              is not finished
+    left_out.json                             what a conversion could not use
+    cases/CASE/zarr.json                      the case's own line; a case without it is not whole
     cases/CASE/0                              its image (channel, x, y, z)
     cases/CASE/labels/structures/0            its label map (x, y, z)
 
-A directory below `cases` is a whole case: it gets its name when all of it is written.
+What says that something is complete is written last, so that work may be cut off at any time.
 """
 
 import difflib
+import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,88 +24,106 @@ import tensorstore as ts
 from jaxtyping import Float, Integer, Num
 from scipy import ndimage
 
-from wsicl_jax.axes import Box, Shape3, spacing_of
-from wsicl_jax.errors import DataError
+from wsicl_jax.axes import Box
+from wsicl_jax.config import PreparationConfig, preparation_from_dict
+from wsicl_jax.data import ome
+from wsicl_jax.data.catalogue import Case, SourceGrid, from_entry, from_lines, to_entry, to_lines
+from wsicl_jax.data.location import Location, reason
+from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.geometry import WorkingGrid
 
-FORMAT = 1
-"""Version of the layout; a store with a higher one needs a newer wsicl_jax."""
+FORMAT = 2
+"""Version of the layout; other ones are refused."""
 
-UNFINISHED = ".unfinished"
-"""File in a store that is still being filled; a store that has it is not opened."""
+IMAGE = "0"
+LABEL = "labels/structures/0"
+"""The arrays of a case."""
 
-_OME_VERSION = "0.5"
-_LARGEST_CHUNK_SIDE = 128
-_IMAGE = "0"
-_LABEL = "labels/structures/0"
+CATALOGUE = "catalogue.jsonl"
+LEFT_OUT = "left_out.json"
+"""What the source had and the store has not, with the reasons."""
 
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What a store knows about a case without reading its voxels."""
-
-    name: str
-    shape: Shape3
-    affine: Float[np.ndarray, "4 4"]
-    """From voxel indices to RAS+ millimetres, float64."""
-    spacing_mm: tuple[float, float, float]
-    voxel_counts: dict[int, int]
-    """Voxels of each label that the case has; no background."""
-    boxes: dict[int, Box]
-    """Tight box of each label that the case has."""
+_CHUNK_SIDE = 64
+_SHARD_CHUNKS = 8
+"""Most chunks of a shard, a file or object, along each axis."""
 
 
 @dataclass(frozen=True)
-class Store:
-    """A data set on disk, opened for reading; holds no file open and may be pickled."""
+class Root:
+    """What a store says of all its cases."""
 
-    path: Path
     name: str
     channel_names: tuple[str, ...]
     label_names: dict[int, str]
     """Structure of each label value; no background."""
-    cases: tuple[str, ...]
-    """Names of the cases, sorted."""
+    preparation: PreparationConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A data set, opened for reading; holds no file open and may be pickled."""
+
+    location: Location
+    root: Root
+    catalogue: dict[str, Case]
+    """The cases by name, sorted."""
 
     @classmethod
-    def open(cls, path: str | Path) -> "Store":
-        """Open a store that `wsicl convert` made; reads no case.
+    def open(cls, path: str | Path | Location) -> "Store":
+        """Open a store by its directory or URL; reads no case.
 
         Raises:
-            DataError: there is no store at `path`, it is damaged, its conversion did not
-                finish, or it was written by a newer version.
+            DataError: there is no store, it is not finished, it is damaged, or it has
+                another format.
         """
-        path = Path(path).absolute()
-        if (path / UNFINISHED).exists():
+        location = Location.of(path)
+        root = read_root(location)
+        if root is None:
+            raise DataError(_no_store(location))
+        content = location.read(CATALOGUE)
+        if content is None:
             raise DataError(
-                f"the conversion into {path} did not finish; remove it and convert again"
+                f"{location} is not finished; go on with the same command that began it"
             )
-        root = _read_root(path)
-        if not (path / "cases").is_dir():
-            raise DataError(f"{path} is damaged, it has no directory `cases`; convert again")
-        cases = (entry.name for entry in (path / "cases").iterdir() if entry.is_dir())
-        return cls(path, *root, tuple(sorted(name for name in cases if name[0] != ".")))
+        cases = from_lines(content, str(location / CATALOGUE))
+        return cls(location, root, dict(sorted(cases.items())))
+
+    @property
+    def path(self) -> str:
+        """Its directory or URL."""
+        return str(self.location)
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.root.name
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Modality of each channel."""
+        return self.root.channel_names
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Structure of each label value; no background."""
+        return self.root.label_names
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of the cases, sorted."""
+        return tuple(self.catalogue)
 
     def case(self, name: str) -> Case:
-        """Grid and labels of a case.
+        """What the catalogue says of a case.
 
         Raises:
-            DataError: the store has no such case, or its metadata is damaged.
+            DataError: the store has no such case.
         """
-        self._check_case(name)
-        file = self.path / "cases" / name / "zarr.json"
-        try:
-            entry = _read_attributes(file)["wsicl"]
-            affine = np.array(entry["affine"], np.float64).reshape(4, 4)
-            x, y, z = (int(side) for side in entry["shape"])
-            labels = {int(value): found for value, found in entry["labels"].items()}
-            counts = {value: int(found["voxels"]) for value, found in labels.items()}
-            boxes = {
-                value: Box(*(tuple(map(int, end)) for end in zip(*found["box"], strict=True)))
-                for value, found in labels.items()
-            }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{file} of case {name} is damaged; convert the data again") from error
-        return Case(name, (x, y, z), affine, spacing_of(affine), counts, boxes)
+        if name not in self.catalogue:
+            nearest = difflib.get_close_matches(name, self.cases, n=1, cutoff=0.0)
+            hint = f"nearest is {nearest[0]!r}" if nearest else "it has none"
+            raise DataError(f"{self.path} has no case {name!r}; {hint}")
+        return self.catalogue[name]
 
     def read_image(self, name: str, channel: int = 0) -> Num[np.ndarray, "x y z"]:
         """One channel of a case's image: float32, or the integer type that its file had.
@@ -113,7 +133,7 @@ class Store:
         """
         if not 0 <= channel < len(self.channel_names):
             raise DataError(f"{self.path} has no channel {channel}; it has {self.channel_names}")
-        return self._read(name, _IMAGE, (channel,))
+        return self._read(name, IMAGE, (channel,))
 
     def read_label(self, name: str) -> Integer[np.ndarray, "x y z"]:
         """A case's label map, in an unsigned type; 0 is background.
@@ -121,240 +141,290 @@ class Store:
         Raises:
             DataError: no such case, or the array is missing or damaged.
         """
-        return self._read(name, _LABEL, ())
+        return self._read(name, LABEL, ())
 
     def _read(self, name: str, array: str, index: tuple[int, ...]) -> np.ndarray:
-        self._check_case(name)
+        self.case(name)
         try:
-            opened = ts.open(
-                _spec(self.path / "cases" / name / array), open=True, read=True
-            ).result()
+            opened = open_array(self.location, name, array)
             return opened[(*index, ...)].read().result()
         except ValueError as error:
             raise DataError(
                 f"case {name}: array {array} cannot be read, convert the data again: "
-                f"{_reason(error)}"
+                f"{reason(error)}"
             ) from error
-
-    def _check_case(self, name: str) -> None:
-        if name not in self.cases:
-            nearest = difflib.get_close_matches(name, self.cases, n=1, cutoff=0.0)
-            hint = f"nearest is {nearest[0]!r}" if nearest else "it has none"
-            raise DataError(f"{self.path} has no case {name!r}; {hint}")
 
 
 def create_store(
-    path: str | Path,
+    path: str | Path | Location,
     name: str,
     channel_names: Sequence[str],
     label_names: Mapping[int, str],
-    *,
-    unfinished: bool = False,
+    preparation: PreparationConfig | None = None,
 ) -> None:
-    """Begin an empty store; `label_names` gives the structure of each value above 0.
+    """Begin a store; `label_names` gives the structure of each value above 0.
 
-    An `unfinished` store is not opened until the caller, when it is filled, removes the
-    file `UNFINISHED` from it.
+    It is opened by nobody until `finish_store` was called. `preparation` is what the caller
+    does to its cases.
 
     Raises:
         DataError: `path` exists or cannot be written, or there is no channel or no structure.
     """
-    path = Path(path)
+    location = Location.of(path)
+    directory = location.directory
     if not channel_names or not label_names or min(label_names) < 1:
         raise DataError(
             f"{name} has channels {list(channel_names)} and labels {dict(label_names)}; "
             "expected at least one channel, and one label with a value above 0"
         )
-    if path.exists():
-        raise DataError(f"{path} exists already; remove it or name another store")
+    if next(location.keys(), None) is not None or (directory and directory.is_file()):
+        raise DataError(f"{location} exists already; remove it or name another store")
     attributes = {
         "format": FORMAT,
         "name": name,
         "channel_names": list(channel_names),
         "label_names": {str(value): label_names[value] for value in sorted(label_names)},
+        "preparation": asdict(preparation or PreparationConfig()),
     }
-    try:
-        path.mkdir(parents=True)
-        if unfinished:  # before anything else, so that at no time is it taken for whole
-            (path / UNFINISHED).touch()
-        _write_group(path / "cases", {})
-        _write_group(path, {"wsicl": attributes})
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+    location.write("zarr.json", ome.group({"wsicl": attributes}))
+    location.write("cases/zarr.json", ome.group({}))
 
 
 def write_case(
-    path: str | Path,
+    path: str | Path | Location,
     name: str,
     image: Num[np.ndarray, "c x y z"],
     label: Integer[np.ndarray, "_ _ _"],
     affine: Float[np.ndarray, "4 4"],
-    source_files: Sequence[str] = (),
+    *,
+    subject: str | None = None,
+    source: SourceGrid | None = None,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Add a case to the store at `path`; cases may be added from many threads or processes.
+    """Write a case, whole or not at all, in place of what may be there under its name.
 
-    Integer images keep their type, others become float32; the label map becomes the
-    smallest unsigned type that holds all labels of the data set.
+    Many processes may write cases of one store. Integer images keep their type, others become
+    float32; the label map becomes the smallest unsigned type that holds all labels of the
+    data set. Without a `source` the case's own grid counts as the original one.
 
     Raises:
-        DataError: the name is taken or cannot be a directory, image, label and store do not
-            fit each other, or the disk refuses.
+        DataError: the name cannot be one, image, label and store do not fit each other, or
+            the disk refuses.
     """
-    path = Path(path)
-    _, channel_names, label_names = _read_root(path)
+    location = Location.of(path)
+    root = read_root(location)
+    if root is None:
+        raise DataError(_no_store(location))
     if not name or name.startswith((".", "__")) or "/" in name or "\\" in name:
         raise DataError(f"{name!r} cannot name a case; it becomes a directory of the store")
-    if len(image) != len(channel_names) or image.shape[1:] != label.shape:
+    if len(image) != len(root.channel_names) or image.shape[1:] != label.shape:
         raise DataError(
             f"case {name}: image (channel, x, y, z) is {image.shape}, label {label.shape}; "
-            f"expected channels {channel_names} and equal sides"
+            f"expected channels {root.channel_names} and equal sides"
         )
-    found = _labels_in(label)
-    if unknown := sorted(found.keys() - label_names.keys()):
-        raise DataError(f"case {name}: labels {unknown} have no name in {path}")
-    final = path / "cases" / name
-    if final.exists():
-        raise DataError(f"{path} has a case {name} already")
+    counts, boxes = _labels_in(label)
+    if unknown := sorted(counts.keys() - root.label_names.keys()):
+        raise DataError(f"case {name}: labels {unknown} have no name in {location}")
     if image.dtype.kind not in "iu":
         image = image.astype(np.float32, copy=False)
-    label = label.astype(np.min_scalar_type(max(label_names)))
+    label = label.astype(np.min_scalar_type(max(root.label_names)))
+    affine = np.array(affine, np.float64)
+    shape = label.shape
+    case = Case(
+        name,
+        subject or name,
+        shape,
+        affine,
+        counts,
+        boxes,
+        digest_of(image, label, affine),
+        source or SourceGrid((), affine, WorkingGrid(shape, shape)),
+        tuple(remarks),
+    )
+    below = f"cases/{name}/"
+    location.delete(below)
+    _write_array(location, name, IMAGE, image, ("c", "x", "y", "z"))
+    _write_array(location, name, LABEL, label, ("x", "y", "z"))
+    structures = ome.label_map("structures", affine, root.label_names)
+    location.write(f"{below}labels/structures/zarr.json", ome.group({"ome": structures}))
+    location.write(f"{below}labels/zarr.json", ome.group({"ome": ome.labels(["structures"])}))
+    entry = to_entry(case, root.name, root.channel_names, root.label_names)
+    attributes = {"ome": ome.image(name, affine), "wsicl": entry}
+    location.write(f"{below}zarr.json", ome.group(attributes))
 
-    temporary = final.with_name(f".{name}.{os.getpid()}.partial")
+
+def finish_store(path: str | Path | Location, cases: Iterable[str] | None = None) -> None:
+    """Write the catalogue, by which a store is finished; of all whole cases, or of those named.
+
+    Processes that finish a store at the same time write the same.
+
+    Raises:
+        DataError: a case that is named is not whole, or the store cannot be written.
+    """
+    location = Location.of(path)
+    names = whole_cases(location) if cases is None else cases
+    entries = []
+    for name in sorted(names):
+        entry = _entry(location, name)
+        if entry is None:
+            raise DataError(f"{location}: case {name} is not whole; convert it again")
+        entries.append(entry)
+    location.write(CATALOGUE, to_lines(entries))
+
+
+def whole_cases(location: Location) -> set[str]:
+    """Names of the cases of a store that are whole, finished or not."""
+    parts = [key.split("/") for key in location.keys("cases/")]
+    return {part[1] for part in parts if len(part) == 3 and part[2] == "zarr.json"}
+
+
+def read_case(location: Location, name: str) -> Case | None:
+    """A case's own line; None if it is not whole or damaged."""
     try:
-        _write_case_groups(temporary, name, label_names, affine, label.shape, found, source_files)
-        _write_array(temporary / _IMAGE, image, ("c", "x", "y", "z"))
-        _write_array(temporary / _LABEL, label, ("x", "y", "z"))
-        temporary.rename(final)
-    except (OSError, ValueError) as error:
-        raise DataError(f"case {name} cannot be written to {path}: {_reason(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return from_entry(_entry(location, name))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
-def _labels_in(label: np.ndarray) -> dict[int, dict[str, Any]]:
+def read_left_out(location: Location) -> dict[str, str]:
+    """What was left out of a finished store, with the reasons."""
+    return json.loads(location.read(LEFT_OUT) or b"{}")
+
+
+def is_intact(location: Location, case: Case) -> bool:
+    """Whether the voxels of a case are those that were written; reads all of them."""
+    try:
+        image, label = (
+            open_array(location, case.name, array).read().result() for array in (IMAGE, LABEL)
+        )
+    except ValueError:
+        return False
+    return digest_of(image, label, case.affine) == case.digest
+
+
+def open_array(location: Location, case: str, array: str) -> ts.TensorStore:
+    """An array of a case, ready to be read. Raises `ValueError`, as TensorStore does."""
+    spec = _spec(location, case, array)
+    return ts.open(spec, open=True, read=True).result()
+
+
+def digest_of(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> str:
+    """The hash of a case's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (image, label, affine):
+        digest.update(f"{array.dtype.name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def read_root(location: Location) -> Root | None:
+    """What a store says of all its cases; None if it has not been begun.
+
+    Raises:
+        DataError: it is damaged, or has another format.
+    """
+    content = location.read("zarr.json")
+    if content is None:
+        return None
+    file = location / "zarr.json"
+    try:
+        root = json.loads(content)["attributes"]["wsicl"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(_no_store(location)) from None
+    try:
+        if root["format"] > FORMAT:
+            raise DataError(
+                f"{location} has format {root['format']}, this wsicl_jax reads format {FORMAT}; "
+                "install a newer one"
+            )
+        if root["format"] < FORMAT:
+            raise DataError(
+                f"{location} has format {root['format']}, this wsicl_jax reads format {FORMAT}; "
+                "convert the data again"
+            )
+        labels = {int(value): str(name) for value, name in root["label_names"].items()}
+        channels = tuple(map(str, root["channel_names"]))
+        preparation = preparation_from_dict(root["preparation"])
+        return Root(str(root["name"]), channels, labels, preparation)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise DataError(f"{file} is damaged; convert the data again") from error
+
+
+def _entry(location: Location, name: str) -> dict[str, Any] | None:
+    content = location.read(f"cases/{name}/zarr.json")
+    try:
+        return content and json.loads(content)["attributes"]["wsicl"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _labels_in(label: np.ndarray) -> tuple[dict[int, int], dict[int, Box]]:
     """Voxels and box of each value but 0; whatever the values, memory stays that of the map."""
     values = np.unique(label)
     ranks = np.searchsorted(values, label).astype(np.int32) + 1
-    counts = np.bincount(ranks.ravel())[1:]
-    return {
-        int(value): {"voxels": int(count), "box": [[s.start, s.stop] for s in box]}
-        for value, count, box in zip(values, counts, ndimage.find_objects(ranks), strict=True)
-        if value != 0
-    }
+    counts = np.bincount(ranks.ravel())[1:].tolist()
+    ends = [
+        Box(tuple(s.start for s in box), tuple(s.stop for s in box))
+        for box in ndimage.find_objects(ranks)
+    ]
+    present = [i for i, value in enumerate(values.tolist()) if value != 0]
+    return (
+        {int(values[i]): counts[i] for i in present},
+        {int(values[i]): ends[i] for i in present},
+    )
 
 
-def _write_case_groups(
-    path: Path,
-    name: str,
-    label_names: Mapping[int, str],
-    affine: np.ndarray,
-    shape: tuple[int, ...],
-    labels: dict[int, dict[str, Any]],
-    source_files: Sequence[str],
+def _write_array(
+    location: Location, case: str, array: str, content: np.ndarray, axes: tuple[str, ...]
 ) -> None:
-    spacing = spacing_of(affine)
-    space = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "xyz"]
-    case = {
-        "affine": affine.tolist(),
-        "spacing_mm": list(spacing),
-        "shape": list(shape),
-        "labels": {str(value): labels[value] for value in sorted(labels)},
-        "source_files": list(source_files),
+    sides = content.shape[-3:]
+    chunk = [min(side, _CHUNK_SIDE) for side in sides]
+    shard = [
+        step * min(-(-side // step), _SHARD_CHUNKS) for side, step in zip(sides, chunk, strict=True)
+    ]
+    # One channel per shard: readers take one channel at a time.
+    channel = [1] * (content.ndim - 3)
+    raw = {"name": "bytes", "configuration": {"endian": "little"}}
+    zstd = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
+    sharding = {
+        "chunk_shape": channel + chunk,
+        "codecs": [raw, zstd, {"name": "crc32c"}],
+        "index_codecs": [raw, {"name": "crc32c"}],
+        "index_location": "end",
     }
-    image_axes = [{"name": "c", "type": "channel"}, *space]
-    properties = [{"label-value": value, "name": label_names[value]} for value in label_names]
-    image = {
-        "version": _OME_VERSION,
-        "multiscales": _multiscales(name, image_axes, (1.0, *spacing)),
-    }
-    structures = {
-        "version": _OME_VERSION,
-        "multiscales": _multiscales("structures", space, spacing),
-        "image-label": {"properties": properties, "source": {"image": "../../"}},
-    }
-    _write_group(path, {"ome": image, "wsicl": case})
-    _write_group(path / "labels", {"ome": {"version": _OME_VERSION, "labels": ["structures"]}})
-    _write_group(path / "labels" / "structures", {"ome": structures})
-
-
-def _multiscales(name: str, axes: Sequence[dict[str, str]], scale: Sequence[float]) -> list:
-    transform = {"type": "scale", "scale": list(scale)}
-    dataset = {"path": "0", "coordinateTransformations": [transform]}
-    return [{"name": name, "axes": list(axes), "datasets": [dataset]}]
-
-
-def _write_array(path: Path, array: np.ndarray, axes: tuple[str, ...]) -> None:
-    spatial = [min(side, _LARGEST_CHUNK_SIDE) for side in array.shape[-3:]]
-    # One channel per chunk: readers take one channel at a time.
-    chunk = [1] * (array.ndim - 3) + spatial
     metadata = {
-        "shape": list(array.shape),
-        "data_type": array.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
-        "codecs": [
-            {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "zstd", "configuration": {"level": 3}},
-            {"name": "crc32c"},
-        ],
+        "shape": list(content.shape),
+        "data_type": content.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": channel + shard}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "fill_value": 0,
         "dimension_names": list(axes),
     }
-    opened = ts.open(_spec(path) | {"metadata": metadata}, create=True).result()
-    opened.write(array).result()
+    spec = _spec(location, case, array) | {"metadata": metadata}
+    try:
+        ts.open(spec, create=True).result().write(content).result()
+    except (ValueError, OSError) as error:
+        raise DataError(f"case {case} cannot be written to {location}: {reason(error)}") from error
 
 
-def _spec(path: Path) -> dict[str, Any]:
+def _spec(location: Location, case: str, array: str) -> dict[str, Any]:
     # Every chunk is written, even one of zeros, so that a missing chunk is an error and
     # does not read as background.
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path)},
+        "kvstore": (location / f"cases/{case}/{array}").kvstore,
         "fill_missing_data_reads": False,
         "store_data_equal_to_fill_value": True,
     }
 
 
-def _write_group(path: Path, attributes: Mapping[str, Any]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    (path / "zarr.json").write_text(json.dumps(group, indent=1))
-
-
-def _read_attributes(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())["attributes"]
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _read_root(path: Path) -> tuple[str, tuple[str, ...], dict[int, str]]:
-    """Name, channels and labels of the data set."""
-    if not path.exists():
-        siblings = [p.name for p in path.parent.glob("*/")]
-        nearest = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"nearest is {path.parent / nearest[0]}" if nearest else "check the path"
-        raise DataError(f"no store at {path}; {hint}")
-    if (path / "dataset.json").exists():
-        raise DataError(f"{path} is an nnU-Net folder; make a store of it with `wsicl convert`")
-    file = path / "zarr.json"
-    try:
-        root = _read_attributes(file)["wsicl"] if file.exists() else None
-    except (KeyError, TypeError, ValueError):
-        root = None
-    if root is None:
-        raise DataError(f"{path} is no store of wsicl_jax; make one with `wsicl convert`")
-    try:
-        if root["format"] > FORMAT:
-            raise DataError(
-                f"{path} has format {root['format']}, this wsicl_jax reads up to {FORMAT}; "
-                "install a newer one"
-            )
-        labels = {int(value): str(name) for value, name in root["label_names"].items()}
-        return str(root["name"]), tuple(map(str, root["channel_names"])), labels
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{file} is damaged; convert the data again") from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).split(" [tensorstore_spec", 1)[0]
+def _no_store(location: Location) -> str:
+    directory = location.directory
+    if directory is None or directory.exists():
+        if directory is not None and (directory / "dataset.json").exists():
+            return f"{location} is a data set's folder; make a store of it with `wsicl convert`"
+        return f"{location} is no store of wsicl_jax; make one with `wsicl convert`"
+    siblings = [p.name for p in directory.parent.glob("*/")]
+    nearest = difflib.get_close_matches(directory.name, siblings, n=1)
+    hint = f"nearest is {directory.parent / nearest[0]}" if nearest else "check the path"
+    return f"no store at {location}; {hint}"

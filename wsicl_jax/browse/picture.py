@@ -1,0 +1,136 @@
+"""A case as a picture: three planes of every channel, with the outlines of its labels."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, Num
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from wsicl_jax.axes import Index3
+from wsicl_jax.data.store import Store
+from wsicl_jax.geometry import WorkingGrid
+
+_NAMES_SHOWN = 16
+"""Labels that are named, the largest ones."""
+
+_GOLDEN = 0.618034
+"""Hues that are this far apart stay different, however many there are."""
+
+_PLANES = ("sagittal", "coronal", "axial")
+_SIDES = (("P", "A", "I", "S"), ("L", "R", "I", "S"), ("L", "R", "P", "A"))
+"""What lies at the left, right, lower and upper edge of each plane."""
+
+_PERCENTILES = (0.5, 99.5)
+
+
+def case_figure(store: Store, name: str, path: Path) -> None:
+    """Write a PNG: a row for each channel, the planes through where most labels meet.
+
+    Axes are turned to RAS+ and drawn in true proportions; left is the subject's left.
+
+    Raises:
+        DataError: there is no such case, or it cannot be read.
+    """
+    case = store.case(name)
+    way = WorkingGrid.of(case.shape, case.affine)
+    label = way.label(store.read_label(name))
+    spacing = np.linalg.norm(way.affine(case.affine)[:3, :3], axis=0)
+    values = sorted(case.voxel_counts)
+    color_of = {value: colormaps["hsv"](i * _GOLDEN % 1) for i, value in enumerate(values)}
+    centre = _centre(label)
+
+    channels = store.channel_names
+    extent = np.array(label.shape) * spacing
+    widths = [extent[1], extent[0], extent[0]]
+    figure = Figure(figsize=(11, 3.7 * len(channels) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(channels), 3, squeeze=False, width_ratios=widths)
+    for channel, row in enumerate(grid):
+        image = way.label(store.read_image(name, channel))
+        ends = np.percentile(image, _PERCENTILES)
+        for flat, axis in enumerate(row):
+            _draw(axis, image, label, flat, centre, spacing, ends, color_of)
+        row[0].set_ylabel(channels[channel], fontsize=10, color="white")
+    shown = sorted(sorted(values, key=case.voxel_counts.__getitem__)[-_NAMES_SHOWN:])
+    handles = [Line2D([], [], color=color_of[v], label=store.label_names[v]) for v in shown]
+    if len(values) > len(shown):
+        handles.append(Line2D([], [], alpha=0, label=f"and {len(values) - len(shown)} more"))
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside right upper",
+            fontsize=8,
+            frameon=False,
+            labelcolor="white",
+        )
+    shape, steps = (" x ".join(f"{v:.4g}" for v in x) for x in (case.shape, case.spacing_mm))
+    figure.suptitle(
+        f"{store.name}   {name}   {shape} voxels of {steps} mm, {case.orientation}",
+        fontsize=10,
+        color="white",
+    )
+    figure.set_facecolor("black")
+    figure.savefig(path, dpi=110)
+
+
+def _draw(
+    axis,
+    image: Num[np.ndarray, "x y z"],
+    label: Integer[np.ndarray, "x y z"],
+    flat: int,
+    centre: Index3,
+    spacing: np.ndarray,
+    ends: np.ndarray,
+    color_of: dict[int, tuple[float, ...]],
+) -> None:
+    across, up = (a for a in range(3) if a != flat)
+    low, high = ends if ends[1] > ends[0] else (ends[0] - 1, ends[0] + 1)
+    axis.imshow(
+        image.take(centre[flat], flat).T,
+        cmap="gray",
+        origin="lower",
+        vmin=low,
+        vmax=high,
+        aspect=spacing[up] / spacing[across],
+    )
+    cut = label.take(centre[flat], flat).T
+    for value in np.unique(cut[cut != 0]).tolist():
+        inside = np.pad(cut == value, 1)  # or an outline at the border would stay open
+        sides = [np.arange(-1, n + 1) for n in cut.shape]
+        axis.contour(sides[1], sides[0], inside, [0.5], colors=[color_of[value]], linewidths=1.1)
+    axis.set_xlim(-0.5, cut.shape[1] - 0.5)
+    axis.set_ylim(-0.5, cut.shape[0] - 0.5)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(f"{_PLANES[flat]} {centre[flat]}", fontsize=9, color="white")
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98))
+    for (x, y), side in zip(places, _SIDES[flat], strict=True):
+        axis.text(
+            x,
+            y,
+            side,
+            transform=axis.transAxes,
+            color="#ffd400",
+            fontsize=8,
+            ha="center",
+            va="center",
+        )
+
+
+def _centre(label: np.ndarray) -> Index3:
+    """The planes on which most different labels are, and of those most voxels; else the middle."""
+    if not label.any():
+        x, y, z = (side // 2 for side in label.shape)
+        return x, y, z
+    x, y, z = (int(np.argmax(_interest(label, axis))) for axis in range(3))
+    return x, y, z
+
+
+def _interest(label: np.ndarray, axis: int) -> np.ndarray:
+    planes = np.moveaxis(label, axis, 0).reshape(label.shape[axis], -1)
+    kinds = np.array([len(np.unique(plane)) for plane in planes], float)
+    share = (planes != 0).sum(axis=1) / planes.shape[1]
+    return kinds + share

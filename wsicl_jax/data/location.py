@@ -1,0 +1,160 @@
+"""Where a store lies: a directory, or a prefix of an object store that TensorStore reads.
+
+    /data/stores/liver        a directory
+    s3://bucket/stores/liver  S3, or what speaks it: `AWS_ENDPOINT_URL` names another server
+    gs://bucket/stores/liver  Google Cloud Storage
+
+A file or object appears whole or not at all; there are no directories and no renaming.
+"""
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from wsicl_jax.errors import DataError
+
+_REMOTE = {"s3": "s3", "gs": "gcs"}
+"""TensorStore's driver for each scheme of a URL."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A directory or a prefix of an object store; files below it are named by keys `a/b`."""
+
+    url: str
+    """Absolute path of a directory, or a URL, without a slash at its end."""
+
+    @classmethod
+    def of(cls, path: "str | Path | Location") -> "Location":
+        """The location that a path or URL names.
+
+        Raises:
+            DataError: the scheme of the URL is not supported, or it names no bucket.
+        """
+        if isinstance(path, Location):
+            return path
+        scheme, separator, rest = str(path).partition("://")
+        if not separator:
+            return cls(str(Path(path).expanduser().absolute()))
+        if scheme not in _REMOTE:
+            known = ", ".join(f"{known}://" for known in _REMOTE)
+            raise DataError(f"{path}: {scheme}:// is not supported; give a directory, or {known}")
+        if not rest.strip("/"):
+            raise DataError(f"{path} names no bucket; expected {scheme}://BUCKET/PATH")
+        return cls(f"{scheme}://{rest.strip('/')}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, key: str) -> "Location":
+        return Location(f"{self.url}/{key}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory, if it is one."""
+        return None if "://" in self.url else Path(self.url)
+
+    @property
+    def kvstore(self) -> dict[str, Any]:
+        """TensorStore's specification of what lies below."""
+        scheme, separator, rest = self.url.partition("://")
+        if not separator:
+            return {"driver": "file", "path": f"{self.url}/"}
+        bucket, _, path = rest.partition("/")
+        spec = {"driver": _REMOTE[scheme], "bucket": bucket, "path": path and f"{path}/"}
+        return spec | (_s3_settings() if scheme == "s3" else {})
+
+    def read(self, key: str) -> bytes | None:
+        """The content of a file; None if there is none.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            found = self._opened().read(key).result()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self / key} cannot be read: {reason(error)}") from error
+        return bytes(found.value) if found.state == "value" else None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a file, or replace it.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            self._opened().write(key, content).result()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self / key} cannot be written: {reason(error)}") from error
+
+    def keys(self, below: str = "") -> Iterator[str]:
+        """All files whose key begins with `below`, sorted.
+
+        Raises:
+            DataError: they cannot be listed.
+        """
+        try:
+            found = self._opened().list(ts.KvStore.KeyRange(below, _after(below))).result()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self} cannot be listed: {reason(error)}") from error
+        return iter(sorted(key.decode() for key in found))
+
+    def delete(self, below: str = "") -> None:
+        """Remove all files whose key begins with `below`.
+
+        Raises:
+            DataError: they cannot be removed.
+        """
+        try:
+            if self.directory is not None and (not below or below.endswith("/")):
+                # Else empty directories would stay.
+                shutil.rmtree(self.directory / below)
+                return
+            self._opened().delete_range(ts.KvStore.KeyRange(below, _after(below))).result()
+        except FileNotFoundError:
+            pass
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self / below} cannot be removed: {reason(error)}") from error
+
+    def _opened(self) -> ts.KvStore:
+        return _open(json.dumps(self.kvstore))
+
+
+def reason(error: Exception) -> str:
+    """What TensorStore or the system says of an error, without the specification behind it."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error)).split(" [tensorstore_spec", 1)[0].split(" [source locations", 1)[0]
+
+
+def _after(prefix: str) -> str:
+    """The first key behind all that begin with a prefix; empty: there is no end."""
+    return prefix and prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+@functools.lru_cache(maxsize=32)
+def _open(spec: str) -> ts.KvStore:
+    return ts.KvStore.open(json.loads(spec)).result()
+
+
+def _s3_settings() -> dict[str, Any]:
+    """What the environment says about S3, by the names that the AWS tools use."""
+    settings: dict[str, Any] = {}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        settings["endpoint"] = endpoint
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        settings["aws_region"] = region
+    if "AWS_ACCESS_KEY_ID" in os.environ:  # else TensorStore also looks for files, and says so
+        settings["aws_credentials"] = {"type": "environment"}
+    return settings
