@@ -1,5 +1,4 @@
 import gzip
-import re
 from pathlib import Path
 
 import nibabel as nib
@@ -8,14 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.data.images import (
-    check_same_grid,
-    read_intensities,
-    read_label,
-    read_volume,
-    write_mask,
-)
-from wsicl_jax.errors import DataError, ShapeError
+from wsicl_jax.data.images import check_same_grid, read_channels, read_label, read_volume
+from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)
 # Sides of 1.5, 0.75 and 3 mm, turned by 30 degrees in the plane.
@@ -57,9 +50,9 @@ def test_integers_keep_their_type_and_big_endian_becomes_native(tmp_path):
         ramp(np.int16), OBLIQUE, nib.Nifti1Header(endianness=">"), dtype=np.int16
     )
     nib.save(image, tmp_path / "a.nii")
-    array, _ = read_intensities(tmp_path / "a.nii")
+    array = read_channels([tmp_path / "a.nii"]).image
     assert array.dtype == np.dtype("=i2")
-    np.testing.assert_array_equal(array, ramp(np.int16))
+    np.testing.assert_array_equal(array[0], ramp(np.int16))
 
 
 def test_the_scale_factor_of_the_file_is_applied(tmp_path):
@@ -151,7 +144,7 @@ def infinite_voxel(path):
         (no_nifti, "cannot be read as NIfTI"),
         (cut_off, "cannot be read as NIfTI.*end-of-stream"),
         (wrong_checksum, "cannot be read as NIfTI.*CRC"),
-        (flat, r"shape \(5, 7\); expected one 3D"),
+        (flat, r"shape \(5, 7\); expected a 3D"),
         (many_frames, r"shape \(4, 5, 7, 2\); expected one 3D"),
         (colours, "expected grey values"),
         (first_row([0, 0, 0, 0]), "singular affine"),
@@ -168,8 +161,9 @@ def test_an_unusable_image_is_named_with_its_reason(tmp_path, damage, reason):
 
 
 def test_a_file_of_another_format_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"scan.mha is not named as a NIfTI.*\.nii or \.nii\.gz"):
-        read_volume(tmp_path / "scan.mha")
+    (tmp_path / "scan.png").write_bytes(b"PNG")
+    with pytest.raises(DataError, match=r"scan.png is of no known format.*\.nii\.gz.*\.mha"):
+        read_volume(tmp_path / "scan.png")
 
 
 @settings(max_examples=150, deadline=None)
@@ -186,7 +180,7 @@ def test_a_damaged_header_is_a_data_error_or_readable(tmp_path_factory, position
 
 
 def test_floats_that_are_integers_are_labels(tmp_path):
-    label, _ = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
+    label, *_ = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
     assert label.dtype.kind == "i"
     np.testing.assert_array_equal(label, ramp(int) % 3)
 
@@ -196,7 +190,7 @@ def test_labels_are_exact_in_spite_of_the_rounding_of_a_scale_factor(tmp_path):
     image.header.set_slope_inter(0.01, 0)
     nib.save(image, tmp_path / "a.nii")
     assert nib.load(tmp_path / "a.nii").get_fdata().max() < 2
-    label, _ = read_label(tmp_path / "a.nii")
+    label, *_ = read_label(tmp_path / "a.nii")
     np.testing.assert_array_equal(label, ramp(int) % 3)
 
 
@@ -228,66 +222,64 @@ def test_grids_of_other_shapes_are_not_the_same():
         same_grid(OBLIQUE, (4, 5, 8))
 
 
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-def test_a_mask_keeps_affine_codes_and_unit_of_its_image(tmp_path, kind):
-    image = kind(ramp(), OBLIQUE)
-    image.set_sform(OBLIQUE, code=4)
-    qform = OBLIQUE.copy()
-    qform[:3, 3] += 0.25
-    image.set_qform(qform, code=2)
-    image.header.set_xyzt_units("micron", "sec")
-    nib.save(image, tmp_path / "scan.nii.gz")
-    mask = ramp() % 2 == 0
-    write_mask(tmp_path / "mask.nii.gz", mask, tmp_path / "scan.nii.gz")
-
-    source, written = nib.load(tmp_path / "scan.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
-    np.testing.assert_array_equal(written.dataobj, mask)
-    assert written.get_data_dtype() == np.uint8
-    assert type(written) is type(source)
-    np.testing.assert_array_equal(written.affine, source.affine)
-    assert written.header.get_xyzt_units()[0] == "micron"
-    for name in ("get_sform", "get_qform"):
-        affine, code = getattr(source.header, name)(coded=True)
-        written_affine, written_code = getattr(written.header, name)(coded=True)
-        np.testing.assert_array_equal(written_affine, affine)
-        assert written_code == code
+def test_channels_stay_together_and_come_first(tmp_path):
+    array = np.stack([ramp(np.int16), ramp(np.int16) + 500], axis=-1)
+    image, affine, remarks = read_channels([save(tmp_path / "a.nii.gz", array)])
+    np.testing.assert_array_equal(image, np.moveaxis(array, -1, 0))
+    np.testing.assert_allclose(affine, OBLIQUE, atol=1e-5)
+    assert (image.dtype, remarks) == (np.int16, ())
 
 
-def test_a_mask_of_an_image_with_one_frame_is_3d(tmp_path):
-    save(tmp_path / "scan.nii", ramp()[..., None])
-    write_mask(tmp_path / "mask.nii", ramp() > 3, tmp_path / "scan.nii")
-    assert nib.load(tmp_path / "mask.nii").shape == SHAPE
+def test_one_frame_is_remarked(tmp_path):
+    assert read_channels([save(tmp_path / "a.nii", ramp()[..., None])]).remarks == (
+        "4D with one frame, taken as 3D",
+    )
 
 
-@pytest.mark.parametrize("name", ["MASK.NII.GZ", "MASK.NII"])
-def test_a_mask_under_a_name_in_capitals_is_read_again(tmp_path, name):
-    save(tmp_path / "scan.nii", ramp())
-    write_mask(tmp_path / name, ramp() > 3, tmp_path / "scan.nii")
-    np.testing.assert_array_equal(read_label(tmp_path / name)[0], ramp() > 3)
+def test_a_header_without_orientation_is_remarked(tmp_path):
+    image = nib.Nifti1Image(ramp(), None)
+    image.header["pixdim"][1:4] = (1.5, 0.75, 3)
+    nib.save(image, tmp_path / "a.nii")
+    found = read_channels([tmp_path / "a.nii"])
+    np.testing.assert_array_equal(found.affine, nib.load(tmp_path / "a.nii").affine)
+    assert found.remarks == ("no orientation in its header, taken as nibabel does",)
 
 
-def test_a_mask_of_another_shape_is_refused(tmp_path):
-    save(tmp_path / "scan.nii", ramp())
-    with pytest.raises(ShapeError, match=re.escape("mask is (4, 5, 6)")):
-        write_mask(tmp_path / "mask.nii", np.zeros((4, 5, 6), bool), tmp_path / "scan.nii")
+@pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 1), (-np.inf, 1)])
+def test_voxels_that_are_no_numbers_are_counted_or_replaced(tmp_path, value, count):
+    array = ramp()
+    array[1, 2, 3] = value
+    path = save(tmp_path / "a.nii.gz", array)
+    with pytest.raises(DataError, match=f"{count} voxels that are NaN or infinite"):
+        read_channels([path])
+    found = read_channels([path], replace_nonfinite=-7.0)
+    array[1, 2, 3] = -7
+    np.testing.assert_array_equal(found.image[0], array)
+    assert found.remarks == ("NaN or infinite voxels replaced by -7",)
 
 
-def test_a_mask_that_uint8_cannot_hold_is_refused(tmp_path):
-    save(tmp_path / "scan.nii", ramp())
-    with pytest.raises(DataError, match="0 to 255"):
-        write_mask(tmp_path / "mask.nii", np.full(SHAPE, 256), tmp_path / "scan.nii")
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_a_constant_image_is_none(tmp_path, kind):
+    path = save(tmp_path / "a.nii.gz", np.full(SHAPE, 3, kind))
+    with pytest.raises(DataError, match="is 3 everywhere: there is no image"):
+        read_channels([path])
 
 
-def test_a_failed_write_leaves_the_old_mask_and_no_other_file(tmp_path, monkeypatch):
-    save(tmp_path / "scan.nii", ramp())
-    write_mask(tmp_path / "mask.nii", ramp() > 3, tmp_path / "scan.nii")
-    before = (tmp_path / "mask.nii").read_bytes()
+@pytest.mark.parametrize("spacing", [(0.0005, 1, 1), (1, 120, 1), (1, 1, 700), (1000, 1, 1)])
+def test_voxels_of_a_size_that_no_scanner_gives_are_refused(tmp_path, spacing):
+    path = save(tmp_path / "a.nii.gz", ramp(), np.diag([*spacing, 1.0]))
+    with pytest.raises(DataError, match="the unit in its header is most likely wrong"):
+        read_channels([path])
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(DataError, match=r"mask\.nii cannot be written: No space left"):
-        write_mask(tmp_path / "mask.nii", ramp() > 9, tmp_path / "scan.nii")
-    assert (tmp_path / "mask.nii").read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"scan.nii", "mask.nii"}
+def test_integers_of_64_bits_keep_their_values(tmp_path):
+    array = ramp(np.int64) + 2**53
+    image = nib.Nifti1Image(array, OBLIQUE, dtype=np.int64)
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.nii").label, array)
+
+
+def test_labels_stored_as_fractions_are_remarked(tmp_path):
+    found = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
+    assert found.remarks == ("floating-point labels, all whole numbers",)
+    assert read_label(save(tmp_path / "b.nii.gz", ramp(np.uint8))).remarks == ()

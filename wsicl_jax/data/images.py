@@ -1,24 +1,21 @@
-"""Images and labels from NIfTI files, and masks back into them, through nibabel."""
+"""Images and label maps from files of any known format, checked before anything is done."""
 
-import gzip
 import itertools
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Num
+from jaxtyping import Float, Integer, Num
 
 from wsicl_jax.axes import Shape3, spacing_of
-from wsicl_jax.errors import DataError, ShapeError
-from wsicl_jax.files import write_whole
+from wsicl_jax.data.formats import dicom, itk, nifti
+from wsicl_jax.data.formats.decoded import Decoded
+from wsicl_jax.errors import DataError
 
-ENDINGS = (".nii.gz", ".nii")
-"""File names that can be read and written."""
-
-_MM_PER_UNIT = {1: 1000.0, 3: 0.001}
-"""Millimetres in NIfTI's spatial units metre (1) and micron (3); all other codes mean mm."""
+READ_ENDINGS = (*nifti.ENDINGS, *itk.ENDINGS)
+"""Names of the files that hold a volume each; DICOM files are known by their content."""
 
 _SAME_GRID_VOXELS = 0.1
 """Affines that place every voxel within this distance, in voxels, differ by rounding only."""
@@ -26,10 +23,8 @@ _SAME_GRID_VOXELS = 0.1
 _LABEL_ROUNDING = 1e-4
 """A label this close to an integer is one: a file's scale factor leaves such differences."""
 
-_GEOMETRY = (
-    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
-    *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
-)
+_PLAUSIBLE_SPACING_MM = (0.001, 100.0)
+_LARGEST_EXTENT_MM = 4000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,53 +42,92 @@ class Volume:
         return spacing_of(self.affine)
 
 
+class Channels(NamedTuple):
+    """An image of one or more channels."""
+
+    image: Num[np.ndarray, "c x y z"]
+    """In the file's integer type, or else in float32."""
+    affine: Float[np.ndarray, "4 4"]
+    """From voxel indices to RAS+ millimetres, float64."""
+    remarks: tuple[str, ...]
+    """What is unusual about its files."""
+
+
+class LabelMap(NamedTuple):
+    """A label map with its place in the world."""
+
+    label: Integer[np.ndarray, "x y z"]
+    affine: Float[np.ndarray, "4 4"]
+    """From voxel indices to RAS+ millimetres, float64."""
+    remarks: tuple[str, ...]
+    """What is unusual about its file."""
+
+
 def read_volume(path: str | Path) -> Volume:
     """A grey image in float32.
 
     Raises:
-        DataError: as `read_intensities`.
+        DataError: the file is missing, damaged, of no known format, not 3D, or has a useless
+            affine or voxels that are no finite number.
     """
-    array, affine = read_intensities(path)
-    return Volume(array.astype(np.float32, copy=False), affine)
+    voxels, affine, _ = _decoded([Path(path)])
+    if voxels.ndim != 3:
+        raise DataError(f"{path} has shape {voxels.shape}; expected one 3D volume")
+    image = _as_intensities(voxels).astype(np.float32, copy=False)
+    if bad := image.size - int(np.isfinite(image).sum()):
+        raise DataError(f"{path} has {bad} voxels that are NaN or infinite; replace them first")
+    return Volume(image, affine)
 
 
-def read_intensities(
-    path: str | Path,
-) -> tuple[Num[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """An image in the file's integer type, or else in float32, and its affine in mm (float64).
+def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = None) -> Channels:
+    """The channels of an image: of one file, or of the files of a DICOM series.
+
+    `replace_nonfinite` takes the place of voxels that are NaN or infinite.
 
     Raises:
-        DataError: the file is missing, damaged, no NIfTI, not 3D, or has a useless affine
-            or voxels that are no finite number.
+        DataError: as `read_volume`, or a channel is constant, or its voxels have a size that
+            no scanner gives.
     """
-    array, affine = _read(Path(path))
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32, copy=False)
-        _check_finite(Path(path), array)
-    return array, affine
+    voxels, affine, remarks = _decoded(files)
+    _check_plausible(files[0], voxels.shape[:3], affine)
+    image = _as_intensities(voxels.reshape(*voxels.shape[:3], -1))
+    finite = np.isfinite(image)
+    if bad := image.size - int(finite.sum()):
+        if replace_nonfinite is None:
+            raise DataError(
+                f"{files[0]} has {bad} voxels that are NaN or infinite; replace them first"
+            )
+        image = np.where(finite, image, np.float32(replace_nonfinite))
+        remarks = (*remarks, f"NaN or infinite voxels replaced by {replace_nonfinite:g}")
+    image = np.ascontiguousarray(np.moveaxis(image, 3, 0))
+    for channel in image:
+        if channel.min() == channel.max():
+            raise DataError(f"{files[0]} is {channel.flat[0]:g} everywhere: there is no image")
+    return Channels(image, affine, remarks)
 
 
-def read_label(
-    path: str | Path,
-) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """A label map in an integer type, and its affine in mm (float64).
+def read_label(path: str | Path) -> LabelMap:
+    """A label map in an integer type.
 
     Raises:
-        DataError: as `read_intensities`, or a label is no integer.
+        DataError: as `read_volume`, or a label is no integer.
     """
-    array, affine = _read(Path(path))
-    if array.dtype.kind == "f":
-        _check_finite(Path(path), array)
-        rounded = np.rint(array)
-        wrong = np.abs(array - rounded) > _LABEL_ROUNDING
+    voxels, affine, remarks = _decoded([Path(path)])
+    if voxels.ndim != 3:
+        raise DataError(f"{path} has shape {voxels.shape}; expected one 3D volume")
+    if voxels.dtype.kind == "f":
+        if bad := voxels.size - int(np.isfinite(voxels).sum()):
+            raise DataError(f"{path} has {bad} voxels that are NaN or infinite; replace them first")
+        rounded = np.rint(voxels)
+        wrong = np.abs(voxels - rounded) > _LABEL_ROUNDING
         if wrong.any():
             raise DataError(
                 f"{path} is no label map: {wrong.sum()} voxels are no integers, such as "
-                f"{array[wrong][0]:.6g}; resample labels with nearest neighbour"
+                f"{voxels[wrong][0]:.6g}; resample labels with nearest neighbour"
             )
-        array = rounded.astype(np.int64)
-    return array, affine
+        voxels = rounded.astype(np.int64)
+        remarks = (*remarks, "floating-point labels, all whole numbers")
+    return LabelMap(voxels, affine, remarks)
 
 
 def check_same_grid(
@@ -120,105 +154,44 @@ def check_same_grid(
         )
 
 
-def write_mask(
-    path: str | Path,
-    mask: Bool[np.ndarray, "x y z"] | Integer[np.ndarray, "x y z"],
-    affine_source: str | Path,
-) -> None:
-    """Write a mask as uint8 on the grid of the image file `affine_source`.
-
-    Affine, sform and qform codes and spatial unit are those of that file; nothing else of
-    it is copied. The file appears under its name only when it is whole.
-
-    Raises:
-        DataError: `affine_source` cannot be read, `path` cannot be written or is named as no
-            NIfTI file, or the mask has values that uint8 cannot hold.
-        ShapeError: the mask is not of the image's shape.
-    """
-    path = Path(path)
-    _check_ending(path)
-    source = _decode(Path(affine_source))
-    if mask.shape != source.shape[:3]:
-        raise ShapeError(
-            f"the mask is {mask.shape} but {affine_source} is {source.shape[:3]}; "
-            "bring the mask to the image's grid first"
+def _decoded(files: Sequence[Path]) -> Decoded:
+    path = files[0]
+    name = path.name.lower()
+    if name.endswith(itk.ENDINGS):
+        found = itk.read(path)
+    elif not name.endswith(nifti.ENDINGS) and dicom.is_dicom(path):
+        found = dicom.read_series(files)
+    elif name.endswith(nifti.ENDINGS):
+        found = nifti.read(path)
+    else:
+        raise DataError(
+            f"{path} is of no known format; expected DICOM, or a file named "
+            f"{', '.join(READ_ENDINGS)}"
         )
-    voxels = mask.astype(np.uint8)
-    if not np.array_equal(voxels, mask):
-        raise DataError(f"{path}: a mask needs whole numbers from 0 to 255, got {mask.dtype}")
-    header = type(source).header_class()
-    header.set_data_dtype(np.uint8)
-    for field in _GEOMETRY:
-        header[field] = source.header[field]
-    header["pixdim"][:4] = source.header["pixdim"][:4]
-    # Without an affine nibabel leaves the header's two affines and their codes alone.
-    content = type(source)(voxels, None, header).to_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=6, mtime=0)
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    image = _decode(path)
-    shape = image.shape
-    if len(shape) < 3 or math.prod(shape[3:]) != 1:
-        raise DataError(f"{path} has shape {shape}; expected one 3D volume")
-    if not math.prod(shape):
-        raise DataError(f"{path} has shape {shape}, so it has no voxels")
-    affine = np.array(image.affine, np.float64)
-    affine[:3] *= _MM_PER_UNIT.get(int(image.header["xyzt_units"]) % 8, 1.0)
-    if not np.isfinite(affine).all():
+    if not np.isfinite(found.affine).all():
         raise DataError(f"{path} has an affine with NaN or infinity; repair its header")
-    if np.linalg.matrix_rank(affine[:3, :3]) < 3:
+    if np.linalg.matrix_rank(found.affine[:3, :3]) < 3:
         raise DataError(f"{path} has a singular affine (an axis without extent); repair its header")
-    array = _voxels(path, image)
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"{path} has voxels of type {array.dtype}; expected grey values or labels")
-    native = array.dtype.newbyteorder("=")
-    return np.ascontiguousarray(array.reshape(shape[:3]), native), affine
+    kind = found.voxels.dtype
+    if kind.kind not in "iuf":
+        raise DataError(f"{path} has voxels of type {kind}; expected grey values or labels")
+    return found
 
 
-def _decode(path: Path) -> nib.Nifti1Image:
-    _check_ending(path)
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    try:
-        content = path.read_bytes()
-        if not content:
-            raise DataError(f"{path} is empty (0 bytes); copy it again")
-        # To the end, so that gzip compares its checksum: nibabel stops at the last voxel.
-        if path.name.lower().endswith(".gz"):
-            content = gzip.decompress(content)
-        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content) else nib.Nifti1Image
-        return kind.from_bytes(content)
-    except DataError:
-        raise
-    # Bytes of unknown origin make gzip and nibabel fail in more ways than they document.
-    except Exception as error:
-        raise _unreadable(path, error) from error
+def _as_intensities(voxels: np.ndarray) -> np.ndarray:
+    if voxels.dtype.kind != "f":
+        return voxels
+    with np.errstate(over="ignore"):
+        return voxels.astype(np.float32, copy=False)
 
 
-def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    try:
-        return np.asanyarray(image.dataobj)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path} cannot be read as NIfTI, it may be damaged or cut off: {reason}")
-
-
-def _check_ending(path: Path) -> None:
-    if not path.name.lower().endswith(ENDINGS):
-        raise DataError(f"{path} is not named as a NIfTI file; expected .nii or .nii.gz")
-
-
-def _check_finite(path: Path, array: np.ndarray) -> None:
-    bad = array.size - np.isfinite(array).sum()
-    if bad:
-        raise DataError(f"{path} has {bad} voxels that are NaN or infinite; replace them first")
+def _check_plausible(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> None:
+    spacing = np.array(spacing_of(affine))
+    low, high = _PLAUSIBLE_SPACING_MM
+    extent = spacing * shape
+    if (spacing < low).any() or (spacing > high).any() or (extent > _LARGEST_EXTENT_MM).any():
+        sizes = " x ".join(f"{step:.4g}" for step in spacing)
+        raise DataError(
+            f"{path} has voxels of {sizes} mm; the unit in its header is most likely wrong: "
+            "repair its header"
+        )

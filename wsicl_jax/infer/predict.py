@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.data.images import read_volume, write_mask
+from wsicl_jax.data.formats.nifti import write_mask
+from wsicl_jax.data.images import read_volume
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.infer.segmenter import ContextSet, Segmenter
 from wsicl_jax.progress import track

@@ -204,7 +204,7 @@ def _brief(point: Point) -> str:
 def _read_mask(
     image_path: Path, path: Path, volume: Volume, labels: list[int] | None
 ) -> Bool[np.ndarray, "x y z"]:
-    label, affine = read_label(path)
+    label, affine, _ = read_label(path)
     check_same_grid((image_path, path), (volume.image.shape, label.shape), (volume.affine, affine))
     mask = label != 0 if labels is None else np.isin(label, labels)
     if not mask.any():

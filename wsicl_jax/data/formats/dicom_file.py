@@ -1,0 +1,146 @@
+"""One DICOM file through pydicom: its header, its frames, and where they lie."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from wsicl_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_PREAMBLE = 128
+_MARK = b"DICM"
+
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+_DIRECTORY = "1.2.840.10008.1.3.10"
+
+_HEADER = (
+    *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "PatientID", "Modality", "Rows"),
+    "SegmentSequence",
+)
+"""What tells an object from another, and whom it shows."""
+
+
+class Plane(NamedTuple):
+    """Where a slice lies; its axes are those of the volume's x and y."""
+
+    position: Float[np.ndarray, "3"]
+    """Centre of its first voxel in RAS+ mm."""
+    steps: Float[np.ndarray, "3 2"]
+    """From a voxel to the next one along x and along y, in RAS+ mm."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether there is a file that has DICOM's mark."""
+    try:
+        with path.open("rb") as file:
+            file.seek(_PREAMBLE)
+            return file.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> "Dataset":
+    """What tells an object from another. Raises as `read_object`."""
+    return _read(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+
+
+def is_directory(header: "Dataset") -> bool:
+    """Whether it is a DICOMDIR, the one kind of file that holds no object."""
+    return header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY
+
+
+def read_object(path: Path) -> "Dataset":
+    """All of a file.
+
+    Raises:
+        DataError: pydicom is not installed, or the file is missing, empty or damaged.
+    """
+    return _read(path)
+
+
+def _read(path: Path, **part: Any) -> "Dataset":
+    try:
+        import pydicom
+    except ImportError as error:
+        raise DataError(
+            f"{path} needs pydicom to be read: pip install 'wsicl_jax[dicom]'"
+        ) from error
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty (0 bytes); copy it again")
+    try:
+        return pydicom.dcmread(path, **part)
+    # Bytes of unknown origin make pydicom fail in more ways than it documents.
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def frames_of(path: Path, dataset: "Dataset") -> np.ndarray:
+    """Stored values by (frame, row, column). Raises `DataError` if they cannot be decoded."""
+    try:
+        array = dataset.pixel_array
+    except Exception as error:
+        from pydicom.pixels import get_decoder
+
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        if syntax and syntax.is_compressed:
+            with contextlib.suppress(NotImplementedError):
+                if not get_decoder(syntax).is_available:
+                    raise DataError(
+                        f"{path} is compressed as {syntax.name}, which needs another package: "
+                        "pip install 'wsicl_jax[dicom]'"
+                    ) from error
+        raise unreadable(path, error) from error
+    return array if array.ndim > 2 else array[None]
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error for a file that pydicom fails at."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path} cannot be read as DICOM, it may be damaged or cut off: {reason}")
+
+
+def _groups(dataset: "Dataset", number: int) -> Iterator["Dataset"]:
+    """Where a frame's attributes may be, in files of many frames."""
+    if own := dataset.get("PerFrameFunctionalGroupsSequence"):
+        yield own[number]
+    if shared := dataset.get("SharedFunctionalGroupsSequence"):
+        yield shared[0]
+
+
+def of_frame(dataset: "Dataset", number: int, sequence: str, attribute: str) -> Any:
+    """An attribute of a frame: its own, or that of all frames, or of the file; None without."""
+    for group in _groups(dataset, number):
+        if item := group.get(sequence):
+            return item[0].get(attribute)
+    return dataset.get(attribute)
+
+
+def planes_of(path: Path, dataset: "Dataset") -> Iterator[Plane]:
+    """Where each frame lies. Raises `DataError` if its header does not say it."""
+    for number in range(int(dataset.get("NumberOfFrames") or 1)):
+        try:
+            position, turn, spacing = (
+                np.array(of_frame(dataset, number, *where), np.float64).reshape(size)
+                for where, size in (
+                    (("PlanePositionSequence", "ImagePositionPatient"), 3),
+                    (("PlaneOrientationSequence", "ImageOrientationPatient"), (2, 3)),
+                    (("PixelMeasuresSequence", "PixelSpacing"), 2),
+                )
+            )
+        except (TypeError, ValueError, IndexError):
+            raise DataError(
+                f"{path} does not say where its slices lie: position, orientation or pixel "
+                "spacing is missing in its header"
+            ) from None
+        # Orientation gives the direction along a row first, spacing that between rows first.
+        steps = (turn * spacing[::-1, None]).T
+        yield Plane(position * _LPS_TO_RAS, steps * _LPS_TO_RAS[:, None])

@@ -1,0 +1,128 @@
+"""What a source folder holds: the cases, their files, and what cannot be a case."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wsicl_jax.data.images import READ_ENDINGS
+from wsicl_jax.errors import DataError
+
+Kind = Literal["auto", "nnunet", "msd", "paired", "dicom"]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case."""
+
+    name: str
+    subject: str
+    """Whom it shows; several cases may show one subject."""
+    images: tuple[tuple[Path, ...], ...]
+    """For each of its images the file, or the files of a DICOM series; one image may hold
+    several channels."""
+    labels: tuple[Path, ...]
+    """Its label map, or DICOM-SEG files."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source folder holds."""
+
+    kind: Kind
+    source: Path
+    name: str
+    """Of the data set."""
+    channel_names: tuple[str, ...]
+    label_names: dict[int, str] | None
+    """Structure of each label value but background; None: the folder does not say."""
+    cases: tuple[CaseFiles, ...]
+    """Sorted by name."""
+    left_out: dict[str, str]
+    """What cannot be a case, each with the reason."""
+
+
+@dataclass
+class FoundFiles:
+    """The files of one case, as far as they were found."""
+
+    images: dict[int, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    labels: list[Path] = field(default_factory=list)
+
+
+def layout_of(
+    kind: Kind,
+    source: Path,
+    channels: tuple[str, ...],
+    label_names: dict[int, str] | None,
+    found: Mapping[str, FoundFiles],
+    left_out: dict[str, str],
+) -> Layout:
+    """A layout of the files that were found by case; cases that lack some are left out."""
+    cases = {}
+    for name, files in found.items():
+        if reason := _reason_against(files, len(channels)):
+            left_out[name] = reason
+            continue
+        images = tuple((files.images[channel][0],) for channel in sorted(files.images))
+        cases[name] = CaseFiles(name, name, images, tuple(files.labels))
+    return checked(
+        Layout(kind, source, name_of(source), channels, label_names, in_order(cases), left_out)
+    )
+
+
+def _reason_against(files: FoundFiles, channels: int) -> str | None:
+    if not files.images:
+        return "has a label but no image"
+    if not files.labels:
+        return "has an image but no label"
+    for same in (files.labels, *files.images.values()):
+        if len(same) > 1:
+            return f"has two files for one thing: {' and '.join(f.name for f in same)}"
+    if sorted(files.images) != list(range(channels)):
+        return f"has image channels {sorted(files.images)}; expected {list(range(channels))}"
+    return None
+
+
+def checked(layout: Layout) -> Layout:
+    """The layout itself. Raises `DataError` if there is nothing in it."""
+    if not layout.cases and not layout.left_out:
+        raise DataError(f"{layout.source} has no case with an image and a label")
+    return layout
+
+
+def in_order(cases: Mapping[str, CaseFiles]) -> tuple[CaseFiles, ...]:
+    """The cases sorted by name."""
+    return tuple(cases[name] for name in sorted(cases))
+
+
+def name_of(source: Path) -> str:
+    """The data set's name: that of its folder."""
+    return source.resolve().name
+
+
+def visible(folder: Path) -> Sequence[Path]:
+    """The files of a folder but hidden ones, sorted; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    return [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and f.is_file()]
+
+
+def volumes(folder: Path) -> list[Path]:
+    """The visible files that are named as volumes."""
+    return [file for file in visible(folder) if is_volume(file)]
+
+
+def is_volume(file: Path) -> bool:
+    """Whether a file is named as a volume that can be read."""
+    return file.name.lower().endswith(READ_ENDINGS)
+
+
+def stem_of(file: Path) -> str:
+    """A file's name without the ending of a volume."""
+    name = file.name
+    for ending in READ_ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name

@@ -1,0 +1,119 @@
+"""The voxels of a case from its files, and what is to be said against them."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Integer, Num
+
+from wsicl_jax.data.formats import dicom_seg
+from wsicl_jax.data.images import LabelMap, check_same_grid, read_channels, read_label
+from wsicl_jax.data.layouts.layout import CaseFiles, Layout, is_volume
+from wsicl_jax.errors import DataError
+from wsicl_jax.progress import track
+
+
+class RawCase(NamedTuple):
+    """A case as its files have it."""
+
+    image: Num[np.ndarray, "c x y z"]
+    label: Integer[np.ndarray, "x y z"]
+    affine: Float[np.ndarray, "4 4"]
+    remarks: tuple[str, ...]
+    """What was unusual, but accepted."""
+
+
+def read_case(
+    layout: Layout,
+    files: CaseFiles,
+    label_names: Mapping[int, str],
+    *,
+    replace_nonfinite: float | None = None,
+) -> RawCase:
+    """The voxels of a case.
+
+    `replace_nonfinite` takes the place of voxels that are NaN or infinite.
+
+    Raises:
+        DataError: the case cannot be used, with the reason.
+    """
+    images, remarks = [], []
+    grid: tuple[Path, tuple[int, ...], np.ndarray] | None = None
+    for parts in files.images:
+        image, affine, said = read_channels(parts, replace_nonfinite=replace_nonfinite)
+        here = (parts[0], image.shape[1:], affine)
+        grid = grid or here
+        check_same_grid((here[0], grid[0]), (here[1], grid[1]), (here[2], grid[2]))
+        images.append(image)
+        remarks += said
+    image = np.concatenate(images)
+    if len(image) != len(layout.channel_names):
+        raise DataError(
+            f"has {len(image)} channels; the data set has {', '.join(layout.channel_names)}"
+        )
+    file, shape, affine = grid
+    label, label_affine, said = _label_of(files, label_names, shape, affine)
+    check_same_grid((file, files.labels[0]), (shape, label.shape), (affine, label_affine))
+    values = np.unique(label).tolist()
+    if unknown := sorted(set(values) - {0, *label_names}):
+        raise DataError(f"{files.labels[0]} has labels {unknown} that have no name")
+    if values == [0]:
+        said = (*said, "empty label map")
+    return RawCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *said])))
+
+
+def source_bytes(layout: Layout, files: CaseFiles) -> tuple[tuple[str, int], ...]:
+    """Names below the source, and bytes, of a case's files: others if they have changed."""
+    named = []
+    for file in (*(file for parts in files.images for file in parts), *files.labels):
+        try:
+            # A description may list files outside of its folder.
+            name = Path(os.path.relpath(file, layout.source)).as_posix()
+            named.append((name, file.stat().st_size))
+        except OSError:
+            raise DataError(f"{file} is missing") from None
+    return tuple(named)
+
+
+def scan_labels(layout: Layout) -> dict[int, str]:
+    """Names such as `label 1` for all values in the label files, which are all read.
+
+    Raises:
+        DataError: there is no value but 0.
+    """
+    values: set[int] = set()
+    with track(len(layout.cases), f"looking for labels in {layout.name}") as progress:
+        for files in layout.cases:
+            with contextlib.suppress(DataError):  # told when the case is converted
+                values |= {int(v) for v in np.unique(read_label(files.labels[0]).label)}
+            progress.advance()
+    if not (found := sorted(values - {0})):
+        raise DataError(f"{layout.source} has no label map with a value but 0")
+    if found[0] < 0:
+        raise DataError(f"{layout.source} has label {found[0]}; labels are whole numbers from 0")
+    return {value: f"label {value}" for value in found}
+
+
+def _label_of(
+    files: CaseFiles, label_names: Mapping[int, str], shape: tuple[int, ...], affine: np.ndarray
+) -> LabelMap:
+    if is_volume(files.labels[0]):
+        return _turned(read_label(files.labels[0]), affine)
+    values = {name: value for value, name in label_names.items()}
+    label = dicom_seg.read_segmentation(files.labels, values, shape, affine)
+    return LabelMap(label, affine, ())
+
+
+def _turned(label: LabelMap, affine: np.ndarray) -> LabelMap:
+    """The label map with its axes in the image's order and directions; its voxels stay."""
+    turn = nib.io_orientation(np.linalg.solve(affine, label.affine))
+    if np.array_equal(turn, [[0, 1], [1, 1], [2, 1]]):
+        return label
+    back = nib.orientations.inv_ornt_aff(turn, label.label.shape)
+    voxels = np.ascontiguousarray(nib.apply_orientation(label.label, turn))
+    remark = "axes of the label map turned to the image's"
+    return LabelMap(voxels, label.affine @ back, (*label.remarks, remark))
