@@ -1,0 +1,106 @@
+"""Synthetic cohorts: subjects that share an anatomy nobody has seen, for training and demos.
+
+One cohort is one random anatomy with random intensities; its subjects are smooth
+deformations of it, each with its own contrast, texture, lesions and effects of a scanner.
+Domain randomisation in the spirit of SynthICL (arXiv 2509.19711). Everything follows from
+(seed, index, settings).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import ndimage
+
+from wsicl_jax.axes import Shape3
+from wsicl_jax.config import SynthConfig
+from wsicl_jax.data.synth.anatomy import DETAIL, draw_anatomy
+from wsicl_jax.data.synth.canvas import OUTSIDE, Anatomy
+from wsicl_jax.data.synth.fields import displaced, interpolate
+from wsicl_jax.data.synth.prior import prior_anatomy, prior_fingerprint
+from wsicl_jax.data.synth.scanner import cut, scan
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Subjects with one anatomy: `structures` labels over a background of 0."""
+
+    seed: tuple[int, ...]
+    shape: Shape3
+    settings: SynthConfig
+    anatomy: Anatomy
+    brightness: Float[np.ndarray, "tissue"]
+    """Mean intensity of each tissue, about 0 to 1."""
+    texture: Float[np.ndarray, "2 tissue"]
+    """Standard deviation of the fine and the coarse texture of each tissue."""
+
+    @property
+    def structures(self) -> int:
+        """Number of structures; their label values are 1 to this."""
+        return len(self.names)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Structure of each label value."""
+        return self.anatomy.names
+
+    def subject(
+        self, index: int
+    ) -> tuple[Float[np.ndarray, "X Y Z"], Integer[np.ndarray, "X Y Z"]]:
+        """Image in arbitrary units (float32) and label map (uint8) of one subject."""
+        # Behind 0, numpy would repeat the numbers that the cohort itself was drawn with.
+        rng = np.random.default_rng([*self.seed, 1 + index])
+        tissue = displaced(
+            rng,
+            self.anatomy.with_lesions(rng),
+            self.shape,
+            bend=self.settings.deformation,
+            pose=self.settings.deformation,
+        )
+        label = self.anatomy.label_of[tissue]
+        image = scan(rng, self._painted(tissue, rng), self.settings.scanner)
+        if rng.random() < self.settings.scanner.cut:
+            cut(rng, image, label)
+        return image, label
+
+    def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        shift = rng.normal(0, self.settings.contrast, len(self.brightness))
+        shift[OUTSIDE] = 0
+        image = (self.brightness + shift.astype(np.float32))[tissue]
+        if self.settings.texture:
+            for amplitude, voxels in zip(self.texture, (1.5, 3.5), strict=True):
+                image += amplitude[tissue] * _texture(rng, self.shape, voxels)
+        return image
+
+
+def fingerprint(settings: SynthConfig) -> int:
+    """A number that changes with the cases of the prior; 0 without one."""
+    return prior_fingerprint(settings.prior) if settings.prior else 0
+
+
+def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:
+    """The cohort of a seed, with subjects of this shape.
+
+    Raises:
+        DataError: the store of `settings.prior` cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    detail = tuple(round(side * DETAIL) for side in shape)
+    anatomy = (prior_anatomy if settings.prior else draw_anatomy)(rng, detail, settings)
+    tissues = len(anatomy.label_of)
+    brightness = np.empty(tissues, np.float32)
+    brightness[OUTSIDE] = rng.choice([0.0, 0.0, rng.uniform(0, 1)])
+    # Levels are spread out, so that most structures differ from what surrounds them.
+    levels = np.linspace(0.15, 1, tissues - 1) + rng.uniform(-0.06, 0.06, tissues - 1)
+    brightness[1:] = rng.permutation(levels)
+    texture = rng.uniform(0, settings.texture, (2, tissues)).astype(np.float32)
+    texture[:, OUTSIDE] = 0
+    return Cohort(seed, shape, settings, anatomy, brightness, texture)
+
+
+def _texture(rng: np.random.Generator, shape: Shape3, voxels: float) -> np.ndarray:
+    """Smooth noise of unit variance, with grains of some voxels."""
+    coarse = [max(round(side / voxels), 2) for side in shape]
+    noise = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), 0.7, truncate=2)
+    field = interpolate(noise[None], shape)[0]
+    return field / field.std()
