@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from wsicl_jax.collectives import collective_bytes
-from wsicl_jax.config import config_from_dict
+from wsicl_jax.config import AugmentConfig, config_from_dict
+from wsicl_jax.data.augment.intensity import augment_intensities
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, state_placement, to_devices
@@ -56,6 +57,34 @@ def episodes() -> Episode:
     weights = rng.random((BATCH, CONTEXTS), np.float32)
     weights[:, -2:] = 0  # so that whole devices have only filled-up contexts
     return Episode(*volumes, weights)
+
+
+def augmentation() -> dict:
+    """Intensities changed on a mesh that cuts everything: against one device, and exchanges."""
+
+    def change(mesh: str, devices: int, gin: float):
+        on_mesh = make_mesh(experiment(mesh, {}), jax.devices()[:devices])
+        settings = AugmentConfig().only(invert_image=0.5, scale=0.5, shift=0.5, noise=0.5, gin=gin)
+        inputs = (to_devices(episodes(), on_mesh, BATCH), jax.random.key(1))
+        changed = jax.jit(lambda batch, key: augment_intensities(batch, key, settings, on_mesh))
+        return changed.lower(*inputs), inputs
+
+    changes = {"whole": change("1 1 1", 1, 1.0), "cut": change("2 2 2", 8, 1.0)}
+    changes["without gin"] = change("2 2 2", 8, 0.0)
+    programs = compiled({name: lowered for name, (lowered, _) in changes.items()})
+    whole, cut = (programs[name](*changes[name][1]) for name in ("whole", "cut"))
+    before = changes["cut"][1][0]
+    deviations = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), whole, cut)
+    moved = np.abs(np.asarray(cut.target) - np.asarray(before.target)).max((1, 2, 3, 4))
+    return {
+        "deviation": float(max(deviations)),
+        "smallest change": float(moved.min()),
+        "in place": all(
+            x.sharding.is_equivalent_to(y.sharding, x.ndim)
+            for x, y in zip(cut, before, strict=True)
+        ),
+        "exchanged without gin": collective_bytes(programs["without gin"].as_text()),
+    }
 
 
 class OnMesh:
@@ -133,6 +162,7 @@ def main(path: str) -> None:
         }
         for count, program in compiled(over_contexts).items()
     }
+    results["augmentation"] = augmentation()
     Path(path).write_text(json.dumps(results))
 
 

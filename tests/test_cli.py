@@ -46,7 +46,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(source, tmp_path_factory):
     path = tmp_path_factory.mktemp("stores") / "blocks"
-    assert main(["convert", str(source), str(path)]) == 0
+    assert main(["convert", str(source), str(path), "--workers", "1"]) == 0
     return path
 
 
@@ -159,7 +159,7 @@ def test_convert_names_what_it_left_out_and_ends_with_code_1(source, tmp_path, c
     broken = tmp_path / "broken"
     shutil.copytree(source, broken)
     (broken / "labelsTr" / "case3.nii.gz").write_bytes(b"")
-    assert main(["convert", str(broken), str(tmp_path / "store")]) == 1
+    assert main(["convert", str(broken), str(tmp_path / "store"), "--workers", "1"]) == 1
     printed = capsys.readouterr().out
     assert "7 of 8" in printed and "case3" in printed and "empty" in printed
 
@@ -181,8 +181,16 @@ MISTAKES = {
     "another seed, so another split": (["eval", "{run}", "seed=1"], "trained"),
     "a run below a file": (["train", "{config}", "run={config}/run"], "experiment.yaml"),
     "a JSON file nowhere": (["eval", "{run}", "--json", "no/where.json"], "no/where"),
-    "a source that is no nnU-Net folder": (["convert", "{empty}", "{new}"], "dataset.json"),
-    "a store that exists": (["convert", "{source}", "{store}"], "exist"),
+    "a source with nothing known in it": (["convert", "{empty}", "{new}"], "dataset.json"),
+    "a store with other options": (["convert", "{source}", "{store}", "--ras"], "was begun"),
+    "a store on no object store": (["convert", "{source}", "ftp://a/b"], "s3://"),
+    "two grids at once": (
+        ["convert", "{source}", "{new}", "--grid", "8", "8", "8", "--spacing", "1", "1", "1"],
+        "both",
+    ),
+    "a spacing of nothing": (["convert", "{source}", "{new}", "--spacing", "0", "1", "1"], "0"),
+    "a store to verify that is not there": (["data", "verify", "{new}"], "no store"),
+    "a case that is not there": (["data", "show", "{store}", "case9"], "case8"),
     "a file that is no checkpoint": (["import", "{config}", "{new}"], "experiment.yaml"),
     "an import onto something": (["import", "{ckpt}", "{empty}"], "exists"),
     "a path of no kind": (["info", "no/path"], "no/path"),

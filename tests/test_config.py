@@ -70,6 +70,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(settings, given, n
         ({"seed": 2**32}, "seed"),
         ({"train": {"steps": True}}, "train.steps"),
         ({"augment": {"flip": 1.5}}, "augment.flip"),
+        ({"augment": {"elastic_displacement": 0.2}}, "augment.elastic_displacement"),
+        ({"augment": {"gin_blend": [1.0, 0.7]}}, "augment.gin_blend"),
         ({"model": {"channels": [4]}}, "model.channels"),
         ({"model": {"channels": [4, 0]}}, "model.channels.1"),
         ({"volume": {"grid": [8, 8]}}, "volume.grid"),

@@ -42,6 +42,17 @@ def test_a_mesh_gives_every_gradient_of_one_device(eight, mesh):
     assert eight[mesh]["gradients"] <= 1e-4
 
 
+def test_a_mesh_changes_intensities_as_one_device_and_leaves_them_in_place(eight):
+    found = eight["augmentation"]
+    assert found["smallest change"] > 0.01
+    assert found["deviation"] <= 1e-5
+    assert found["in place"]
+
+
+def test_intensities_are_changed_without_any_exchange_but_for_gin(eight):
+    assert eight["augmentation"]["exchanged without gin"] == {}
+
+
 def test_parameters_are_cut_where_that_is_asked(eight):
     assert eight["4 1 2, parameters cut"]["cut"] > 0.9
     assert eight["2 2 2"]["cut"] == 0

@@ -19,4 +19,6 @@ def test_what_a_seed_means_stays_the_same():
         "TRIAL_CONTEXTS": 5,
         "TRIAL_PROMPTS": 6,
         "TRUNCATED_GRADIENT": 7,
+        "INTENSITIES": 8,
+        "WRITTEN_COHORT": 9,
     }

@@ -5,8 +5,9 @@ name one other file as `inherits`. `section.key=value` on the command line comes
 """
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, field, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -26,7 +27,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PromptKind = Literal["box", "point", "mask"]
 
+Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 _RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def _check_percentiles(percentiles: tuple[float, float]) -> None:
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError("percentiles must satisfy 0 <= low < high <= 100")
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -75,12 +84,132 @@ class VolumeConfig:
     """Working grid in voxels; every volume is resized to it as a whole."""
     percentiles: tuple[Amount, Amount] = (0.5, 99.5)
     """Percentiles (0 to 100) that intensities are clipped to before scaling to [0, 1]."""
+    cache_gb: Amount = 2.0
+    """Memory in GB, of each process that makes episodes, for cases that are ready on the working
+    grid; 0: every case is read each time."""
 
     @model_validator(mode="after")
     def _check(self):
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError("percentiles must satisfy 0 <= low < high <= 100")
+        _check_percentiles(self.percentiles)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class PreparationConfig:
+    """What `wsicl convert` does to every case, once; recorded in the store, so that it can be
+    undone. A store of cases as they were needs none of it."""
+
+    ras: bool = False
+    """Axes are permuted and mirrored to RAS+ order: to the right, to the front, up."""
+    crop: bool = False
+    """Only the box is kept in which a channel is above its lowest value, or a label is."""
+    spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
+    """Volumes are resampled to about this voxel spacing in mm, so that a whole number of voxels
+    covers them."""
+    grid: tuple[Positive, Positive, Positive] | None = None
+    """Volumes are resized as a whole to this number of voxels; with `ras`, training at an equal
+    `volume.grid` has nothing left to do."""
+    percentiles: tuple[Amount, Amount] | None = None
+    """Intensities are clipped to these percentiles (0 to 100) and scaled to [0, 1]."""
+    replace_nonfinite: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Voxels that are NaN or infinite become this; without it their cases are left out."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.spacing_mm and self.grid:
+            raise ValueError("spacing_mm and grid cannot both be; give one of them")
+        _check_percentiles(self.percentiles or (0.0, 100.0))
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class KindsConfig:
+    """Relative frequency of each kind of structure in a synthetic anatomy."""
+
+    organ: Amount = 4.0
+    """A solid with a wavy surface."""
+    nested: Amount = 1.0
+    """A solid within another structure, which surrounds it."""
+    lobes: Amount = 1.0
+    """Two to four neighbours that share one region, each with its own label."""
+    tube: Amount = 1.0
+    """A curved tube that may branch."""
+    shell: Amount = 1.0
+    """The wall of a hollow organ."""
+    lesions: Amount = 1.0
+    """Small blobs within another structure, others in each subject; one label."""
+    pair: Amount = 1.0
+    """Two solids that mirror each other, with two labels or with one."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not any(getattr(self, kind.name) for kind in fields(self)):
+            raise ValueError("at least one kind needs a frequency above 0")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class ScannerConfig:
+    """Probability of each effect of the scanner, drawn anew for every synthetic subject."""
+
+    invert: Share = 0.05
+    """Bright becomes dark."""
+    bias: Share = 0.6
+    """Intensities are multiplied by a smooth field."""
+    blur: Share = 0.8
+    """Gaussian blur of 0.3 to 1.2 voxels."""
+    thick_slices: Share = 0.15
+    """Slices of 2 to 4 voxels along one axis, resampled to voxels again."""
+    gaussian: Share = 0.6
+    """Gaussian noise."""
+    rician: Share = 0.2
+    """Rician noise, as in magnitudes of MR."""
+    speckle: Share = 0.1
+    """Noise that is multiplied, as in ultrasound."""
+    cut: Share = 0.1
+    """The field of view ends within the volume: image and label are empty beyond."""
+    strength: Amount = 1.0
+    """Factor on the strength of bias, blur and noise."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class SynthConfig:
+    """Synthetic cohorts: one random anatomy each, and subjects that deform it."""
+
+    structures: tuple[Positive, Annotated[Positive, Field(le=200)]] = (5, 18)
+    """Fewest and most labels of an anatomy, as far as there is room."""
+    kinds: KindsConfig = KindsConfig()
+    """How often each kind of structure is drawn."""
+    radius: tuple[Share, Share] = (0.12, 0.45)
+    """Smallest and largest mean radius of organs, as a share of half the volume."""
+    distractors: tuple[Count, Annotated[Count, Field(le=40)]] = (2, 8)
+    """Fewest and most structures without a label."""
+    body: Share = 0.75
+    """Probability that a body ends within the volume; otherwise tissue fills it."""
+    deformation: Amount = 0.04
+    """Typical displacement between subjects, as a share of half the volume."""
+    contrast: Amount = 0.03
+    """Standard deviation of a structure's intensity over subjects; all lie about in [0, 1]."""
+    texture: Amount = 0.05
+    """Largest standard deviation of the texture of a tissue."""
+    scanner: ScannerConfig = ScannerConfig()
+    """Effects of the scanner."""
+    smallest_share: Share = 0.001
+    """Share of the working grid below which a structure is not asked for in training."""
+    prior: str = ""
+    """Path or URL of a store whose label maps serve as anatomies; empty: shapes alone. All its
+    cases are used: give a store without the cases that you evaluate on."""
+    prior_drop: Share = 0.1
+    """Probability that a label of the prior becomes a structure without a label."""
+    prior_merge: Share = 0.1
+    """Probability that a label of the prior is united with another one."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in ("structures", "radius", "distractors"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
         return self
 
 
@@ -91,9 +220,39 @@ class DatasetConfig:
     store: str = SYNTHETIC
     """Path of a store made by `wsicl convert`, or `synthetic` for the built-in generator."""
     weight: Amount = 1.0
-    """Relative frequency of its episodes in training."""
+    """Relative frequency of its episodes in training; 0: none, it is there for evaluation alone."""
+    labels: tuple[Positive, ...] = ()
+    """Label values that training may show; empty: all."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels (modalities) that are shown, in training and evaluation; empty: all."""
     structures: dict[str, tuple[Positive, ...]] = field(default_factory=dict)
-    """Evaluation tasks: structure name to the label values that it unites; empty: every label."""
+    """Structure name to the label values that it unites: the tasks of evaluation, and of training
+    if `episode.structures` is `named`; empty: every label by its name."""
+    structure_weights: dict[str, Amount] = field(default_factory=dict)
+    """Relative frequency of these structures in training, the others have 1; 0: never."""
+    min_voxels: Positive = 1
+    """Voxels, in the store, below which a case does not count as having a label."""
+    subject_pattern: str = ""
+    """Regular expression whose first group, or else the whole match, in a case's name is its
+    subject; empty: what the store says. Cases of one subject are never parted."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        try:
+            re.compile(self.subject_pattern)
+        except re.error as error:
+            raise ValueError(
+                f"subject_pattern {self.subject_pattern!r} is no regular expression: {error}"
+            ) from None
+        if self.store == SYNTHETIC:
+            usual = DatasetConfig(store="", weight=self.weight)
+            names = [name.name for name in fields(self) if name.name != "store"]
+            if given := [n for n in names if getattr(self, n) != getattr(usual, n)]:
+                raise ValueError(
+                    f"{', '.join(given)} can be set for stores alone; `synth` describes synthetic "
+                    "cohorts"
+                )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -109,10 +268,30 @@ class EpisodeConfig:
     context_multiple: Positive = 1
     """Context sets are filled to a multiple of this with images of weight 0, which change no
     result, so that fewer sizes are compiled."""
+    structures: Literal["random", "named"] = "random"
+    """What is asked for: `random` unions of labels, the published way, or the structures that the
+    data set names, by its `structure_weights`."""
+    sampling: Literal["dataset", "structure"] = "dataset"
+    """`dataset`: data sets are drawn by weight, then one of their structures. `structure`: the
+    structures of all data sets alike, times the weights, so that data sets of many are shown
+    more; a synthetic data set counts as one structure."""
     max_labels: Positive = 5
-    """Most labels that are united into one structure."""
+    """Most labels that are united into one random structure."""
+    min_voxels: Positive = 8
+    """Voxels on the working grid below which a structure is not shown: nobody could see it."""
     validation_share: Share = 0.1
-    """Share of each store's cases that is kept for validation."""
+    """Share of each store's subjects that is kept for validation."""
+    held_out_share: Share = 0.0
+    """Share of each store's subjects that is kept out of training and validation."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        kept = self.validation_share + self.held_out_share
+        if kept > 1 + 1e-9:
+            raise ValueError(
+                f"validation_share and held_out_share are {kept:g} together; at most 1"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -133,20 +312,56 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class AugmentConfig:
-    """Random changes, drawn once per episode and applied alike to all its images."""
+    """Random changes of an episode, each drawn once for all its images, as often as published.
+    docs/augmentation.md shows them."""
 
     flip: Share = 0.1
     """Probability of mirroring, for each axis."""
-    shift: Share = 0.2
-    """Probability of adding a constant of up to +-0.2 to the intensities."""
-    scale: Share = 0.2
-    """Probability of multiplying the intensities by up to +-10 %."""
-    noise: Share = 0.1
-    """Probability of adding Gaussian noise of standard deviation 0.02."""
-    invert_image: Share = 0.05
-    """Probability of turning bright into dark."""
+    turn: Share = 0.1
+    """Probability of a turn by 1 to 3 quarters, for each plane; by 2 if its sides differ."""
+    turn_each: Share = 0.25
+    """Probability that each image is turned by itself, in every plane; synthetic cohorts only."""
+    elastic: Share = 0.05
+    """Probability of a smooth deformation, one for the whole group."""
+    elastic_displacement: Annotated[float, Field(gt=0, le=0.1)] = 0.1
+    """Largest displacement as a share of each side; the field cannot fold up to 0.1."""
+    subsample: Share = 0.15
+    """Probability that images lose planes of one axis, which are interpolated again."""
+    subsample_factor: tuple[Positive, Positive] = (2, 4)
+    """Fewest and most planes of which one is kept."""
+    resize_mask: Share = 0.05
+    """Probability of dilating or eroding the masks by one voxel, either with half of it."""
+    edge_mask: Share = 0.05
+    """Probability of replacing the masks by their Sobel edges."""
     invert_mask: Share = 0.05
     """Probability of exchanging structure and background; with mask prompts only."""
+    gin: Share = 0.05
+    """Probability that images pass a random convolution network, drawn once per step."""
+    gin_blend: tuple[Share, Share] = (0.7, 1.0)
+    """Smallest and largest share of that network's output in the changed image."""
+    invert_image: Share = 0.05
+    """Probability of turning bright into dark."""
+    scale: Share = 0.2
+    """Probability of multiplying the intensities by one factor."""
+    largest_scale: Share = 0.1
+    """Largest deviation of that factor from 1."""
+    shift: Share = 0.2
+    """Probability of adding one constant to the intensities."""
+    largest_shift: Amount = 0.2
+    """Largest magnitude of that constant, for intensities in [0, 1]."""
+    noise: Share = 0.1
+    """Probability of adding Gaussian noise, new for each image."""
+    noise_sd: Amount = 0.02
+    """Its standard deviation, for intensities in [0, 1]."""
+
+    def only(self, **probabilities: float) -> "AugmentConfig":
+        """These changes alone, at the same amounts; without any, nothing is changed."""
+        return replace(self, **dict.fromkeys(AUGMENTATIONS, 0.0) | probabilities)
+
+
+AUGMENTATIONS = ("flip", "turn", "turn_each", "elastic", "subsample", "resize_mask", "edge_mask")
+AUGMENTATIONS += ("invert_mask", "gin", "invert_image", "scale", "shift", "noise")
+"""The settings of `AugmentConfig` that are probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -215,12 +430,14 @@ class EvaluationConfig:
 
     kinds: Annotated[tuple[PromptKind, ...], Field(min_length=1)] = ("box",)
     """Kinds of prompts, each reported by itself."""
+    part: Literal["validation", "held_out"] = "validation"
+    """Which subjects of a store are targets; contexts are always of its training part."""
     contexts: Positive = 4
-    """Context images per target, drawn from the training cases."""
+    """Context images per target, of other subjects."""
     prompts: Positive = 3
     """Boxes or points on each context image."""
     targets: Count = 0
-    """Most validation cases per structure; 0: all."""
+    """Most target cases per structure; 0: all."""
     synthetic_structures: Positive = 16
     """Unseen structures when the data set is synthetic, each with one cohort of its own."""
     synthetic_targets: Positive = 4
@@ -239,6 +456,8 @@ class ExperimentConfig:
     """Data sets; a single store's path, or `synthetic`, may stand for a list."""
     volume: VolumeConfig = VolumeConfig()
     """Working grid and intensities."""
+    synth: SynthConfig = SynthConfig()
+    """Synthetic cohorts, where a data set is `synthetic`."""
     episode: EpisodeConfig = EpisodeConfig()
     """Episodes of training."""
     prompts: PromptConfig = PromptConfig()
@@ -273,6 +492,8 @@ class ExperimentConfig:
         for name, (low, high) in {
             "episode.contexts": self.episode.contexts,
             "prompts.count": self.prompts.count,
+            "augment.subsample_factor": self.augment.subsample_factor,
+            "augment.gin_blend": self.augment.gin_blend,
         }.items():
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
@@ -293,7 +514,22 @@ class ExperimentConfig:
             )
         if not any(dataset.weight for dataset in self.data):
             raise ValueError("every data set has weight 0; one needs more")
+        for number, dataset in enumerate(self.data):
+            if dataset.structure_weights and self.episode.structures != "named":
+                raise ValueError(
+                    f"data.{number}.structure_weights are of named structures: set "
+                    "episode.structures to named, or leave them out"
+                )
+        if self.evaluation.part == "held_out" and not self.episode.held_out_share:
+            raise ValueError(
+                "evaluation.part = held_out, but episode.held_out_share is 0: nothing is held out"
+            )
         return self
+
+
+def preparation_from_dict(settings: Mapping[str, Any]) -> PreparationConfig:
+    """A preparation from plain values. Raises `ConfigError` as `load_config` does."""
+    return _validated(PreparationConfig, settings)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -79,9 +79,10 @@ def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> 
     if kind == "mask":
         return [mask]
     if kind == "point":
-        voxels = np.argwhere(mask)
+        voxels = np.flatnonzero(mask)
         chosen = rng.choice(len(voxels), min(count, len(voxels)), replace=False)
-        return [Point(*map(float, voxels[i])) for i in chosen]
+        places = np.column_stack(np.unravel_index(voxels[chosen], mask.shape))
+        return [Point(*map(float, place)) for place in places]
     # Where the structure is one voxel wide, slices of different axes can have the same box.
     boxes = list(dict.fromkeys(box for axis in range(3) for box in _boxes_on_slices(mask, axis)))
     chosen = rng.choice(len(boxes), min(count, len(boxes)), replace=False)

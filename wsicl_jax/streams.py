@@ -26,3 +26,7 @@ class Stream(IntEnum):
     """Prompts of a trial."""
     TRUNCATED_GRADIENT = 7
     """Mini-context that a step's truncated gradient comes from."""
+    INTENSITIES = 8
+    """Changes of intensities in a training step."""
+    WRITTEN_COHORT = 9
+    """Synthetic cohorts that are written to stores."""

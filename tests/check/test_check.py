@@ -20,11 +20,13 @@ from wsicl_jax.check import memory
 from wsicl_jax.check import run as check_run
 from wsicl_jax.cli import main
 from wsicl_jax.config import ModelConfig, config_from_dict, config_to_dict
-from wsicl_jax.data.episodes import EpisodeSource
-from wsicl_jax.data.store import create_store, write_case
+from wsicl_jax.data.datasets import open_datasets
+from wsicl_jax.data.manifest import manifest_of, write_manifest
+from wsicl_jax.data.store import create_store, finish_store, write_case
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import AXES, make_mesh
 from wsicl_jax.train.abstract import abstract_state
+from wsicl_jax.train.binding import DATA
 from wsicl_jax.train.checkpoints import RunCheckpoints
 
 MODEL = ModelConfig(channels=(2, 4))
@@ -76,7 +78,9 @@ def save_a_run(config) -> None:
     run, settings = Path(config.run), config_to_dict(config)
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
-    about = {"config": settings, "data": EpisodeSource(config).fingerprint}
+    manifest = manifest_of(config, open_datasets(config))
+    write_manifest(run, manifest)
+    about = {"config": settings, DATA: manifest.digest}
     with RunCheckpoints(run, done=0, keep=1, keep_best=0) as checkpoints:
         checkpoints.save(1, state.parameters, state.optimizer, about)
 
@@ -234,6 +238,7 @@ def make_store(path: Path, cases: int, voxels: int) -> str:
     for position in range(cases):
         image = label[None].astype(np.float32)
         write_case(path, f"case{position}", image, label, np.eye(4))
+    finish_store(path)
     return str(path)
 
 
@@ -272,6 +277,23 @@ def test_a_run_that_exists_needs_resume_and_the_same_settings(told, tmp_path):
     code, printed, _ = told("--resume", "train.keep_best=3")
     assert code == 0
     assert "ready: training from step 1" in printed
+
+
+def test_a_run_goes_on_with_its_own_data_alone(told, tmp_path):
+    store = make_store(tmp_path / "store", 8, 5)
+    save_a_run(config_from_dict({**SETTINGS, "data": store, "run": str(tmp_path / "run")}))
+    code, printed, _ = told("--resume", data=store)
+    assert code == 0 and "ready: training from step 1" in printed
+    write_case(store, "more", np.ones((1, 16, 16, 16)), np.ones((16, 16, 16), int), np.eye(4))
+    finish_store(store)
+    fails(told("--resume", data=store), "1 case new (more)", "--accept-data-changes")
+
+
+def test_names_that_a_data_set_does_not_have(told, tmp_path):
+    store = make_store(tmp_path / "store", 8, 5)
+    data = [{"store": store, "structure_weights": {"ball": 2}}]
+    fails(told("episode.structures=named", data=data), "['ball']", "it has ['cube']")
+    fails(told(data=[{"store": store, "channels": ["T2"]}]), "['T2']", "it has ['T1']")
 
 
 def test_a_run_without_a_sound_checkpoint(told, tmp_path):

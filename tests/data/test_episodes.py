@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fabricated import dataset, store_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsicl_jax.config import (
+    AUGMENTATIONS,
     SYNTHETIC,
+    DatasetConfig,
     EpisodeConfig,
     ExperimentConfig,
     config_from_dict,
     config_to_dict,
 )
+from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.episodes import (
     Episode,
     EpisodeSource,
@@ -24,12 +28,11 @@ from wsicl_jax.data.episodes import (
     episode,
 )
 from wsicl_jax.data.sources import Group, prepared_case
-from wsicl_jax.data.store import Store, create_store, write_case
+from wsicl_jax.data.store import Store, create_store, finish_store, write_case
+from wsicl_jax.errors import DataError
 
 SHAPE = (10, 12, 8)
-NO_CHANGES = {
-    name: 0 for name in ("flip", "shift", "scale", "noise", "invert_image", "invert_mask")
-}
+NO_CHANGES = dict.fromkeys(AUGMENTATIONS, 0)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,7 @@ def store(tmp_path_factory):
         label[6:9, 4 + i % 2 : 10, 2:6] = 2
         image = label + rng.normal(0, 0.1, SHAPE).astype(np.float32)
         write_case(path, f"case{i}", image[None], label, np.eye(4))
+    finish_store(path)
     return path
 
 
@@ -160,7 +164,14 @@ def test_every_context_has_prompts_between_0_and_1(episodes):
         assert channels.min() >= 0
 
 
-def test_data_sets_are_shown_by_their_weights(experiment, store):
+def data_sets(weights_and_names, labels: int = 1):
+    cases = {f"case{i}": dict.fromkeys(range(1, labels + 1), 9) for i in range(9)}
+    return [
+        dataset(store_of(cases, name=name), weight=weight) for weight, name in weights_and_names
+    ]
+
+
+def test_data_sets_are_shown_by_their_weights(experiment):
     class Told:
         def __init__(self, name):
             self.name = name
@@ -172,15 +183,46 @@ def test_data_sets_are_shown_by_their_weights(experiment, store):
             return Group([np.zeros(mask.shape, np.float32)] * count, [mask] * count)
 
     shown = []
-    data = [{"store": str(store), "weight": w} for w in (2, 0, 1)]
-    config = config_from_dict(config_to_dict(experiment) | {"data": data})
-    source = EpisodeSource(config)
+    source = EpisodeSource(experiment, data_sets([(2, "a"), (0, "b"), (1, "c")]))
     assert len(source.sources) == 2  # none for the weight 0
     source.sources = [Told(name) for name in "ac"]
     for index in range(600):
         source[index]
     # Three standard deviations of a binomial draw.
     assert abs(shown.count("a") - 400) < 3 * np.sqrt(600 * 2 / 9)
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("dataset", 2 / 3), ("structure", 10 / 11)])
+def test_structures_are_counted_where_all_are_drawn_alike(experiment, sampling, share):
+    """Five structures of weight 2 against the one of a synthetic data set."""
+    config = changed(experiment, episode={"sampling": sampling})
+    (store,) = data_sets([(2, "a")], labels=5)
+    synthetic = DataSet(DatasetConfig(), None, {}, {})
+    source = EpisodeSource(config, [store, synthetic])
+    np.testing.assert_allclose(source._source_shares, [share, 1 - share])
+
+
+def test_two_data_sets_of_one_name_are_refused(experiment):
+    with pytest.raises(DataError, match="called 'tiny'"):
+        EpisodeSource(replace(experiment, data=experiment.data[:1] * 2))
+
+
+def test_named_structures_are_what_a_truth_shows(experiment, store):
+    data = {"store": str(store), "structures": {"both": [1, 2], "left": [1]}}
+    config = config_from_dict(config_to_dict(experiment) | {"data": [data]})
+    config = changed(
+        config,
+        episode={"structures": "named"},
+        augment=NO_CHANGES,
+        prompts={"kinds": {"mask": 1.0}},
+    )
+    labels = prepared(store, config)
+    source, values = EpisodeSource(config), set()
+    for index in range(20):
+        shown = source[index]
+        label = labels[shown.target.tobytes()]
+        values.add(tuple(np.unique(label[shown.truth[..., 0] > 0])))
+    assert values == {(1,), (1, 2)}
 
 
 def prepared(store, config) -> dict[bytes, np.ndarray]:
@@ -244,6 +286,14 @@ def test_masks_are_inverted_for_mask_prompts_alone(experiment):
     assert min(structures("mask")) > 0.5
     assert max(structures("box")) < 0.5
     assert max(structures("point")) < 0.5
+
+
+def test_images_are_turned_each_by_itself_in_synthetic_cohorts_alone(experiment):
+    for data, turned in ((experiment.data[:1], False), (experiment.data[1:], True)):
+        plain = changed(replace(experiment, data=data), augment=NO_CHANGES)
+        each = changed(plain, augment={"turn_each": 1.0})
+        same = [digest(EpisodeSource(config)[0]) for config in (plain, each)]
+        assert (same[0] != same[1]) == turned
 
 
 def group(contexts: int = 3) -> Group:

@@ -1,24 +1,25 @@
+import pickle
 import re
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from fabricated import dataset, store_of
 
-from wsicl_jax.config import DatasetConfig, EpisodeConfig, VolumeConfig
+from wsicl_jax.config import DatasetConfig, EpisodeConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data import sources
+from wsicl_jax.data.datasets import dataset_of
 from wsicl_jax.data.sources import (
-    SMALLEST_STRUCTURE,
-    SMALLEST_SYNTHETIC_SHARE,
     StoreSource,
     SyntheticSource,
     group_of,
+    mask_of,
     prepared_case,
-    split,
     synthetic_subjects,
 )
-from wsicl_jax.data.store import Store, create_store, write_case
+from wsicl_jax.data.store import Store, create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 
 VOLUME = VolumeConfig(grid=(8, 8, 8))
@@ -38,6 +39,7 @@ def make_store(path: Path, labels_of: dict[str, tuple[int, ...]], channels=("T1"
                 label[6, 1:] = 0
         image = np.stack([np.roll(ramp, 7 * position + i) for i in range(len(channels))])
         write_case(path, name, image, label, np.eye(4))
+    finish_store(path)
     return path
 
 
@@ -50,51 +52,8 @@ def path(tmp_path_factory):
 
 def source_of(path: Path, contexts: int = 2, volume=VOLUME, **episode) -> StoreSource:
     episode = EpisodeConfig(contexts=(contexts, contexts), **episode)
-    return StoreSource(DatasetConfig(store=str(path)), volume, episode, 0)
-
-
-names = st.sets(st.text(min_size=1, max_size=3), max_size=30)
-seeds = st.integers(0, 2**40)
-
-
-def store_of(cases: set[str], name: str = "tiny") -> Store:
-    return Store(Path("/none"), name, ("T1",), {1: "left"}, tuple(sorted(cases)))
-
-
-@given(names, st.floats(0, 1), seeds)
-def test_a_split_is_complete_disjoint_and_sorted(cases, share, seed):
-    training, validation = split(store_of(cases), share, seed)
-    assert sorted(training + validation) == sorted(cases)
-    assert training == sorted(training)
-    assert validation == sorted(validation)
-
-
-@given(names, st.floats(0.01, 0.99), seeds)
-def test_a_split_keeps_its_share_but_at_least_one_case_on_each_side(cases, share, seed):
-    training, validation = split(store_of(cases), share, seed)
-    if len(cases) >= 2:
-        assert training
-        assert validation
-        assert abs(len(validation) - share * len(cases)) <= 1
-
-
-def test_without_a_share_no_case_is_kept_for_validation(path):
-    assert split(Store.open(path), 0.0, 0) == (list(Store.open(path).cases), [])
-
-
-def test_a_split_follows_from_seed_and_names_not_from_where_the_store_lies(path, tmp_path):
-    moved = tmp_path / "moved"
-    moved.symlink_to(path)
-    expected = split(Store.open(path), 0.3, 1)
-    assert split(Store.open(moved), 0.3, 1) == expected
-    others = [split(Store.open(path), 0.3, seed) for seed in range(2, 8)]
-    assert any(other != expected for other in others)
-
-
-def test_a_split_is_the_same_for_cases_written_in_another_order(path, tmp_path):
-    names = Store.open(path).cases
-    backwards = make_store(tmp_path / "store", {name: (1,) for name in reversed(names)})
-    assert split(Store.open(backwards), 0.3, 1) == split(Store.open(path), 0.3, 1)
+    settings = DatasetConfig(store=str(path))
+    return StoreSource(dataset_of(Store.open(path), settings, episode, 0), volume, episode)
 
 
 def test_a_prepared_case_is_normalised_on_the_working_grid(path):
@@ -109,7 +68,7 @@ def test_a_prepared_case_is_normalised_on_the_working_grid(path):
 def test_a_prepared_case_is_read_once(path, monkeypatch):
     store, volume = Store.open(path), VolumeConfig(grid=(8, 8, 16))
     first = prepared_case(store, "case00", 0, volume)
-    monkeypatch.setattr(Store, "read_image", None)
+    monkeypatch.setattr(Store, "read", None)
     for again in (store, Store.open(path)):
         assert prepared_case(again, "case00", 0, volume)[0] is first[0]
 
@@ -140,11 +99,12 @@ def drawn_cases(source, monkeypatch, count: int, draws: int) -> list[list[str]]:
 
 
 def test_a_store_shows_every_training_case_and_no_other(path, monkeypatch):
-    source = source_of(path, validation_share=0.25)
-    training, validation = split(source.store, 0.25, 0)
-    assert len(validation) == 3
+    episode = EpisodeConfig(contexts=(2, 2), validation_share=0.25)
+    data = dataset_of(Store.open(path), DatasetConfig(store=str(path)), episode, 0)
+    assert len(data.cases("validation")) == 3
+    source = StoreSource(data, VOLUME, episode)
     groups = drawn_cases(source, monkeypatch, 3, 60)
-    assert {name for group in groups for name in group} == set(training)
+    assert {name for group in groups for name in group} == set(data.cases("train"))
 
 
 def test_a_group_never_shows_a_case_twice(path, monkeypatch):
@@ -153,10 +113,12 @@ def test_a_group_never_shows_a_case_twice(path, monkeypatch):
 
 
 def test_only_labels_with_enough_training_cases_are_drawn(path):
-    cases = source_of(path, validation_share=0.0).cases_with
-    assert [len(cases[label]) for label in (1, 2, 3, 4)] == [12, 12, 4, 0]
-    assert source_of(path, contexts=3, validation_share=0.0).labels == [1, 2, 3]
-    assert source_of(path, contexts=4, validation_share=0.0).labels == [1, 2]
+    def drawn(contexts):
+        found = source_of(path, contexts=contexts, validation_share=0.0).structures
+        return {structure.labels[0]: len(structure.cases) for structure in found}
+
+    assert drawn(3) == {1: 12, 2: 12, 3: 4}
+    assert drawn(4) == {1: 12, 2: 12}
 
 
 def test_at_most_max_labels_are_united(path):
@@ -175,7 +137,7 @@ def test_every_subject_of_a_store_group_shows_the_structure(path):
         group = source.group(index, 3, np.random.default_rng(index))
         for mask in group.masks:
             assert mask.dtype == bool
-            assert SMALLEST_STRUCTURE <= mask.sum() < mask.size
+            assert 8 <= mask.sum() < mask.size
 
 
 def test_every_channel_of_a_store_is_shown(path):
@@ -211,6 +173,7 @@ def test_a_structure_that_fills_a_case_is_not_shown(tmp_path):
     for i in range(5):
         image = np.random.default_rng(i).random((1, *SHAPE), np.float32)
         write_case(path, f"case{i}", image, np.ones(SHAPE, np.uint8), np.eye(4))
+    finish_store(path)
     with pytest.raises(DataError, match="no structure"):
         source_of(path).group(0, 3, np.random.default_rng(0))
 
@@ -236,9 +199,9 @@ def test_a_synthetic_cohort_follows_from_seed_and_index():
 
 def test_synthetic_subjects_show_enough_structures_that_are_large_in_all_of_them():
     volume = VolumeConfig(grid=(16, 16, 16))
-    smallest = SMALLEST_SYNTHETIC_SHARE * 16**3
+    smallest = SynthConfig().smallest_share * 16**3
     for index in range(10):
-        subjects, labels = synthetic_subjects((0, 1, index), volume, 4, structures=2)
+        subjects, labels = synthetic_subjects((0, 1, index), volume, 4, structures=2, min_voxels=8)
         assert len(subjects) == 4
         assert len(labels) >= 2
         for image, label in subjects:
@@ -248,7 +211,14 @@ def test_synthetic_subjects_show_enough_structures_that_are_large_in_all_of_them
 
 def test_more_synthetic_structures_than_there_can_be_are_refused():
     with pytest.raises(DataError, match="99 structures"):
-        synthetic_subjects((0,), VOLUME, 1, structures=99)
+        synthetic_subjects((0,), VOLUME, 1, structures=99, min_voxels=8)
+
+
+@pytest.mark.parametrize("many", [1, 5, 16, 17, 40])
+def test_a_mask_is_where_any_of_the_labels_is(many):
+    label = np.random.default_rng(0).integers(0, 60, SHAPE).astype(np.uint8)
+    labels = list(range(3, 3 + many))
+    np.testing.assert_array_equal(mask_of(label, labels), np.isin(label, labels))
 
 
 def test_a_group_has_the_union_of_its_labels():
@@ -257,3 +227,152 @@ def test_a_group_has_the_union_of_its_labels():
     group = group_of([(image, label), (image + 1, 3 - label)], [1, 3])
     np.testing.assert_array_equal(group.masks, [label % 2 == 1, label % 2 == 0])
     np.testing.assert_array_equal(group.images, [image, image + 1])
+
+
+# What is drawn how often. The stores have no files, and every case shows all that it has.
+
+
+def asked(monkeypatch, source: StoreSource, draws: int, count: int = 2) -> list[tuple]:
+    """The labels, the channel and the cases of each group."""
+    shown, drawn = [], []
+
+    def case(store, name, channel, volume):
+        drawn.append((name, channel))
+        image = np.zeros((2, 2, 2), np.float32)
+        return image, np.tile(np.array([0, 1], np.uint8), 4).reshape(2, 2, 2)
+
+    monkeypatch.setattr(sources, "prepared_case", case)
+    monkeypatch.setattr(sources, "mask_of", lambda label, labels: shown.append(labels) or label > 0)
+    for index in range(draws):
+        drawn.clear()
+        source.group(index, count, np.random.default_rng(index))
+        yield tuple(shown[-1]), drawn[0][1], [name for name, _ in drawn]
+
+
+def planned(data, *, min_voxels=1, contexts=1, **episode) -> StoreSource:
+    episode = EpisodeConfig(contexts=(contexts, contexts), min_voxels=min_voxels, **episode)
+    return StoreSource(data, VOLUME, episode)
+
+
+MANY = {f"case{i:02}": {1: 9, 2: 9} | ({3: 9} if i < 5 else {}) for i in range(40)}
+"""40 cases; five of them have the rare label 3."""
+ALL = EpisodeConfig(validation_share=0.0)
+
+
+def test_a_rare_structure_is_asked_for_as_often_as_any_other(monkeypatch):
+    source = planned(dataset(store_of(MANY), ALL), max_labels=1)
+    seen = Counter(labels for labels, _, _ in asked(monkeypatch, source, 600))
+    # Four standard deviations of a binomial draw.
+    assert all(abs(seen[(label,)] - 200) < 4 * np.sqrt(600 * 2 / 9) for label in (1, 2, 3))
+
+
+def test_named_structures_are_drawn_by_their_weights(monkeypatch):
+    named = {"a": (1,), "both": (1, 2), "rare": (3,)}
+    weights = {"a": 3.0, "rare": 0.0}
+    data = dataset(store_of(MANY), ALL, structures=named, structure_weights=weights)
+    seen = Counter(
+        labels for labels, _, _ in asked(monkeypatch, planned(data, structures="named"), 600)
+    )
+    assert set(seen) == {(1,), (1, 2)}
+    assert abs(seen[(1,)] - 450) < 4 * np.sqrt(600 * 3 / 16)
+
+
+def test_without_named_structures_each_label_is_one_by_its_name(monkeypatch):
+    data = dataset(store_of(MANY), ALL, structure_weights={"label 2": 0.0})
+    drawn = asked(monkeypatch, planned(data, structures="named"), 60)
+    assert {labels for labels, _, _ in drawn} == {(1,), (3,)}
+
+
+def test_labels_outside_of_the_subset_are_never_shown(monkeypatch):
+    data = dataset(store_of(MANY), ALL, labels=(1, 3))
+    drawn = list(asked(monkeypatch, planned(data), 60))
+    assert {label for labels, _, _ in drawn for label in labels} == {1, 3}
+    named = dataset(store_of(MANY), ALL, labels=(1, 3), structures={"a": (1, 2), "b": (3,)})
+    drawn = asked(monkeypatch, planned(named, structures="named"), 20)
+    assert {labels for labels, _, _ in drawn} == {(3,)}
+
+
+def test_only_the_channels_that_are_named_are_drawn(monkeypatch):
+    store = store_of(MANY, channels=("T1", "T2", "FLAIR"))
+    data = dataset(store, ALL, channels=("FLAIR", "T1"))
+    assert {channel for _, channel, _ in asked(monkeypatch, planned(data), 60)} == {0, 2}
+
+
+def test_the_cases_of_a_group_are_of_different_subjects(monkeypatch):
+    subjects = {case: f"subject {int(case[4:]) % 8}" for case in MANY}
+    data = dataset(store_of(MANY, subjects=subjects), ALL)
+    for _, _, cases in asked(monkeypatch, planned(data, contexts=4), 60, count=5):
+        assert len({subjects[case] for case in cases}) == 5
+    with pytest.raises(DataError, match=r"9 training cases \(at most 8\)"):
+        planned(data, contexts=8)
+
+
+def test_cases_with_too_few_voxels_of_a_label_do_not_count_as_having_it(monkeypatch):
+    cases = {f"case{i}": {1: i} for i in range(10)}
+    data = dataset(store_of(cases), ALL, min_voxels=6)
+    drawn = asked(monkeypatch, planned(data), 60)
+    assert {case for _, _, cases in drawn for case in cases} == {f"case{i}" for i in range(6, 10)}
+
+
+def test_cases_in_which_a_structure_cannot_be_seen_are_passed_over(tmp_path):
+    """Label 4 has one voxel in most cases; it is shown all the same, where it is larger."""
+    path = tmp_path / "store"
+    create_store(path, "tiny", ("T1",), {1: "speck"})
+    for i in range(12):
+        label = np.zeros(SHAPE, np.uint8)
+        label[0, : 1 if i < 9 else 8, 0:2] = 1
+        image = np.random.default_rng(i).random((1, *SHAPE), np.float32)
+        write_case(path, f"case{i:02}", image, label, np.eye(4))
+    finish_store(path)
+    source = source_of(path, validation_share=0.0, min_voxels=16)
+    for index in range(5):
+        group = source.group(index, 3, np.random.default_rng(index))
+        assert [mask.sum() for mask in group.masks] == [16] * 3
+
+
+def test_the_voxels_that_a_structure_needs_are_a_setting(path):
+    source_of(path, min_voxels=64, max_labels=1).group(0, 3, np.random.default_rng(0))
+    with pytest.raises(DataError, match="no structure of 65 voxels"):
+        source_of(path, min_voxels=65, max_labels=1).group(0, 3, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": ("T2",)}, r"channels has \['T2'\].*\['T1'\]"),
+        ({"labels": (1, 9)}, r"labels has \[9\].*\[1, 2, 3\]"),
+        ({"structures": {"x": (7,)}}, r"structure 'x' has \[7\]"),
+        ({"structure_weights": {"liver": 2.0}}, r"\['liver'\].*'label 1'"),
+        ({"subject_pattern": "^patient"}, "no subject in case 'case00'"),
+    ],
+)
+def test_what_a_data_set_does_not_have_is_refused_with_what_it_has(settings, message):
+    with pytest.raises(DataError, match=message):
+        dataset(store_of(MANY), **settings)
+
+
+def test_a_named_structure_in_too_few_training_cases_is_refused():
+    data = dataset(store_of(MANY), ALL, structures={"rare": (3,), "a": (1,)})
+    with pytest.raises(DataError, match=r"'rare'.* 5 subjects; a target with 5 contexts needs 6"):
+        planned(data, structures="named", contexts=5)
+    planned(data, structures="named", contexts=4)
+
+
+def test_settings_that_leave_nothing_to_train_on_are_refused():
+    data = dataset(store_of(MANY), ALL, structures={"a": (1,)}, structure_weights={"a": 0.0})
+    with pytest.raises(DataError, match=r"none of the structures \['a'\]"):
+        planned(data, structures="named")
+
+
+def test_ten_thousand_cases_are_planned_in_seconds_and_sent_to_workers_at_once():
+    voxels = dict.fromkeys(range(1, 21), 100)
+    store = store_of({f"case{i:05}": voxels for i in range(10_000)})
+    begin = time.process_time()
+    source = planned(dataset(store))
+    assert time.process_time() - begin < 8  # 0.6 s where nothing else runs
+    assert len(source.structures) == 20
+    begin = time.process_time()
+    content = pickle.dumps(source)
+    pickle.loads(content)
+    assert time.process_time() - begin < 4
+    assert len(content) < 5e6

@@ -9,8 +9,7 @@ from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, tiny
 
 from wsicl_jax.checkpoint import load_model, read_metadata
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
-from wsicl_jax.data.episodes import EpisodeSource
-from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.errors import ConfigError
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
 
@@ -122,14 +121,6 @@ def test_a_log_whose_last_line_was_cut_off_does_not_stop_a_run(whole_run, tmp_pa
         log.write('{"step": 9, "lo')
     train(tiny(run), resume=True)
     assert (run / "log.jsonl").read_text() == (whole_run[0] / "log.jsonl").read_text()
-
-
-def test_a_run_is_bound_to_its_cases(tmp_path, monkeypatch):
-    run = tmp_path / "run"
-    train(tiny(run, steps=2))
-    monkeypatch.setattr(EpisodeSource, "fingerprint", [1])
-    with pytest.raises(DataError, match="changed"):
-        train(tiny(run, steps=2), resume=True)
 
 
 def test_checkpoints_without_their_configuration_are_not_resumed(whole_run, tmp_path):

@@ -1,15 +1,25 @@
-"""One step: updates that are not finite are left out, whatever made them so."""
+"""One step: updates that are not finite are left out, whatever made them so; and its changes
+of intensities."""
+
+from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import ExperimentConfig, ModelConfig, TrainConfig, VolumeConfig
+from wsicl_jax.config import (
+    AugmentConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainConfig,
+    VolumeConfig,
+)
+from wsicl_jax.data.augment.intensity import augment_intensities
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, state_placement
+from wsicl_jax.parallel import make_mesh, replicated, state_placement
+from wsicl_jax.streams import Stream
 from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import make_step
 
@@ -17,18 +27,25 @@ CONFIG = ExperimentConfig(
     volume=VolumeConfig(grid=(4, 4, 4)),
     model=ModelConfig(channels=(2, 4)),
     train=TrainConfig(steps=10, batch=1, warmup_steps=4, learning_rate=0.1),
+    augment=AugmentConfig().only(),
 )
+
+
+MESH = make_mesh(CONFIG, jax.devices()[:1])
+
+
+def compiled_step(config: ExperimentConfig):
+    """The compiled step, and its first state as NumPy arrays, since a state is used up."""
+    graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
+    optimizer = make_optimizer(config.train)
+    state = init_state(parameters, optimizer)
+    placement = state_placement(state, MESH, config.parallel)
+    return make_step(graph, optimizer, config, MESH, placement), jax.device_get(state)
 
 
 @pytest.fixture(scope="module")
 def training():
-    """The compiled step, and its first state as NumPy arrays, since a state is used up."""
-    graph, parameters = nnx.split(DualBranch(CONFIG.model, rngs=nnx.Rngs(0)), nnx.Param)
-    optimizer = make_optimizer(CONFIG.train)
-    state = init_state(parameters, optimizer)
-    mesh = make_mesh(CONFIG, jax.devices()[:1])
-    step = make_step(graph, optimizer, CONFIG, mesh, state_placement(state, mesh, CONFIG.parallel))
-    return step, jax.device_get(state)
+    return compiled_step(CONFIG)
 
 
 def episodes(value: float = 0.5) -> Episode:
@@ -43,7 +60,7 @@ def counters(state) -> dict[str, int]:
 
 def run(training, values, stop=(0,)):
     step, state = training
-    state = jax.tree.map(jnp.asarray, state)
+    state = jax.device_put(state, replicated(MESH))
     for value in values:
         state, metrics = step(state, episodes(value), np.array(stop, np.int32))
     return jax.device_get((state, metrics))
@@ -79,3 +96,22 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
 def test_the_wish_to_stop_of_any_device_is_told(training):
     assert run(training, [0.5], stop=(0, 0, 0))[1]["stop"] == 0
     assert run(training, [0.5], stop=(0, 1, 1))[1]["stop"] == 2
+
+
+def test_a_step_learns_from_intensities_that_its_seed_and_number_change(training):
+    augment = CONFIG.augment.only(invert_image=0.5, noise=1.0)
+    config = replace(CONFIG, augment=augment, seed=7)
+    step, first = compiled_step(config)
+    plain, _ = training
+    key = jax.random.fold_in(jax.random.key(7), Stream.INTENSITIES)
+    change = jax.jit(lambda batch, key: augment_intensities(batch, key, augment, MESH))
+    given, expected = (jax.device_put(first, replicated(MESH)) for _ in range(2))
+    batch, none = episodes(), np.zeros(1, np.int32)
+    for number in range(4):
+        given, metrics = step(given, batch, none)
+        changed = jax.device_get(change(batch, jax.random.fold_in(key, number)))
+        expected, expected_metrics = plain(expected, changed, none)
+        assert metrics["loss"] == pytest.approx(float(expected_metrics["loss"]), rel=1e-5)
+    for x, y in zip(*map(jax.tree.leaves, (given.parameters, expected.parameters)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    assert np.abs(changed.target - batch.target).max() > 1e-3

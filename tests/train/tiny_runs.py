@@ -24,6 +24,7 @@ def tiny(run: Path, **train_settings):
             "data": "synthetic",
             "volume": {"grid": [16, 16, 16]},
             "episode": {"contexts": [2, 2]},
+            "augment": {"gin": 0.3, "noise": 0.5},  # so that 8 steps have some of each
             "model": {"channels": [2, 4]},
             "train": {
                 "steps": STEPS,

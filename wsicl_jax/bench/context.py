@@ -19,6 +19,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from wsicl_jax.bench.exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
+from wsicl_jax.bench.machine import machine
 from wsicl_jax.config import ContextConfig, ExperimentConfig, config_to_dict
 from wsicl_jax.errors import WsiclError
 from wsicl_jax.losses import make_loss
@@ -79,13 +80,6 @@ def bench_context(
         "by_remat": [asdict(cost) for cost in by_remat],
         "exchange": exchange,
     }
-
-
-def machine() -> str:
-    """The device and the version that measured."""
-    device = jax.local_devices()[0]
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return f"{device.device_kind}{cores}, jax {jax.__version__}"
 
 
 def ways(config: ContextConfig) -> dict[str, ContextConfig]:

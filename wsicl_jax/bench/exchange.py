@@ -39,7 +39,7 @@ class Exchange:
     forward: dict[str, int]
     """Bytes received in a forward pass, by kind of collective."""
     step: dict[str, int]
-    """Bytes received in a training step."""
+    """Bytes received in a training step, without the rare ones that have `augment.gin`."""
     forward_flops: float
     """XLA's count for a forward pass; loops count once, so it is made without any."""
 
@@ -116,12 +116,13 @@ def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Dev
     state, _ = abstract_state(config, mesh)
     batch = abstract_batch(config, mesh, contexts)
     at_once = replace(config.model, context=replace(config.model.context, mini_context=0))
+    usual = replace(config, augment=replace(config.augment, gin=0))
     counted = _forward(replace(config, model=at_once), mesh, state, batch)
     return Exchange(
         tuple(mesh.devices.shape),
         config.parallel.shard_parameters,
         collective_bytes(_forward(config, mesh, state, batch).as_text()),
-        collective_bytes(lower_step(config, mesh, contexts).compile(_QUICKLY).as_text()),
+        collective_bytes(lower_step(usual, mesh, contexts).compile(_QUICKLY).as_text()),
         counted.cost_analysis()["flops"],
     )
 

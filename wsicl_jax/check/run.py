@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,8 @@ from wsicl_jax.check.tables import (
     optimizer_table,
     parameter_table,
 )
-from wsicl_jax.checkpoint import STEPS, read_metadata
 from wsicl_jax.config import SYNTHETIC, ExperimentConfig
+from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes import EpisodeSource, context_sizes
 from wsicl_jax.data.sources import StoreSource
 from wsicl_jax.errors import ConfigError, WsiclError
@@ -40,7 +40,8 @@ from wsicl_jax.evaluate.report import left_out_table
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.parallel import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.train.abstract import abstract_batch, abstract_state
-from wsicl_jax.train.run import check_data, steps_done
+from wsicl_jax.train.binding import find_start
+from wsicl_jax.train.run import steps_done
 
 Show = Callable[[RenderableType], None]
 
@@ -71,17 +72,21 @@ def check(
     devices = _count_devices() if devices is None else devices
     _check_arguments(devices, hosts, memory)
     show(model_table(config))
-    sizes = episodes = needed = None
+    sizes = datasets = episodes = needed = None
     done = 0
     # In the order in which training meets them.
     with problems.noted():
-        _check_evaluation(config, show)
+        datasets = open_datasets(config)
+    with problems.noted():
+        done, datasets = _check_run(config, resume, datasets)
+    with problems.noted():
+        if datasets:
+            _check_evaluation(config, datasets, show)
     with problems.noted():
         sizes = mesh_sizes(config, devices)
     with problems.noted():
-        episodes = EpisodeSource(config)
-    with problems.noted():
-        done = _check_run(config, resume, episodes)
+        if datasets:
+            episodes = EpisodeSource(config, datasets)
     with problems.noted():
         if episodes:
             _check_subjects(config, episodes)
@@ -146,7 +151,7 @@ class _Problems:
             raise WsiclError("\nbesides: ".join(dict.fromkeys(self._messages)))
 
 
-def _check_evaluation(config: ExperimentConfig, show: Show) -> None:
+def _check_evaluation(config: ExperimentConfig, datasets: Sequence[DataSet], show: Show) -> None:
     if any(dataset.store == SYNTHETIC for dataset in config.data):
         largest = max(_SYNTHETIC_SIDE, config.model.size_multiple)
         grid = tuple(min(side, largest) for side in config.volume.grid)
@@ -155,7 +160,7 @@ def _check_evaluation(config: ExperimentConfig, show: Show) -> None:
             volume=replace(config.volume, grid=grid),
             evaluation=replace(config.evaluation, synthetic_structures=1),
         )
-    if left_out := plan_trials(config).left_out:
+    if left_out := plan_trials(config, datasets).left_out:
         show(left_out_table(left_out))
 
 
@@ -167,14 +172,16 @@ def _check_subjects(config: ExperimentConfig, episodes: EpisodeSource) -> None:
             source.group(0, config.episode.contexts[1] + 1, rng)
 
 
-def _check_run(config: ExperimentConfig, resume: bool, episodes: EpisodeSource | None) -> int:
-    """The step that the run would go on from."""
+def _check_run(
+    config: ExperimentConfig, resume: bool, datasets: list[DataSet] | None
+) -> tuple[int, list[DataSet] | None]:
+    """The step that the run would go on from, and the data sets with its split."""
     run = Path(config.run)
     _check_writable(run)
-    done = steps_done(run, config, resume=resume)
-    if done and episodes:
-        check_data(run, read_metadata(run / STEPS / str(done)), episodes)
-    return done
+    if datasets is None:
+        return steps_done(run, config, resume=resume), None
+    start = find_start(config, datasets, resume=resume)
+    return start.done, start.datasets
 
 
 def _check_writable(run: Path) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from wsicl_jax import prompts
-from wsicl_jax.config import SYNTHETIC, EpisodeConfig, ExperimentConfig, PromptKind
-from wsicl_jax.data.augment import augment
+from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind
+from wsicl_jax.data.augment.group import augment_group
+from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
 from wsicl_jax.streams import Stream
 
@@ -28,29 +29,30 @@ class EpisodeSource:
     """Random access to the episodes of a run: `source[index]` is the same in every process.
 
     Episodes `batch * step` to `batch * (step + 1) - 1` make a step and share the number
-    of contexts.
+    of contexts. Without `datasets`, those of the configuration are opened and split by its seed.
+
+    Raises:
+        DataError: a store is missing, or has too few training cases.
     """
 
-    def __init__(self, config: ExperimentConfig):
+    def __init__(self, config: ExperimentConfig, datasets: Sequence[DataSet] | None = None):
         self.config = config
-        datasets = [dataset for dataset in config.data if dataset.weight]
+        datasets = open_datasets(config) if datasets is None else datasets
+        shown = [dataset for dataset in datasets if dataset.settings.weight]
         self.sources: list[Source] = [
-            SyntheticSource(config.seed, config.volume, config.episode)
-            if dataset.store == SYNTHETIC
-            else StoreSource(dataset, config.volume, config.episode, config.seed)
-            for dataset in datasets
+            StoreSource(dataset, config.volume, config.episode)
+            if dataset.store
+            else SyntheticSource(config.seed, config.volume, config.episode, config.synth)
+            for dataset in shown
         ]
-        weights = np.array([dataset.weight for dataset in datasets], float)
+        weights = np.array([dataset.settings.weight for dataset in shown], float)
+        if config.episode.sampling == "structure":
+            weights *= [source.structure_weight for source in self.sources]
         self._source_shares = weights / weights.sum()
         # Sorted: the same kinds in another order are the same configuration.
         self._kinds = sorted(config.prompts.kinds)
         frequencies = np.array([config.prompts.kinds[kind] for kind in self._kinds], float)
         self._kind_shares = frequencies / frequencies.sum()
-
-    @property
-    def fingerprint(self) -> list[int]:
-        """A number for the cases of each data set; another one if they have changed."""
-        return [source.fingerprint for source in self.sources]
 
     def contexts(self, step: int) -> int:
         """The number of context images of a step (0, 1, ...): alike in every process."""
@@ -71,9 +73,15 @@ class EpisodeSource:
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
         kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
         count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))
-        images, masks = source.group(index, contexts + 1, rng)
-        images, masks = augment(images, masks, config.augment, rng, may_invert_mask=kind == "mask")
-        return episode(Group(list(images), list(masks)), kind, count, rng)
+        group = augment_group(
+            source.group(index, contexts + 1, rng),
+            config.augment,
+            rng,
+            may_invert_mask=kind == "mask",
+            may_turn_each=isinstance(source, SyntheticSource),
+            min_voxels=config.episode.min_voxels,
+        )
+        return episode(group, kind, count, rng)
 
 
 def episode(group: Group, kind: PromptKind, count: int, rng: np.random.Generator) -> Episode:
@@ -118,7 +126,10 @@ def draw_prompts(
 
 
 def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:
-    return np.stack(volumes).astype(np.float32)[..., None]
+    stacked = np.empty((len(volumes), *volumes[0].shape, 1), np.float32)
+    for place, volume in zip(stacked, volumes, strict=True):
+        place[..., 0] = volume
+    return stacked
 
 
 def _rng(*key: int) -> np.random.Generator:

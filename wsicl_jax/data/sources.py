@@ -1,14 +1,15 @@
 """Where episodes get their subjects: stores of real cases, and synthetic cohorts.
 
-A source draws a group of subjects that share one structure. A store's cases are
-split into training and validation by the run's seed alone, so that training and
-evaluation agree without a file between them.
+A source draws a group of subjects that share one structure: the structure first, then cases
+that have it, so that rare structures are shown as well.
 """
 
+import contextlib
+import functools
 import math
 import threading
-import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import cachetools
@@ -16,25 +17,24 @@ import numpy as np
 from cachetools.keys import hashkey
 from jaxtyping import Bool, Float, Integer
 
-from wsicl_jax.config import DatasetConfig, EpisodeConfig, VolumeConfig
+from wsicl_jax.config import EpisodeConfig, SynthConfig, VolumeConfig
+from wsicl_jax.data.catalogue import SourceGrid
+from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.store import Store
-from wsicl_jax.data.synth import draw_cohort
+from wsicl_jax.data.synth.cohort import draw_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise
 from wsicl_jax.streams import Stream
 
-_CACHE_BYTES = 2 * 1024**3
-"""Memory for cases that are ready on the working grid, per process."""
-
 _TRIES = 100
 """Draws before a source is given up as unable to show a structure on the working grid."""
 
-SMALLEST_STRUCTURE = 8
-"""Voxels on the working grid below which a structure is not shown: nobody could see it."""
+_COMPARED_LABELS = 16
+"""Up to so many labels it is faster to compare with each than to look voxels up in a table."""
 
-SMALLEST_SYNTHETIC_SHARE = 0.01
-"""Share of the working grid that a synthetic structure has at least: 328 voxels at 32^3."""
+_HIDDEN = 16
+"""Cases passed over, since they do not show a structure there, before another one is drawn."""
 
 
 class Group(NamedTuple):
@@ -52,8 +52,8 @@ class Source(Protocol):
     """Draws groups of subjects that share a structure."""
 
     @property
-    def fingerprint(self) -> int:
-        """A number that changes with the cases to draw from."""
+    def structure_weight(self) -> float:
+        """How many structures it has, each counted by its weight."""
         ...
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
@@ -62,33 +62,57 @@ class Source(Protocol):
 
 
 class SyntheticSource:
-    """A new cohort for every episode, with a random union of its structures."""
+    """A new cohort for every episode, with a random union of its labels, or with one of them."""
 
-    def __init__(self, seed: int, volume: VolumeConfig, episode: EpisodeConfig):
+    structure_weight = 1.0
+    """Its structures are never the same twice; they count as one."""
+
+    def __init__(
+        self,
+        seed: int,
+        volume: VolumeConfig,
+        episode: EpisodeConfig,
+        settings: SynthConfig = SynthConfig(),  # noqa: B008 - frozen
+    ):
         self.seed = seed
         self.volume = volume
-        self.max_labels = episode.max_labels
-        self.fingerprint = 0
+        self.max_labels = episode.max_labels if episode.structures == "random" else 1
+        self.min_voxels = episode.min_voxels
+        self.settings = settings
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         seed = (self.seed, Stream.TRAINING_COHORT, index)
-        subjects, labels = synthetic_subjects(seed, self.volume, count, structures=1)
+        subjects, labels = synthetic_subjects(
+            seed,
+            self.volume,
+            count,
+            structures=1,
+            min_voxels=self.min_voxels,
+            settings=self.settings,
+        )
         return group_of(subjects, _draw_labels(labels, self.max_labels, rng))
 
 
 def synthetic_subjects(
-    seed: tuple[int, ...], volume: VolumeConfig, count: int, *, structures: int
+    seed: tuple[int, ...],
+    volume: VolumeConfig,
+    count: int,
+    *,
+    structures: int,
+    min_voxels: int,
+    settings: SynthConfig = SynthConfig(),  # noqa: B008 - frozen
 ) -> tuple[list[Subject], Integer[np.ndarray, "label"]]:
     """Subjects of a seed's cohort, and the labels that are large enough in all of them.
 
-    Cohorts with fewer than `structures` such labels are passed over.
+    Large enough are `min_voxels`, and the smallest share of the settings. Cohorts with fewer than
+    `structures` such labels are passed over.
 
     Raises:
         DataError: the working grid is too small for any.
     """
-    smallest = SMALLEST_SYNTHETIC_SHARE * math.prod(volume.grid)
+    smallest = max(min_voxels, settings.smallest_share * math.prod(volume.grid))
     for attempt in range(_TRIES):
-        cohort = draw_cohort((*seed, attempt), volume.grid)
+        cohort = draw_cohort((*seed, attempt), volume.grid, settings)
         drawn = [cohort.subject(i) for i in range(count)]
         sizes = [np.bincount(label.ravel(), minlength=cohort.structures + 1) for _, label in drawn]
         labels = 1 + np.flatnonzero(np.min(sizes, axis=0)[1:] >= smallest)
@@ -99,79 +123,179 @@ def synthetic_subjects(
 
 def group_of(subjects: Sequence[Subject], labels: Sequence[int] | np.ndarray) -> Group:
     """The subjects with the union of these labels as their structure."""
-    return Group([image for image, _ in subjects], [np.isin(mask, labels) for _, mask in subjects])
+    return Group(
+        [image for image, _ in subjects], [mask_of(label, labels) for _, label in subjects]
+    )
+
+
+def mask_of(
+    label: Integer[np.ndarray, "x y z"], labels: Sequence[int] | np.ndarray
+) -> Bool[np.ndarray, "x y z"]:
+    """Where a label map has any of these labels."""
+    if len(labels) > _COMPARED_LABELS:
+        return np.isin(label, labels)
+    mask = label == labels[0]
+    for value in labels[1:]:
+        mask |= label == value
+    return mask
+
+
+def is_shown(mask: Bool[np.ndarray, "x y z"], min_voxels: int) -> bool:
+    """Whether a structure can be seen: it has enough voxels, and something lies around it."""
+    return bool(np.count_nonzero(mask) >= min_voxels and not mask.all())
 
 
 class StoreSource:
-    """Training cases of a store, with a random union of the labels that they have."""
+    """Training cases of a store, with one of their structures.
 
-    def __init__(
-        self, dataset: DatasetConfig, volume: VolumeConfig, episode: EpisodeConfig, seed: int
-    ):
-        self.store = Store.open(dataset.store)
+    Raises:
+        DataError: too few subjects have a structure that is named, or any structure at all.
+    """
+
+    def __init__(self, dataset: DataSet, volume: VolumeConfig, episode: EpisodeConfig):
         self.volume = volume
         self.max_labels = episode.max_labels
-        training, _ = split(self.store, episode.validation_share, seed)
-        counts = {name: self.store.case(name).voxel_counts for name in self.store.cases}
-        self.fingerprint = zlib.crc32(repr(sorted(counts.items())).encode())
-        self.cases_with = {
-            label: [name for name in training if label in counts[name]]
-            for label in sorted(self.store.label_names)
-        }
-        group = episode.contexts[1] + 1
-        self.labels = [k for k, cases in self.cases_with.items() if len(cases) >= group]
-        if not self.labels:
-            most = max((len(cases) for cases in self.cases_with.values()), default=0)
+        self.min_voxels = episode.min_voxels
+        self.channels = np.array(dataset.channels)
+        self.cases = dataset.cases("train")
+        """Names of the cases; structures have theirs by position."""
+        numbers: dict[str, int] = {}
+        self.subjects = np.array(
+            [numbers.setdefault(dataset.subjects[name], len(numbers)) for name in self.cases],
+            np.int32,
+        )
+        """The number of each case's subject."""
+        self.store = _for_reading(dataset.store, self.cases)
+        self.are_united = episode.structures == "random"
+        self.structures: list[_Structure] = []
+        weights: list[float] = []
+        position = {name: i for i, name in enumerate(self.cases)}
+        group, most = episode.contexts[1] + 1, 0
+        for name, labels, weight in _drawn(dataset, episode):
+            names = dataset.having(labels, "train")
+            having = np.array([position[case] for case in names], np.int32)
+            subjects = len(np.unique(self.subjects[having]))
+            most = max(most, subjects)
+            if subjects >= group:
+                self.structures.append(_Structure(labels, having))
+                weights.append(weight)
+            elif episode.structures == "named" and dataset.settings.structures:
+                raise DataError(
+                    f"structure {name!r} of {dataset.store.path} is in the training cases of "
+                    f"{subjects} subjects; a target with {group - 1} contexts needs {group}: lower "
+                    "episode.contexts, or give it the weight 0"
+                )
+        if not self.structures:
             raise DataError(
-                f"{dataset.store} has no label in {group} training cases (at most {most}), as "
-                f"a target with {group - 1} contexts needs; lower episode.contexts"
+                f"{dataset.store.path} has no label in {group} training cases (at most {most}), of "
+                f"a subject each, as a target with {group - 1} contexts needs; lower "
+                "episode.contexts"
             )
+        self.structure_weight = float(np.sum(weights))
+        self._shares = np.array(weights) / self.structure_weight
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
-        channel = int(rng.integers(len(self.store.channel_names)))
+        channel = int(rng.choice(self.channels))
         for _ in range(_TRIES):
-            labels = _draw_labels(np.array(self.labels), self.max_labels, rng)
-            # One of the drawn labels picks the cases, the others join where they are.
-            cases = self.cases_with[int(rng.choice(labels))]
-            chosen = rng.choice(len(cases), count, replace=False)
-            subjects = [prepared_case(self.store, cases[i], channel, self.volume) for i in chosen]
-            group = group_of(subjects, labels)
-            if all(m.sum() >= SMALLEST_STRUCTURE and not m.all() for m in group.masks):
-                return group
+            labels, cases = self._draw_structure(rng)
+            images, masks = [], []
+            hidden, shown = 0, set()
+            for case in rng.permutation(cases):
+                if self.subjects[case] in shown:
+                    continue
+                image, label = prepared_case(self.store, self.cases[case], channel, self.volume)
+                mask = mask_of(label, labels)
+                if is_shown(mask, self.min_voxels):
+                    shown.add(self.subjects[case])
+                    images.append(image)
+                    masks.append(mask)
+                    if len(images) == count:
+                        return Group(images, masks)
+                elif (hidden := hidden + 1) == _HIDDEN:
+                    break
         raise DataError(
-            f"{self.store.path}: {_TRIES} draws showed no structure of {SMALLEST_STRUCTURE} "
-            f"voxels at {self.volume.grid} in {count} cases; use a larger volume.grid"
+            f"{self.store.path}: {_TRIES} draws showed no structure of {self.min_voxels} voxels "
+            f"at {self.volume.grid} in {count} cases; use a larger volume.grid"
         )
 
+    def _draw_structure(self, rng: np.random.Generator) -> "_Structure":
+        if not self.are_united:
+            return self.structures[rng.choice(len(self.structures), p=self._shares)]
+        # One of the drawn labels picks the cases, the others join where they are.
+        numbers = _draw_labels(np.arange(len(self.structures)), self.max_labels, rng)
+        labels = tuple(label for i in numbers for label in self.structures[i].labels)
+        return _Structure(labels, self.structures[rng.choice(numbers)].cases)
 
-def split(store: Store, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Training and validation cases, each sorted: at least one of each where there are two.
 
-    Which cases are kept for validation follows from the seed and the names alone: the
-    data set's and its cases'.
-    """
-    names = list(store.cases)
-    kept = min(max(round(share * len(names)), 1 if share else 0), max(len(names) - 1, 0))
-    rng = np.random.default_rng([seed, zlib.crc32(store.name.encode())])
-    validation = {names[i] for i in rng.permutation(len(names))[:kept]}
-    return [n for n in names if n not in validation], sorted(validation)
+class _Structure(NamedTuple):
+    labels: tuple[int, ...]
+    """Labels that it unites."""
+    cases: Integer[np.ndarray, "case"]
+    """Positions of the cases that have it."""
+
+
+def _drawn(dataset: DataSet, episode: EpisodeConfig) -> list[tuple[str, tuple[int, ...], float]]:
+    """Name, labels and weight of each structure that training may draw."""
+    if episode.structures == "random":
+        return [(str(label), (label,), 1.0) for label in dataset.labels]
+    allowed, weights = set(dataset.labels), dataset.settings.structure_weights
+    drawn = [
+        (name, labels, weights.get(name, 1.0))
+        for name, labels in dataset.structures.items()
+        if allowed.issuperset(labels)
+    ]
+    found = [(name, labels, weight) for name, labels, weight in drawn if weight]
+    if not found:
+        raise DataError(
+            f"{dataset.store.path}: labels and structure_weights leave none of the structures "
+            f"{list(dataset.structures)} to train on; change them, or give the data set weight 0"
+        )
+    return found
+
+
+def _for_reading(store: Store, names: Collection[str]) -> Store:
+    """The store with what reading these cases takes alone: each worker is sent it."""
+    catalogue = {}
+    for name in names:
+        case = store.catalogue[name]
+        own = SourceGrid((), case.affine, WorkingGrid(case.shape, case.shape))
+        catalogue[name] = replace(case, voxel_counts={}, boxes={}, source=own, remarks=())
+    return replace(store, catalogue=catalogue)
 
 
 def _case_key(store: Store, name: str, channel: int, volume: VolumeConfig):
-    return hashkey(str(store.path), name, channel, volume)
+    return hashkey(store.path, name, store.case(name).digest, channel, volume)
 
 
-@cachetools.cached(
-    cachetools.LRUCache(_CACHE_BYTES, getsizeof=lambda case: case[0].nbytes + case[1].nbytes),
-    key=_case_key,
-    lock=threading.Lock(),
-)
 def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
     """A case's image in [0, 1] and its label map on the working grid; read-only and cached."""
+    key = _case_key(store, name, channel, volume)
+    with _CACHE_LOCK:
+        cache = _cache(volume.cache_gb)
+        if (found := cache.get(key)) is not None:
+            return found
+    prepared = _prepared(store, name, channel, volume)
+    with _CACHE_LOCK, contextlib.suppress(ValueError):  # larger than the whole cache
+        cache[key] = prepared
+    return prepared
+
+
+_CACHE_LOCK = threading.Lock()
+
+
+@functools.cache
+def _cache(gigabytes: float) -> cachetools.LRUCache:
+    return cachetools.LRUCache(gigabytes * 1e9, getsizeof=lambda case: sum(x.nbytes for x in case))
+
+
+def _prepared(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
     case = store.case(name)
     grid = WorkingGrid.of(case.shape, case.affine, volume.grid)
-    image = grid.image(normalise(store.read_image(name, channel), volume.percentiles))
-    label = grid.label(store.read_label(name))
+    image, label = store.read(name, channel)
+    if store.root.preparation.percentiles is None:
+        image = normalise(image, volume.percentiles)
+    image = grid.image(image)
+    label = grid.label(label)
     for shared in (image, label):
         shared.setflags(write=False)
     return image, label

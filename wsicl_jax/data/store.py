@@ -125,15 +125,21 @@ class Store:
             raise DataError(f"{self.path} has no case {name!r}; {hint}")
         return self.catalogue[name]
 
+    def read(
+        self, name: str, channel: int = 0
+    ) -> tuple[Num[np.ndarray, "x y z"], Integer[np.ndarray, "x y z"]]:
+        """`read_image` and `read_label` of a case, read at the same time."""
+        image, label = self._read(name, {IMAGE: self._index(channel), LABEL: ()})
+        return image, label
+
     def read_image(self, name: str, channel: int = 0) -> Num[np.ndarray, "x y z"]:
         """One channel of a case's image: float32, or the integer type that its file had.
 
         Raises:
             DataError: no such case or channel, or the array is missing or damaged.
         """
-        if not 0 <= channel < len(self.channel_names):
-            raise DataError(f"{self.path} has no channel {channel}; it has {self.channel_names}")
-        return self._read(name, IMAGE, (channel,))
+        (image,) = self._read(name, {IMAGE: self._index(channel)})
+        return image
 
     def read_label(self, name: str) -> Integer[np.ndarray, "x y z"]:
         """A case's label map, in an unsigned type; 0 is background.
@@ -141,18 +147,33 @@ class Store:
         Raises:
             DataError: no such case, or the array is missing or damaged.
         """
-        return self._read(name, LABEL, ())
+        (label,) = self._read(name, {LABEL: ()})
+        return label
 
-    def _read(self, name: str, array: str, index: tuple[int, ...]) -> np.ndarray:
+    def _index(self, channel: int) -> tuple[int, ...]:
+        if not 0 <= channel < len(self.channel_names):
+            raise DataError(f"{self.path} has no channel {channel}; it has {self.channel_names}")
+        return (channel,)
+
+    def _read(self, name: str, wanted: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
+        """Parts of a case's arrays, all on their way before the first one is awaited."""
         self.case(name)
+        opening = {
+            array: ts.open(_spec(self.location, name, array), open=True, read=True)
+            for array in wanted
+        }
+        reading, found = {}, []
         try:
-            opened = open_array(self.location, name, array)
-            return opened[(*index, ...)].read().result()
+            for array, index in wanted.items():
+                reading[array] = opening[array].result()[(*index, ...)].read()
+            for array in wanted:
+                found.append(reading[array].result())
         except ValueError as error:
             raise DataError(
                 f"case {name}: array {array} cannot be read, convert the data again: "
                 f"{reason(error)}"
             ) from error
+        return found
 
 
 def create_store(

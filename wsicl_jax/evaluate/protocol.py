@@ -17,20 +17,20 @@ from jaxtyping import Bool, Float, Integer
 from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import (
     SYNTHETIC,
-    DatasetConfig,
     EvaluationConfig,
     ExperimentConfig,
     PromptKind,
+    SynthConfig,
     VolumeConfig,
 )
+from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes import Episode, draw_prompts, episode
 from wsicl_jax.data.sources import (
-    SMALLEST_STRUCTURE,
     Group,
     Subject,
     group_of,
+    is_shown,
     prepared_case,
-    split,
     synthetic_subjects,
 )
 from wsicl_jax.data.store import Store
@@ -115,29 +115,21 @@ class Trials(NamedTuple):
     """Structures that too few cases have, each with the reason."""
 
 
-def plan_trials(config: ExperimentConfig) -> Trials:
+def plan_trials(config: ExperimentConfig, datasets: Sequence[DataSet] | None = None) -> Trials:
     """The trials of every data set of the experiment, one structure after another.
 
-    A label that is in too few cases is left out; a structure that the configuration names
-    must be there.
+    Without `datasets`, those of the configuration are opened and split by its seed. A label that
+    is in too few cases is left out; a structure that the configuration names must be there.
 
     Raises:
         DataError: a store is missing, two have the same name, or a structure that is named
             has too few cases.
     """
     planned = Trials([], {})
-    names: set[str] = set()
-    for dataset in config.data:
-        if dataset.store == SYNTHETIC:
-            name, (trials, left_out) = SYNTHETIC, _synthetic_trials(config)
-        else:
-            store = Store.open(dataset.store)
-            name, (trials, left_out) = store.name, _store_trials(config, dataset, store)
-        if name in names:
-            raise DataError(f"two data sets are called {name!r}; their scores could not be told")
-        names.add(name)
-        planned.trials.extend(trials)
-        planned.left_out.update(left_out)
+    for dataset in open_datasets(config) if datasets is None else datasets:
+        found = _store_trials(config, dataset) if dataset.store else _synthetic_trials(config)
+        planned.trials.extend(found.trials)
+        planned.left_out.update(found.left_out)
     return planned
 
 
@@ -213,12 +205,12 @@ def _synthetic_trials(config: ExperimentConfig) -> Trials:
     for number in range(settings.synthetic_structures):
         count = settings.contexts + settings.synthetic_targets
         seed = (config.seed, Stream.UNSEEN_COHORT, number)
-        _, labels = _cohort(seed, config.volume, count)
+        cohort = _Cohort(seed, config.volume, config.synth, config.episode.min_voxels, count)
+        _, labels = _drawn(cohort)
         rng = np.random.default_rng((config.seed, Stream.TRIAL_CONTEXTS, number))
         structure, other = (int(label) for label in rng.choice(labels, 2, replace=False))
         for target in range(settings.contexts, count):
             picked = (target, *range(settings.contexts))
-            cohort = (seed, config.volume, count)
             trials.append(
                 Trial(
                     SYNTHETIC,
@@ -227,74 +219,75 @@ def _synthetic_trials(config: ExperimentConfig) -> Trials:
                     (structure,),
                     (other,),
                     (config.seed, Stream.TRIAL_PROMPTS, number, target),
-                    functools.partial(_cohort_subjects, *cohort, picked),
-                    functools.partial(_cohort_label, *cohort, target),
+                    functools.partial(_cohort_subjects, cohort, picked),
+                    functools.partial(_cohort_label, cohort, target),
                     _as_it_is,
                 )
             )
     return Trials(trials, {})
 
 
+class _Cohort(NamedTuple):
+    seed: tuple[int, ...]
+    volume: VolumeConfig
+    synth: SynthConfig
+    min_voxels: int
+    count: int
+
+
 # The trials of a cohort follow each other, so the newest cohort serves them all.
 @functools.lru_cache(maxsize=1)
-def _cohort(seed: tuple[int, ...], volume: VolumeConfig, count: int):
-    return synthetic_subjects(seed, volume, count, structures=2)
+def _drawn(cohort: _Cohort) -> tuple[list[Subject], Integer[np.ndarray, "label"]]:
+    seed, volume, synth, min_voxels, count = cohort
+    return synthetic_subjects(
+        seed, volume, count, structures=2, min_voxels=min_voxels, settings=synth
+    )
 
 
-def _cohort_subjects(seed, volume, count, picked: Sequence[int]) -> list[Subject]:
-    subjects, _ = _cohort(seed, volume, count)
+def _cohort_subjects(cohort: _Cohort, picked: Sequence[int]) -> list[Subject]:
+    subjects, _ = _drawn(cohort)
     return [subjects[i] for i in picked]
 
 
-def _cohort_label(seed, volume, count, target: int) -> np.ndarray:
-    return _cohort(seed, volume, count)[0][target][1]
+def _cohort_label(cohort: _Cohort, target: int) -> np.ndarray:
+    return _drawn(cohort)[0][target][1]
 
 
 def _as_it_is(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _store_trials(config: ExperimentConfig, dataset: DatasetConfig, store: Store) -> Trials:
-    settings, share = config.evaluation, config.episode.validation_share
-    training, validation = split(store, share, config.seed)
-    structures = dict(dataset.structures) or {
-        name: (value,) for value, name in store.label_names.items()
-    }
+def _store_trials(config: ExperimentConfig, dataset: DataSet) -> Trials:
+    settings, store = config.evaluation, dataset.store
+    structures, several = dataset.structures, len(store.channel_names) > 1
     planned = Trials([], {})
     for number, (structure, labels) in enumerate(structures.items()):
-        unknown = sorted(set(labels) - set(store.label_names))
-        if unknown:
-            raise DataError(
-                f"structure {structure!r} names labels {unknown} that {store.path} lacks; it has "
-                f"{sorted(store.label_names)}"
-            )
-        shown = _cases_with(store, training, labels)
-        targets = _cases_with(store, validation, labels)
-        if len(shown) < settings.contexts or not targets:
+        shown = dataset.having(labels, "train")
+        targets = dataset.having(labels, settings.part)
+        subjects = len(dataset.subjects_of(shown))
+        if subjects < settings.contexts or not targets:
             reason = (
-                f"in {len(shown)} training and {len(targets)} validation cases; "
-                f"{settings.contexts} and 1 are needed"
+                f"in the cases of {subjects} training subjects and in {len(targets)} "
+                f"{settings.part.replace('_', '-')} cases; {settings.contexts} and 1 are needed"
             )
-            if dataset.structures:
+            if dataset.settings.structures:
                 raise DataError(f"{structure!r} of {store.path} is {reason}")
             planned.left_out[f"{store.name}/{structure}"] = reason
             continue
         others = [other for other in structures.values() if not set(other) & set(labels)]
-        for channel, channel_name in enumerate(store.channel_names):
+        for channel in dataset.channels:
             for position, target in enumerate(targets[: settings.targets or None]):
-                rng = np.random.default_rng((config.seed, Stream.TRIAL_CONTEXTS, number, position))
-                order = [shown[i] for i in rng.permutation(len(shown))]
-                several = len(store.channel_names) > 1
+                drawn = (config.seed, Stream.TRIAL_CONTEXTS, number, position)
                 planned.trials.append(
                     Trial(
-                        f"{store.name}, {channel_name}" if several else store.name,
+                        f"{store.name}, {store.channel_names[channel]}" if several else store.name,
                         structure,
                         target,
                         tuple(labels),
                         others[0] if others else None,
                         (config.seed, Stream.TRIAL_PROMPTS, number, position),
                         functools.partial(
-                            _store_subjects, store, target, order, channel, labels, config
+                            _store_subjects, dataset, target, shown, drawn, channel, labels, config
                         ),
                         functools.partial(store.read_label, target),
                         functools.partial(_restore, store, target, config.volume),
@@ -303,32 +296,37 @@ def _store_trials(config: ExperimentConfig, dataset: DatasetConfig, store: Store
     return planned
 
 
-def _cases_with(store: Store, names: Sequence[str], labels: Sequence[int]) -> list[str]:
-    return [name for name in names if not store.case(name).voxel_counts.keys().isdisjoint(labels)]
-
-
 def _store_subjects(
-    store: Store,
+    dataset: DataSet,
     target: str,
-    order: Sequence[str],
+    shown: Sequence[str],
+    drawn: tuple[int, ...],
     channel: int,
     labels: Sequence[int],
     config: ExperimentConfig,
 ) -> list[Subject]:
-    """The target and the first cases in order that show the structure on the working grid."""
-    found = [prepared_case(store, target, channel, config.volume)]
-    for name in order:
+    """The target and the first cases in a drawn order, of a subject each, that show the structure.
+
+    The order is drawn when it is asked for: many cases make many trials.
+    """
+    store, volume, least = dataset.store, config.volume, config.episode.min_voxels
+    found, used = [prepared_case(store, target, channel, volume)], set()
+    for i in np.random.default_rng(drawn).permutation(len(shown)):
+        name = shown[i]
         if len(found) > config.evaluation.contexts:
             return found
-        subject = prepared_case(store, name, channel, config.volume)
-        if np.isin(subject[1], labels).sum() >= SMALLEST_STRUCTURE:
+        if dataset.subjects[name] in used:
+            continue
+        subject = prepared_case(store, name, channel, volume)
+        if is_shown(np.isin(subject[1], labels), least):
             found.append(subject)
+            used.add(dataset.subjects[name])
     if len(found) > config.evaluation.contexts:
         return found
     raise DataError(
-        f"{store.path}: labels {list(labels)} have {SMALLEST_STRUCTURE} voxels at "
-        f"{config.volume.grid} in only {len(found) - 1} training cases; lower "
-        "evaluation.contexts or use a larger volume.grid"
+        f"{store.path}: labels {list(labels)} have {least} voxels at {volume.grid} in the training "
+        f"cases of only {len(found) - 1} subjects; lower evaluation.contexts or use a larger "
+        "volume.grid"
     )
 
 

@@ -53,7 +53,7 @@ class RunLog:
             if kind is None:
                 raise
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         """Add values of a step."""
         if not self._leader:
             return

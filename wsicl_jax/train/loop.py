@@ -14,6 +14,7 @@ from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes import EpisodeSource
 from wsicl_jax.data.loader import batches
+from wsicl_jax.data.manifest import Changes
 from wsicl_jax.errors import PreemptedError, TrainingError
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.model.cost import training_flops
@@ -29,10 +30,10 @@ from wsicl_jax.parallel import (
 )
 from wsicl_jax.progress import track
 from wsicl_jax.train.agreement import from_leader
+from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
 from wsicl_jax.train.checkpoints import RunCheckpoints
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
-from wsicl_jax.train.run import check_data, steps_done, write_config
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import StopFlags, stop_request
@@ -42,19 +43,27 @@ Evaluator = Callable[[DualBranch], Mapping[str, float]]
 
 
 def train(
-    config: ExperimentConfig, *, resume: bool = False, evaluate: Evaluator | None = None
+    config: ExperimentConfig,
+    start: RunStart | None = None,
+    *,
+    resume: bool = False,
+    accept_data_changes: bool = False,
+    evaluate: Evaluator | None = None,
 ) -> DualBranch:
     """Train as configured, writing to `config.run`, and return the trained network.
 
     With `resume` the run goes on from its newest sound checkpoint at the exact next episode, or
-    starts if it has none. The network is evaluated every `train.evaluate_every` steps and,
+    starts if it has none; data that have changed since are refused, or accepted with
+    `accept_data_changes`. Who has opened the run already gives its `start` (`binding.open_run`),
+    and neither of the two. The network is evaluated every `train.evaluate_every` steps and,
     in any case, at the end. All processes of a run call this alike; process 0 writes the
     configuration and the log.
 
     Raises:
         ConfigError: the run exists and `resume` is not set, or its configuration differs.
         CheckpointError: a checkpoint cannot be written, or none can be used to go on from.
-        DataError: a store is missing, has too few cases, or is not that of the resumed run.
+        DataError: a store is missing, has too few cases, or has changed since the run was
+            bound to it.
         TrainingError: too many updates in a row were skipped; the last good checkpoint stays.
         PreemptedError: a process got SIGTERM; all stopped after the same step and saved it.
     """
@@ -63,8 +72,9 @@ def train(
         leader = is_leader()
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
-        episodes = EpisodeSource(config)
-        done = from_leader(lambda: _open(run, config, resume))
+        start = start or open_run(config, resume=resume, accept_data_changes=accept_data_changes)
+        done, episodes = start.done, EpisodeSource(config, start.datasets)
+        from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         graph, parameters = nnx.split(model, nnx.Param)
@@ -75,6 +85,7 @@ def train(
         del model, parameters  # or the first device would hold them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
+        digest = start.manifest.digest
 
         with RunCheckpoints(
             run, done=done, keep=settings.keep_checkpoints, keep_best=settings.keep_best
@@ -85,7 +96,6 @@ def train(
                 counters = jax.device_put(counters, replicated(mesh))
                 state = TrainState(*arrays, **counters)
                 unlogged = metadata["unlogged"]
-                check_data(run, metadata, episodes)
             stream = batches(
                 episodes,
                 first_step=done,
@@ -96,6 +106,8 @@ def train(
                 RunLog(run, done, leader=leader) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
             ):
+                if start.changes.texts:
+                    log.write(done, _counts(start.changes))
                 steps = _Steps(config, _meter(config, unlogged), log, bar.status)
 
                 def save(step: int) -> None:
@@ -107,7 +119,7 @@ def train(
                         {
                             **counters,
                             "config": config_to_dict(config),
-                            "data": episodes.fingerprint,
+                            DATA: digest,
                             "unlogged": steps.meter.unlogged,
                         },
                     )
@@ -200,10 +212,9 @@ class _Steps:
         return bool(metrics["stop"])
 
 
-def _open(run: Path, config: ExperimentConfig, resume: bool) -> int:
-    done = steps_done(run, config, resume=resume)
-    write_config(run, config)
-    return done
+def _counts(changes: Changes) -> dict[str, int]:
+    counts = {"changed": changes.changed, "new": changes.new, "missing": changes.missing}
+    return {f"cases_{what}": count for what, count in counts.items()}
 
 
 def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:

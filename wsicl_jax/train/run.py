@@ -1,14 +1,13 @@
 """The directory of a run: whether a configuration may start or go on there."""
 
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from wsicl_jax.config import ExperimentConfig, config_to_dict
-from wsicl_jax.data.episodes import EpisodeSource
-from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.errors import ConfigError
 from wsicl_jax.files import write_whole
 from wsicl_jax.train.checkpoints import has_steps, newest_sound_step
 
@@ -16,9 +15,11 @@ _CONFIG = "config.yaml"
 
 _MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
 _MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
-_MAY_CHANGE += ("train.workers", "train.max_skipped", "parallel", "episode.context_multiple")
+_MAY_CHANGE += ("train.workers", "volume.cache_gb", "train.max_skipped", "parallel")
 _MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
-"""Settings that a resumed run may change: what is learnt stays the same, up to rounding."""
+_MAY_CHANGE += ("episode.context_multiple", "data.*.store")
+"""Settings that a resumed run may change: what is learnt stays the same, up to rounding. Stores
+may lie elsewhere; their content is compared."""
 
 
 def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
@@ -52,19 +53,6 @@ def write_config(run: Path, config: ExperimentConfig) -> None:
     write_whole(run / _CONFIG, text.encode())
 
 
-def check_data(run: Path, metadata: Mapping[str, Any], episodes: EpisodeSource) -> None:
-    """Refuse to go on with other cases than those of a checkpoint's `metadata`.
-
-    Raises:
-        DataError: they have changed.
-    """
-    if metadata.get("data") != episodes.fingerprint:
-        raise DataError(
-            f"the cases of a data set have changed since {run} was saved, so its episodes cannot "
-            "go on; bring the store back as it was, or start another run"
-        )
-
-
 def _saved(run: Path) -> Any:
     path = run / _CONFIG
     try:
@@ -79,7 +67,8 @@ def _saved(run: Path) -> Any:
 def _binds(key: str, truncated: bool) -> bool:
     if truncated and key == "model.context.mini_context":
         return True  # it decides what the gradient is taken from
-    return not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)
+    free = (name.replace(".", r"\.").replace("*", r"\d+") for name in _MAY_CHANGE)
+    return not any(re.match(rf"{name}(\.|$)", key) for name in free)
 
 
 def _differing(before: Any, now: Any, key: str = "") -> list[str]:
@@ -89,4 +78,7 @@ def _differing(before: Any, now: Any, key: str = "") -> list[str]:
             for name in before | now
             for found in _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
         ]
+    if key == "data" and isinstance(before, list) and len(before) == len(now):
+        numbered = (dict(enumerate(data_sets)) for data_sets in (before, now))
+        return _differing(*numbered, key)
     return [] if before == now else [key]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.data.augment.intensity import augment_intensities
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.losses import make_loss
 from wsicl_jax.parallel import on_mesh, replicated
@@ -49,6 +50,8 @@ def make_step(
 ) -> Step:
     """The compiled step: state and a batch of episodes to the next state and its metrics.
 
+    The batch's intensities are changed first (`config.augment`), by draws that follow from the
+    seed and the step's number.
     An update is skipped if the loss or the gradient is not finite: parameters and optimiser
     stay what they are, and so does the learning rate.
 
@@ -58,7 +61,11 @@ def make_step(
     The state given is used up: its buffers are reused for the new one, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
-    draws = jax.random.fold_in(jax.random.key(config.seed), Stream.TRUNCATED_GRADIENT)
+    seed = jax.random.key(config.seed)
+    parts, intensities = (
+        jax.random.fold_in(seed, stream)
+        for stream in (Stream.TRUNCATED_GRADIENT, Stream.INTENSITIES)
+    )
 
     predict = make_predict(graph, config, mesh)
 
@@ -68,7 +75,9 @@ def make_step(
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(draws, state.step)
+        key = jax.random.fold_in(intensities, state.step)
+        batch = augment_intensities(batch, key, config.augment, mesh)
+        key = jax.random.fold_in(parts, state.step)
         value, gradients = jax.value_and_grad(batch_loss)(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         new = updated(

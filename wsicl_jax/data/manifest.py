@@ -1,0 +1,274 @@
+"""What binds a run to its data: every case with its content, its subject and its part.
+
+A run writes its manifest when it starts. A case that it was trained on stays a training case,
+whatever happens to the stores.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.data.datasets import DataSet
+from wsicl_jax.data.split import Part
+from wsicl_jax.data.synth.cohort import fingerprint
+from wsicl_jax.errors import DataError
+from wsicl_jax.files import write_whole
+from wsicl_jax.sealing import CHECKSUM, is_sealed, seal
+
+MANIFEST = "data.json"
+"""The manifest in the directory of a run."""
+
+_FORMAT = 1
+
+_NAMED = 3
+"""Most cases that a message names."""
+
+_STRONGEST_FIRST: tuple[Part, ...] = ("train", "validation", "held_out")
+"""Where several parts claim a subject: what was trained on never becomes a target."""
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """A case as a run knows it."""
+
+    subject: str
+    part: Part
+    digest: str
+    """Hash of its content."""
+
+
+@dataclass(frozen=True)
+class DataSetRecord:
+    """A data set as a run knows it."""
+
+    name: str
+    store: str
+    """Where it lay; content is compared, not this."""
+    trained_on: bool
+    """Whether its weight is above 0."""
+    channels: tuple[str, ...]
+    labels: dict[int, str]
+    prior: int
+    """Of synthetic cohorts: a number that changes with the cases of their prior; else 0."""
+    cases: dict[str, CaseRecord]
+    former: dict[str, CaseRecord]
+    """Cases that it had before, now missing with the user's consent."""
+
+    @property
+    def known(self) -> dict[str, CaseRecord]:
+        """All cases that it has or had."""
+        return self.former | self.cases
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All data that a run is bound to."""
+
+    data_sets: tuple[DataSetRecord, ...]
+    previous: tuple[str, ...] = ()
+    """Digests of the manifests in whose place this one came, the oldest first."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that it says."""
+        content = json.dumps(self.to_json(), sort_keys=True).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    def of(self, name: str) -> DataSetRecord | None:
+        """The data set of this name, if there is one."""
+        return next((found for found in self.data_sets if found.name == name), None)
+
+    def only(self, names: Iterable[str]) -> "Manifest":
+        """These data sets alone."""
+        wanted = set(names)
+        return replace(self, data_sets=tuple(d for d in self.data_sets if d.name in wanted))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the inverse of `from_json`."""
+        return {"format": _FORMAT, **_MANIFESTS.dump_python(self, mode="json")}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Manifest":
+        """A manifest from plain values. Raises `ValueError`."""
+        if content.get("format") != _FORMAT:
+            raise ValueError(f"it has format {content.get('format')}; expected {_FORMAT}")
+        return _MANIFESTS.validate_python({k: v for k, v in content.items() if k != "format"})
+
+
+_MANIFESTS = TypeAdapter(Manifest)
+
+
+class Changes(NamedTuple):
+    """What differs between two manifests, their splits aside."""
+
+    texts: tuple[str, ...] = ()
+    """A sentence for each data set that differs; none: nothing does."""
+    changed: int = 0
+    """Cases of other content or subject."""
+    new: int = 0
+    missing: int = 0
+
+    def __str__(self) -> str:
+        return "; ".join(self.texts)
+
+
+def manifest_of(
+    config: ExperimentConfig, datasets: Sequence[DataSet], before: Manifest | None = None
+) -> Manifest:
+    """The manifest of opened data sets; with `before`, the one that comes in its place.
+
+    Raises:
+        DataError: the prior of synthetic cohorts cannot be read.
+    """
+    records = tuple(_record(config, dataset, before) for dataset in datasets)
+    return Manifest(records, (*before.previous, before.digest) if before else ())
+
+
+def bound(dataset: DataSet, manifest: Manifest) -> DataSet:
+    """The data set with the split of a manifest.
+
+    Cases keep their part, those of a known subject get its part, and so do renamed ones, which
+    are known by their content. If that gives a subject several parts, training comes before
+    validation. Other subjects keep the part that follows from the seed.
+    """
+    if dataset.store is None:
+        return dataset
+    record = manifest.of(dataset.name)
+    known = record.known if record else {}
+    of_subject: dict[str, set[Part]] = {}
+    for case in known.values():
+        of_subject.setdefault(case.subject, set()).add(case.part)
+    of_content: dict[str, set[Part]] = {}
+    for other in manifest.data_sets:
+        for case in other.known.values():
+            of_content.setdefault(case.digest, set()).add(case.part)
+    claims: dict[str, set[Part]] = {}
+    for name, subject in dataset.subjects.items():
+        claim = claims.setdefault(subject, set())
+        digest = dataset.store.catalogue[name].digest
+        if name in known:
+            claim.add(known[name].part)
+        else:
+            claim |= of_subject.get(subject, set())
+        if name not in known or known[name].digest != digest:
+            claim |= of_content.get(digest, set())
+    parts = {
+        name: next((p for p in _STRONGEST_FIRST if p in claims[subject]), dataset.parts[name])
+        for name, subject in dataset.subjects.items()
+    }
+    return replace(dataset, parts=parts)
+
+
+def compare(before: Manifest, now: Manifest) -> Changes:
+    """What has changed in the data sets, wherever they lie and however they are split."""
+    names = {d.name for d in before.data_sets}, {d.name for d in now.data_sets}
+    texts = [f"data set {name!r} is missing" for name in sorted(names[0] - names[1])]
+    texts += [f"data set {name!r} is new" for name in sorted(names[1] - names[0])]
+    totals = [0, 0, 0]
+    for record in now.data_sets:
+        if known := before.of(record.name):
+            found, counts = _compare(known, record)
+            totals = [a + b for a, b in zip(totals, counts, strict=True)]
+            if found:
+                texts.append(f"{record.name!r}: {', '.join(found)}")
+    return Changes(tuple(texts), *totals)
+
+
+def read_manifest(run: Path) -> Manifest:
+    """The manifest of a run.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = run / MANIFEST
+    try:
+        content = json.loads(path.read_text())
+        if not is_sealed(content):
+            raise ValueError("its checksum does not fit")
+        content.pop(CHECKSUM)
+        return Manifest.from_json(content)
+    except FileNotFoundError:
+        fault = "is missing"
+    except (ValueError, ValidationError) as error:
+        fault = f"is damaged ({' '.join(str(error).split())[:100]})"
+    raise DataError(
+        f"{path} {fault}, so it is not known which cases {run} was trained on; bring the file "
+        "back, or start another run"
+    )
+
+
+def write_manifest(run: Path, manifest: Manifest) -> None:
+    """Write the manifest of a run; one in whose place it comes is kept as `data.0001.json`, ..."""
+    path = run / MANIFEST
+    if manifest.previous:
+        kept = path.with_suffix(f".{len(manifest.previous):04}.json")
+        write_whole(kept, path.read_bytes())
+    write_whole(path, (_lines(seal(manifest.to_json())) + "\n").encode())
+
+
+def _record(config: ExperimentConfig, dataset: DataSet, before: Manifest | None) -> DataSetRecord:
+    name, trained_on = dataset.name, dataset.settings.weight > 0
+    store = dataset.store
+    if store is None:
+        prior = fingerprint(config.synth)
+        return DataSetRecord(name, dataset.settings.store, trained_on, (), {}, prior, {}, {})
+    cases = {
+        case: CaseRecord(subject, dataset.parts[case], store.catalogue[case].digest)
+        for case, subject in dataset.subjects.items()
+    }
+    earlier = before.of(name) if before else None
+    former = {k: v for k, v in earlier.known.items() if k not in cases} if earlier else {}
+    labels, channels = dict(store.label_names), tuple(store.channel_names)
+    return DataSetRecord(name, store.path, trained_on, channels, labels, 0, cases, former)
+
+
+def _compare(before: DataSetRecord, now: DataSetRecord) -> tuple[list[str], tuple[int, int, int]]:
+    both = before.cases.keys() & now.cases.keys()
+    other_content = {n for n in both if before.cases[n].digest != now.cases[n].digest}
+    other_subject = {n for n in both if before.cases[n].subject != now.cases[n].subject}
+    new, missing = now.cases.keys() - both, before.cases.keys() - both
+    found = [
+        _counted(what, names)
+        for what, names in {
+            "changed": other_content,
+            "of another subject": other_subject,
+            "new": new,
+            "missing": missing,
+        }.items()
+        if names
+    ]
+    if before.channels != now.channels:
+        found.append(f"channels were {list(before.channels)} and are {list(now.channels)}")
+    for value in sorted(before.labels.keys() | now.labels.keys()):
+        names = before.labels.get(value), now.labels.get(value)
+        if names[0] != names[1]:
+            was, is_now = (repr(name) if name is not None else "nothing" for name in names)
+            found.append(f"label {value} was {was} and is {is_now}")
+    if before.prior != now.prior:
+        found.append("the cases of synth.prior have changed")
+    return found, (len(other_content | other_subject), len(new), len(missing))
+
+
+def _counted(what: str, names: set[str]) -> str:
+    first = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} {'case' if len(names) == 1 else 'cases'} {what} ({first})"
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    """JSON with what holds other lists or mappings spread over lines: a case on one."""
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)) or not any(isinstance(p, (dict, list)) for p in parts):
+        return json.dumps(value)
+    inner = indent + " "
+    if isinstance(value, dict):
+        spread = [f"{json.dumps(key)}: {_lines(part, inner)}" for key, part in value.items()]
+    else:
+        spread = [_lines(part, inner) for part in value]
+    ends = "{}" if isinstance(value, dict) else "[]"
+    return f"{ends[0]}\n{inner}" + f",\n{inner}".join(spread) + f"\n{indent}{ends[1]}"

@@ -1,0 +1,158 @@
+"""The data that a run is bound to: the same when it goes on, and when it is evaluated.
+
+The manifest in the run's directory says which they are (`data/manifest.py`), and each checkpoint
+says which manifest.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wsicl_jax.checkpoint import STEPS, read_metadata
+from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.data.datasets import DataSet, open_datasets
+from wsicl_jax.data.manifest import (
+    MANIFEST,
+    Changes,
+    Manifest,
+    bound,
+    compare,
+    manifest_of,
+    read_manifest,
+    write_manifest,
+)
+from wsicl_jax.errors import DataError
+from wsicl_jax.train.agreement import from_leader
+from wsicl_jax.train.run import steps_done, write_config
+
+DATA = "data"
+"""In the metadata of a checkpoint, the digest of the manifest that its run was bound to."""
+
+
+class RunStart(NamedTuple):
+    """Where a run goes on from, and on which data."""
+
+    done: int
+    """The step that it goes on from; 0: the start."""
+    manifest: Manifest
+    """What it is bound to."""
+    changes: Changes
+    """What has changed since the manifest before, and was accepted."""
+    datasets: list[DataSet]
+    """The data sets of the configuration, with the split of the manifest."""
+
+    @property
+    def is_bound_anew(self) -> bool:
+        """Whether the manifest is another one than that in the run's directory."""
+        return not self.done or bool(self.changes.texts)
+
+
+def find_start(
+    config: ExperimentConfig,
+    datasets: Sequence[DataSet],
+    *,
+    resume: bool,
+    accept_data_changes: bool = False,
+) -> RunStart:
+    """Where a run of this configuration would go on from; reads its directory, writes nothing.
+
+    A run that goes on is bound to the data that it was started with: what has changed must be
+    accepted, and is then part of a new manifest.
+
+    Raises:
+        ConfigError, CheckpointError: as `steps_done`.
+        DataError: the data sets have changed, or the run's manifest is missing, damaged, or
+            another one than its checkpoint was saved with.
+    """
+    run = Path(config.run)
+    done = steps_done(run, config, resume=resume)
+    if not done:
+        return RunStart(done, manifest_of(config, datasets), Changes(), list(datasets))
+    before = read_manifest(run)
+    _check_manifest(run, before, read_metadata(run / STEPS / str(done)))
+    datasets = [bound(dataset, before) for dataset in datasets]
+    now = manifest_of(config, datasets, before)
+    changes = compare(before, now)
+    if not changes.texts:
+        return RunStart(done, before, changes, datasets)
+    if not accept_data_changes:
+        raise DataError(
+            f"the data of {run} have changed since it was bound to them: {changes}. Bring the "
+            "stores back as they were, or go on with --resume --accept-data-changes: cases keep "
+            "their part of the split"
+        )
+    return RunStart(done, now, changes, datasets)
+
+
+def open_run(
+    config: ExperimentConfig, *, resume: bool = False, accept_data_changes: bool = False
+) -> RunStart:
+    """`find_start` for all processes of a run, which call this together: the leader's answer.
+
+    Raises:
+        WsiclError: as `find_start`; or this process sees other data than the leader.
+    """
+    datasets = open_datasets(config)
+
+    def find_out() -> tuple[int, dict[str, Any], Changes]:
+        start = find_start(config, datasets, resume=resume, accept_data_changes=accept_data_changes)
+        return start.done, start.manifest.to_json(), start.changes
+
+    done, content, (texts, *counts) = from_leader(find_out)
+    manifest = Manifest.from_json(content)
+    datasets = [bound(dataset, manifest) for dataset in datasets]
+    if others := compare(manifest, manifest_of(config, datasets)).texts:
+        raise DataError(
+            f"this process sees other data than process 0: {'; '.join(others)}; give all hosts "
+            "the same stores"
+        )
+    return RunStart(done, manifest, Changes(tuple(texts), *counts), datasets)
+
+
+def write_start(config: ExperimentConfig, start: RunStart) -> None:
+    """Write what a run begins with to its directory: configuration and, if new, manifest."""
+    run = Path(config.run)
+    write_config(run, config)
+    if start.is_bound_anew:
+        write_manifest(run, start.manifest)
+
+
+def datasets_of_checkpoint(
+    checkpoint: Path, metadata: Mapping[str, Any], config: ExperimentConfig
+) -> list[DataSet]:
+    """The data sets of a configuration, with the split that a checkpoint was trained with.
+
+    Data sets that its run does not know are split by the seed. What has changed since is told by
+    a warning; a case that was trained on stays a training case.
+
+    Raises:
+        DataError: a store is missing, or the manifest of the run is damaged.
+    """
+    datasets = open_datasets(config)
+    if DATA not in metadata:
+        return datasets  # an imported network: nobody knows what it was trained on
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != STEPS or not (run / MANIFEST).is_file():
+        warnings.warn(
+            f"{run / MANIFEST}, the split that {checkpoint} was trained with, is missing: the "
+            "split is that of the seed, and targets may have been trained on if the data changed",
+            stacklevel=2,
+        )
+        return datasets
+    manifest = read_manifest(run)
+    _check_manifest(run, manifest, metadata)
+    datasets = [bound(dataset, manifest) for dataset in datasets]
+    now = manifest_of(config, datasets)
+    known, there = ({d.name for d in m.data_sets} for m in (manifest, now))
+    if changes := str(compare(manifest.only(there), now.only(known))):
+        warnings.warn(f"the data have changed since {run} was trained: {changes}", stacklevel=2)
+    return datasets
+
+
+def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
+    if metadata.get(DATA) not in (manifest.digest, *manifest.previous):
+        raise DataError(
+            f"{run / MANIFEST} is not the one that the checkpoint of step {metadata.get('step')} "
+            "was saved with; bring that one back, or start another run"
+        )
