@@ -27,7 +27,11 @@ _MOST_WORKERS = 8
 _EVAL_SECTIONS = ("evaluation", "data", "volume")
 """Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
 
-_BENCH_SECTIONS = ("model", "volume", "train", "data", "episode", "prompts", "augment", "synth")
+_BENCH_SECTIONS = {
+    "context": ("model", "volume", "train"),
+    "exchange": ("model", "volume", "train"),
+    "loader": ("data", "volume", "synth", "episode", "prompts", "augment", "train"),
+}
 """Settings that `wsicl bench` may change from their defaults: the others change no cost."""
 
 
@@ -109,6 +113,17 @@ def _data_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _data_augment(options: argparse.Namespace) -> int:
+    from wsicl_jax.browse.augmentation import augmentation_figure
+    from wsicl_jax.config import load_config
+
+    _check_writable(Path(options.output))
+    config = load_config(options.config, options.overrides)
+    augmentation_figure(config, Path(options.output), index=options.index)
+    print(options.output)
+    return 0
+
+
 def _data_verify(options: argparse.Namespace) -> int:
     from wsicl_jax.data.verify import damage_table, verify
     from wsicl_jax.progress import console
@@ -139,7 +154,7 @@ def _synth(options: argparse.Namespace) -> int:
         workers=options.workers,
     )
     if options.picture:
-        from wsicl_jax.gallery import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
+        from wsicl_jax.browse.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
 
         shown = [
             numbered_cohort(options.seed, number, tuple(options.grid), settings)
@@ -297,7 +312,7 @@ def _bench(options: argparse.Namespace) -> int:
         _check_writable(Path(options.json))
     batch = 1 if options.what == "loader" else options.devices
     config = ExperimentConfig(train=TrainConfig(batch=batch))
-    config = override_config(config, options.overrides, _BENCH_SECTIONS)
+    config = override_config(config, options.overrides, _BENCH_SECTIONS[options.what])
     if options.what == "loader":
         from wsicl_jax.bench.loader import bench_loader
 
@@ -622,9 +637,9 @@ def _add_synth(verb: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_data(verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
-    summary = "list, show or verify what is in a store"
+    summary = "list, show or verify what is in a store, and how training changes it"
     group = verbs.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
-    parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify")
+    parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify|augment")
 
     listed = verb(
         "list", _data_list, "list the cases of a store", "wsicl data list stores/liver", parts
@@ -650,3 +665,17 @@ def _add_data(verbs, verb: Callable[..., argparse.ArgumentParser]) -> None:
         parts,
     )
     verified.add_argument("store")
+
+    augmented = verb(
+        "augment",
+        _data_augment,
+        "write a picture of every random change of a configuration",
+        "wsicl data augment configs/hippocampus.yaml --output augmentation.png",
+        parts,
+    )
+    augmented.add_argument("config", help="YAML file; see configs/")
+    augmented.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    augmented.add_argument(
+        "--index", type=_at_least(0), default=0, help="episode that is shown (0)"
+    )
+    augmented.add_argument("--output", required=True, metavar="FILE.png", help="the picture")

@@ -574,8 +574,7 @@ def override_config(
         section = override.partition("=")[0].split(".")[0]
         if sections is not None and section not in sections:
             raise ConfigError(
-                f"override {override!r} changes what was trained; only {', '.join(sections)} "
-                "may be changed here"
+                f"override {override!r}: only settings of {', '.join(sections)} may be changed here"
             )
     return config_from_dict(settings)
 

@@ -1,20 +1,20 @@
 import matplotlib.image
 import pytest
 
-from wsicl_jax import pictures
+from wsicl_jax.browse import augmentation
 from wsicl_jax.config import AUGMENTATIONS, config_from_dict
 
 
 def test_the_picture_of_augmentation_shows_every_change(tmp_path, monkeypatch):
     shown = []
-    draw = pictures._draw
-    monkeypatch.setattr(pictures, "_DRAWS", 1)
+    draw = augmentation._draw
+    monkeypatch.setattr(augmentation, "_DRAWS", 1)
     monkeypatch.setattr(
-        pictures, "_draw", lambda axis, panel: shown.append(panel) or draw(axis, panel)
+        augmentation, "_draw", lambda axis, panel: shown.append(panel) or draw(axis, panel)
     )
     config = config_from_dict({"data": "synthetic", "volume": {"grid": [16, 24, 16]}})
     path = tmp_path / "augmentation.png"
-    pictures.augmentation_figure(config, path)
+    augmentation.augmentation_figure(config, path)
     assert {panel.title for panel in shown} == {"as drawn", *AUGMENTATIONS}
     before = shown[0].group
     intensities = AUGMENTATIONS[AUGMENTATIONS.index("gin") :]
