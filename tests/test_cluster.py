@@ -325,9 +325,8 @@ def assert_told(pair: Pair, index: int) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    "victim", [pytest.param(1, id="worker", marks=pytest.mark.slow), pytest.param(0, id="leader")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [pytest.param(1, id="worker"), pytest.param(0, id="leader")])
 def test_when_a_process_is_killed_the_other_ends_at_once_and_says_why(pair, victim):
     pair.wait_for(pair.trains)
     pair.processes[victim].kill()

@@ -283,7 +283,7 @@ def test_every_configuration_file_loads(path):
 def test_only_the_sections_that_are_named_may_be_overridden():
     config = override_config(ExperimentConfig(), ["evaluation.contexts=7"], ("evaluation",))
     assert config.evaluation.contexts == 7
-    with pytest.raises(ConfigError, match="only evaluation"):
+    with pytest.raises(ConfigError, match="only settings of evaluation"):
         override_config(ExperimentConfig(), ["seed=1"], ("evaluation",))
 
 

@@ -181,6 +181,7 @@ def test_training_outside_of_the_main_thread_leaves_signals_alone(whole_run, tmp
     assert_equal_networks(trained[0], whole_run[1])
 
 
+@pytest.mark.slow
 def test_too_many_skipped_updates_in_a_row_end_the_command_with_code_2(tmp_path, capsys):
     run = tmp_path / "run"
     config = tiny(run, learning_rate=1e18, checkpoint_every=1, clip_norm=0.0, max_skipped=2)
@@ -191,6 +192,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_command_with_code_2(tmp_path,
     assert newest_sound_step(run) > 0
 
 
+@pytest.mark.slow
 def test_as_many_skipped_updates_as_allowed_do_not_end_the_run(tmp_path):
     settings = {"learning_rate": 1e18, "clip_norm": 0.0}
     with pytest.raises(TrainingError):

@@ -140,6 +140,7 @@ def test_a_damaged_configuration_of_a_run_is_told(whole_run, tmp_path):
         train(tiny(run), resume=True)
 
 
+@pytest.mark.slow
 def test_a_start_that_saved_nothing_may_be_made_again(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -74,6 +74,7 @@ def test_a_checkpoint_of_one_device_goes_on_with_many(whole_run, tmp_path):
     assert_learnt_alike(run, whole_run[0])
 
 
+@pytest.mark.slow
 def test_filled_context_sets_learn_as_unfilled_ones(whole_run, tmp_path):
     run = tmp_path / "run"
     train(override_config(tiny(run), ["episode.context_multiple=3"]))

@@ -121,7 +121,7 @@ def test_processes_write_what_one_writes(whole, tmp_path):
             ["synth.kinds={organ: 0, nested: 0, lobes: 0, tube: 0, shell: 0, lesions: 0, pair: 0}"],
             "a frequency above 0",
         ),
-        (["train.steps=3"], "only synth may be changed"),
+        (["train.steps=3"], "only settings of synth may be changed"),
         (["synth.prior=/no/where"], "no store at /no/where"),
         (["--picture", "/no/where/a.png"], "no directory"),
     ],
