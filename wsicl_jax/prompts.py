@@ -50,6 +50,13 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
         PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
     """
     channel = np.zeros(shape, np.float32)
+    paint(channel, prompts)
+    return channel
+
+
+def paint(channel: Float[np.ndarray, "_ _ _"], prompts: Iterable[Prompt]) -> None:
+    """`to_channel` into a channel of zeros that is there already."""
+    shape = channel.shape
     for prompt in prompts:
         if isinstance(prompt, Box):
             channel[_thickened(prompt, shape).slices] = 1
@@ -64,7 +71,6 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
             )
         else:
             np.maximum(channel, prompt, out=channel)
-    return channel
 
 
 def draw(kind: PromptKind, mask: Mask, count: int, rng: np.random.Generator) -> Sequence[Prompt]:

@@ -26,7 +26,7 @@ def test_every_way_is_measured_and_memory_is_watched_to_the_end(tmp_path, capsys
     printed = capsys.readouterr().out
     assert "nibabel, .nii.gz: read" in printed
     found = json.loads(file.read_text())
-    assert len(found["rates"]) == 7
+    assert len(found["rates"]) == 9
     assert all(rate["volumes_per_second"] > 0 for rate in found["rates"])
     assert [entry["episodes"] for entry in found["memory"]][-1] >= 20
     assert len(found["memory"]) == 5

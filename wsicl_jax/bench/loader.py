@@ -47,6 +47,10 @@ _SECONDS = 4.0
 
 _MEMORY_ENTRIES = 5
 
+_FILES_ON_GRID = "nibabel, .nii.gz: read and put on the working grid"
+_PLAIN_READING = "TensorStore, store at the working grid: read"
+_PLAIN_EPISODES = "episodes, store at the working grid"
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -94,23 +98,20 @@ def _rates(config: ExperimentConfig, files: Sequence[Path], raw: Store, ready: S
         for read in [image.read(), label.read()]:
             read.result()
 
+    def episodes(store: Store, *, cache: bool, changed: bool = True) -> Iterator[int]:
+        augment = config.augment if changed else config.augment.only()
+        return _stream(_experiment(replace(config, augment=augment), store, cache=cache))
+
     ways: list[tuple[str, Callable[[], Iterator[int]]]] = [
         ("nibabel, .nii.gz: read", lambda: _each(_read_files, files)),
-        ("nibabel, .nii.gz: read and put on the working grid", lambda: _each(on_grid, files)),
+        (_FILES_ON_GRID, lambda: _each(on_grid, files)),
         ("TensorStore, store as converted: read", lambda: _each_of(arrays, raw)),
-        ("TensorStore, store at the working grid: read", lambda: _each_of(arrays, ready)),
-        (
-            "episodes, store as converted, without cache",
-            lambda: _stream(_experiment(config, raw, cache=False)),
-        ),
-        (
-            "episodes, store at the working grid, without cache",
-            lambda: _stream(_experiment(config, ready, cache=False)),
-        ),
-        (
-            "episodes, store as converted, cached",
-            lambda: _stream(_experiment(config, raw, cache=True)),
-        ),
+        (_PLAIN_READING, lambda: _each_of(arrays, ready)),
+        (_PLAIN_EPISODES, lambda: episodes(ready, cache=False, changed=False)),
+        ("episodes, the same, augmented", lambda: episodes(ready, cache=False)),
+        ("episodes, store as converted, augmented", lambda: episodes(raw, cache=False)),
+        ("episodes, cached", lambda: episodes(ready, cache=True, changed=False)),
+        ("episodes, cached, augmented", lambda: episodes(ready, cache=True)),
     ]
     rates = []
     with track(len(ways), "measuring") as bar:
@@ -241,12 +242,12 @@ def _rate_table(rates: Sequence[Rate]) -> Table:
     table.add_column("volumes/s", justify="right")
     table.add_column("of nibabel's on the grid", justify="right")
     per_second = {rate.way: rate.volumes_per_second for rate in rates}
-    on_files = rates[1].volumes_per_second
+    on_files = per_second[_FILES_ON_GRID]
     for way, rate in per_second.items():
         table.add_row(Text(way), f"{rate:,.1f}", f"{rate / on_files:,.1f} x")
     table.add_section()
-    plain, loaded = rates[3].volumes_per_second, rates[5].volumes_per_second
-    table.add_row("episodes of plain reading, working grid", f"{loaded / plain:.2f}", "")
+    share = per_second[_PLAIN_EPISODES] / per_second[_PLAIN_READING]
+    table.add_row("episodes, as a share of plain reading", f"{share:.2f}", "")
     return table
 
 

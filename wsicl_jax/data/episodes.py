@@ -86,15 +86,14 @@ class EpisodeSource:
 
 def episode(group: Group, kind: PromptKind, count: int, rng: np.random.Generator) -> Episode:
     """The group's first subject as target, the others as contexts with drawn prompts."""
-    channels = [
-        prompts.to_channel(drawn, group.images[0].shape)
-        for drawn in draw_prompts(group, kind, count, rng)
-    ]
+    channels = np.zeros((len(group.images) - 1, *group.images[0].shape, 1), np.float32)
+    for channel, drawn in zip(channels, draw_prompts(group, kind, count, rng), strict=True):
+        prompts.paint(channel[..., 0], drawn)
     return Episode(
         _with_channel(group.images[:1])[0],
         _with_channel(group.masks[:1])[0],
         _with_channel(group.images[1:]),
-        _with_channel(channels),
+        channels,
         np.ones(len(channels), np.float32),
     )
 

@@ -12,6 +12,9 @@ from absl import flags
 from wsicl_jax.data.episodes import Episode, EpisodeSource, filled
 
 _BATCHES_AHEAD = 4
+_THREADS = 4
+"""Threads that make episodes in a process without workers: while one waits for the disk or
+counts voxels, another one goes on."""
 
 
 class _Rows:
@@ -47,7 +50,9 @@ def batches(
     """
     settings = episodes.config.train
     share = _Rows(episodes, range(settings.batch) if rows is None else rows, context_multiple)
-    dataset = grain.MapDataset.source(share)[first_step * len(share.rows) :].batch(len(share.rows))
+    dataset = grain.MapDataset.source(share)[first_step * len(share.rows) :]
+    # A batch of one needs no copy.
+    dataset = dataset.batch(len(share.rows)) if len(share.rows) > 1 else dataset.map(_alone)
     if settings.workers:
         # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
         if not flags.FLAGS.is_parsed():
@@ -57,9 +62,13 @@ def batches(
         ).mp_prefetch(grain.MultiprocessingOptions(num_workers=settings.workers))
     else:
         stream = dataset.to_iter_dataset(
-            grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BATCHES_AHEAD)
+            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
         )
     return iter(stream)
+
+
+def _alone(episode: Episode) -> Episode:
+    return Episode(*(part[None] for part in episode))
 
 
 @functools.cache
