@@ -256,3 +256,15 @@ def test_info_describes_a_run_without_checkpoint(run, tmp_path, capsys):
     assert main(["info", str(young)]) == 0
     printed = capsys.readouterr().out
     assert "none yet" in printed and "0 of 2" in printed
+
+
+def test_the_picture_of_augmentation_is_of_the_configuration_given(config, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "wsicl_jax.browse.augmentation.augmentation_figure",
+        lambda config, path, *, index: drawn.append((config.augment.flip, path, index)),
+    )
+    output = str(tmp_path / "a.png")
+    arguments = ["data", "augment", str(config), "augment.flip=0.5", "--index", "3"]
+    assert main([*arguments, "--output", output]) == 0
+    assert drawn == [(0.5, Path(output), 3)]

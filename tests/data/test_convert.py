@@ -182,6 +182,15 @@ def test_a_store_is_not_gone_on_with_for_other_data_or_options(source, tmp_path)
     assert state(tmp_path / "store") == before
 
 
+def test_a_store_whose_beginning_was_cut_off_becomes_whole(source, tmp_path):
+    convert(source, tmp_path / "whole")
+    convert(source, tmp_path / "cut")
+    (tmp_path / "cut/cases/zarr.json").unlink()
+    convert(source, tmp_path / "cut")
+    cut, whole = (tmp_path / name / "cases/zarr.json" for name in ("cut", "whole"))
+    assert cut.read_bytes() == whole.read_bytes()
+
+
 def test_parts_make_one_store_whatever_their_order(source, tmp_path):
     names = sorted(["good", *(f"case{i}" for i in range(6))])
     for name in names[:-1]:

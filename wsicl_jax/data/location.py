@@ -23,6 +23,9 @@ from wsicl_jax.errors import DataError
 _REMOTE = {"s3": "s3", "gs": "gcs"}
 """TensorStore's driver for each scheme of a URL."""
 
+_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "8s"}
+"""Half a minute for a server that stumbles; then it is told. TensorStore alone waits for many."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -73,7 +76,13 @@ class Location:
         if not separator:
             return {"driver": "file", "path": f"{self.url}/"}
         bucket, _, path = rest.partition("/")
-        spec = {"driver": _REMOTE[scheme], "bucket": bucket, "path": path and f"{path}/"}
+        driver = _REMOTE[scheme]
+        spec = {
+            "driver": driver,
+            "bucket": bucket,
+            "path": path and f"{path}/",
+            "context": {f"{driver}_request_retries": _RETRIES},
+        }
         return spec | (_s3_settings() if scheme == "s3" else {})
 
     def read(self, key: str) -> bytes | None:
