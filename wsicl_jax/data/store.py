@@ -290,8 +290,8 @@ def finish_store(path: str | Path | Location, cases: Iterable[str] | None = None
         if entry is None:
             raise DataError(f"{location}: case {name} is not whole; convert it again")
         entries.append(entry)
-    # Again: the process that began the store may have been killed before it.
-    location.write("cases/zarr.json", ome.group({}))
+    if location.read("cases/zarr.json") is None:  # the one that began the store was killed
+        location.write("cases/zarr.json", ome.group({}))
     location.write(CATALOGUE, to_lines(entries))
 
 
