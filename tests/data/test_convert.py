@@ -83,7 +83,7 @@ def test_a_case_comes_with_channels_labels_and_affine(source, tmp_path):
     case = store.case("good")
     np.testing.assert_array_equal(case.affine, AFFINE)
     assert (case.spacing_mm, case.voxel_counts) == ((1.5, 0.75, 3.0), {1: 4, 2: 3})
-    assert [name for name, _ in case.source.files][-1].endswith("good.nii.gz")
+    assert [file.name for file in case.source.files][-1].endswith("good.nii.gz")
 
 
 def test_a_case_that_cannot_be_used_is_left_out_and_named(source, tmp_path):
@@ -169,6 +169,17 @@ def test_a_store_follows_its_source(source, tmp_path):
     assert store.cases == ("changed", "good", "mended", "new")
     assert store.case("changed").voxel_counts == {}
     assert verify(tmp_path / "store") == (4, [])
+
+
+def test_a_label_that_was_corrected_is_noticed_though_its_file_is_as_large(tmp_path):
+    source = tmp_path / "Plain"
+    describe(source, channel_names={"0": "CT"}, file_ending=".nii")
+    save(source / "imagesTr/a_0000.nii", image())
+    save(source / "labelsTr/a.nii", label())
+    convert(source, tmp_path / "store")
+    save(source / "labelsTr/a.nii", label()[::-1])
+    assert convert(source, tmp_path / "store").written == ("a",)
+    np.testing.assert_array_equal(Store.open(tmp_path / "store").read_label("a"), label()[::-1])
 
 
 def test_a_store_is_not_gone_on_with_for_other_data_or_options(source, tmp_path):

@@ -5,13 +5,14 @@ from hypothesis import strategies as st
 
 from wsicl_jax.axes import Box
 from wsicl_jax.config import PreparationConfig, VolumeConfig
+from wsicl_jax.data.catalogue import SourceFile
 from wsicl_jax.data.preparation import prepare
 from wsicl_jax.data.sources import prepared_case
 from wsicl_jax.data.store import Store, create_store, finish_store, write_case
 
 SHAPE = (6, 9, 12)
 AFFINE = np.array([[0, -0.8, 0, 30], [1.5, 0, 0, -20], [0, 0, -3.0, 90], [0, 0, 0, 1]])
-FILES = (("a_0000.nii.gz", 1), ("a.nii.gz", 2))
+FILES = (SourceFile("a_0000.nii.gz", 1, 5), SourceFile("a.nii.gz", 2, 6))
 
 
 def case(channels: int = 2, kind=np.int16):

@@ -1,13 +1,15 @@
 """The voxels of a case from real files: channels, grids, labels, and what is wrong with them."""
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from wsicl_jax.data.layouts.find import find_layout
-from wsicl_jax.data.reading import read_case, scan_labels, source_bytes
+from wsicl_jax.data.layouts.layout import CaseFiles, Layout
+from wsicl_jax.data.reading import read_case, scan_labels, source_files
 from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)
@@ -139,14 +141,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, file, spoil, reason):
     assert str(tmp_path / file) in str(error.value)
 
 
-def test_the_bytes_of_files_are_told_by_their_place_in_the_folder(tmp_path):
+def test_the_files_of_a_case_are_told_by_their_place_size_and_time(tmp_path):
     layout, files = case(tmp_path)
-    named = dict(source_bytes(layout, files))
-    assert list(named) == ["images/a_0000.nii.gz", "images/a_0001.nii.gz", "labels/a.nii.gz"]
-    assert named["labels/a.nii.gz"] == (tmp_path / "labels/a.nii.gz").stat().st_size
+    *_, last = found = source_files(layout, files)
+    assert [file.name for file in found] == [
+        "images/a_0000.nii.gz",
+        "images/a_0001.nii.gz",
+        "labels/a.nii.gz",
+    ]
+    assert last.size == (tmp_path / "labels/a.nii.gz").stat().st_size
+    os.utime(tmp_path / "labels/a.nii.gz", ns=(1, 1))
+    assert source_files(layout, files)[-1].changed_ns == 1
     (tmp_path / "labels/a.nii.gz").unlink()
     with pytest.raises(DataError, match="is missing"):
-        source_bytes(layout, files)
+        source_files(layout, files)
+
+
+@pytest.mark.parametrize(("header", "voxels"), [("a.mhd", "a.raw"), ("a.nhdr", "a.raw.gz")])
+def test_the_voxels_beside_a_header_are_files_of_the_case(tmp_path, header, voxels):
+    (tmp_path / header).write_text("")
+    (tmp_path / voxels).write_text("voxels")
+    (tmp_path / "b.raw").write_text("of another case")
+    files = CaseFiles("a", "a", ((tmp_path / header,),), ())
+    layout = Layout("paired", tmp_path, "x", ("image",), None, (files,), {})
+    assert [file.name for file in source_files(layout, files)] == [header, voxels]
 
 
 def test_labels_without_names_are_found_and_numbered(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 import wsicl_jax.data.store
 from wsicl_jax.axes import Box
-from wsicl_jax.data.catalogue import SourceGrid
+from wsicl_jax.data.catalogue import SourceFile, SourceGrid
 from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
@@ -33,7 +33,8 @@ LABEL = np.zeros(SHAPE, np.int32)
 LABEL[1:3, 2:5, 6] = 2
 LABEL[0, 0, 0] = 300
 WAY = WorkingGrid((7, 6, 5), SHAPE, (2, 1, 0), (True, False, False), Box((0, 0, 0), (4, 5, 7)))
-SOURCE = SourceGrid((("b_0000.nii.gz", 120), ("b.nii.gz", 30)), np.eye(4), WAY, ((0.0, 3.5),) * 2)
+FILES = (SourceFile("b_0000.nii.gz", 120, 7), SourceFile("b.nii.gz", 30, 2**61 + 1))
+SOURCE = SourceGrid(FILES, np.eye(4), WAY, ((0.0, 3.5),) * 2)
 
 
 @pytest.fixture

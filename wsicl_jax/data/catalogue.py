@@ -7,7 +7,7 @@ checksum in each: pandas reads it with `read_json(..., lines=True)`.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -52,12 +52,22 @@ class Case:
         return "".join(code or "?" for code in orientations.aff2axcodes(self.affine))
 
 
+class SourceFile(NamedTuple):
+    """An original file: another one if it has changed."""
+
+    name: str
+    """Below the folder of the data set."""
+    size: int
+    """Bytes."""
+    changed_ns: int
+    """When its content was changed, in nanoseconds since 1970."""
+
+
 @dataclass(frozen=True, eq=False)
 class SourceGrid:
     """The original files of a case, and the way from their grid to the store's."""
 
-    files: tuple[tuple[str, int], ...]
-    """Name and bytes of each."""
+    files: tuple["SourceFile", ...]
     affine: Float[np.ndarray, "4 4"]
     """From the files' voxel indices to RAS+ millimetres, float64."""
     grid: WorkingGrid
@@ -130,7 +140,7 @@ def from_entry(entry: Any) -> Case:
         {value: _box(found["box"]) for value, found in labels.items()},
         entry["digest"],
         SourceGrid(
-            tuple((name, size) for name, size in source["files"]),
+            tuple(SourceFile(*file) for file in source["files"]),
             np.array(source["affine"], np.float64).reshape(4, 4),
             way,
             ends and tuple((low, high) for low, high in ends),

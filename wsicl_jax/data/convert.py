@@ -26,7 +26,7 @@ from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Kind, Layout
 from wsicl_jax.data.location import Location
 from wsicl_jax.data.preparation import prepare
-from wsicl_jax.data.reading import read_case, scan_labels, source_bytes
+from wsicl_jax.data.reading import read_case, scan_labels, source_files
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
 
@@ -204,7 +204,7 @@ def _convert_case(
     """Make one case, if it is not there. Raises `DataError` if writing fails."""
     name = files.name
     try:
-        sources = source_bytes(layout, files)
+        sources = source_files(layout, files)
         before = store.read_case(location, name)
         if before and before.source.files == sources and store.is_intact(location, before):
             return _Outcome(name, "there", remarks=before.remarks)

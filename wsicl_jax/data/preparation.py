@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer, Num
 
 from wsicl_jax.axes import Box, Shape3, spacing_of
 from wsicl_jax.config import PreparationConfig
-from wsicl_jax.data.catalogue import SourceGrid
+from wsicl_jax.data.catalogue import SourceFile, SourceGrid
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise, percentile_range
 
@@ -31,10 +31,10 @@ def prepare(
     image: Num[np.ndarray, "c x y z"],
     label: Integer[np.ndarray, "_ _ _"],
     affine: Float[np.ndarray, "4 4"],
-    files: Sequence[tuple[str, int]],
+    files: Sequence[SourceFile],
     config: PreparationConfig,
 ) -> Prepared:
-    """A case from its files' voxels; `files` are their names and bytes.
+    """A case from its files' voxels.
 
     Intensities are scaled by percentiles of the whole volume, before it is cropped and
     resampled, as training does it. Integer images keep their type where nothing is computed.

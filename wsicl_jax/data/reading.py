@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from wsicl_jax.data.catalogue import SourceFile
 from wsicl_jax.data.formats import dicom_seg
 from wsicl_jax.data.images import LabelMap, check_same_grid, read_channels, read_label
-from wsicl_jax.data.layouts.layout import CaseFiles, Layout, is_volume
+from wsicl_jax.data.layouts.layout import CaseFiles, Layout, is_volume, voxel_files
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
 
@@ -66,17 +67,23 @@ def read_case(
     return RawCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *said])))
 
 
-def source_bytes(layout: Layout, files: CaseFiles) -> tuple[tuple[str, int], ...]:
-    """Names below the source, and bytes, of a case's files: others if they have changed."""
-    named = []
+def source_files(layout: Layout, files: CaseFiles) -> tuple[SourceFile, ...]:
+    """All files of a case as they are now; others if one of them has changed.
+
+    Raises:
+        DataError: one is missing.
+    """
+    found = []
     for file in (*(file for parts in files.images for file in parts), *files.labels):
-        try:
+        for part in (file, *voxel_files(file)):
+            try:
+                state = part.stat()
+            except OSError:
+                raise DataError(f"{part} is missing") from None
             # A description may list files outside of its folder.
-            name = Path(os.path.relpath(file, layout.source)).as_posix()
-            named.append((name, file.stat().st_size))
-        except OSError:
-            raise DataError(f"{file} is missing") from None
-    return tuple(named)
+            name = Path(os.path.relpath(part, layout.source)).as_posix()
+            found.append(SourceFile(name, state.st_size, state.st_mtime_ns))
+    return tuple(found)
 
 
 def scan_labels(layout: Layout) -> dict[int, str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wsicl_jax.data.layouts.find import find_layout
-from wsicl_jax.data.reading import source_bytes
+from wsicl_jax.data.reading import source_files
 from wsicl_jax.errors import DataError
 
 NNUNET = {
@@ -70,7 +70,7 @@ def test_files_listed_for_each_nnunet_case_are_taken_wherever_they_are(tmp_path)
     assert (case.name, [f.name for (f,) in case.images]) == ("b", ["x.nii.gz", "y.nii.gz"])
     assert "expected [0, 1]" in layout.left_out["c"]
     assert "lost.nii.gz is missing" in layout.left_out["d"]
-    assert [name for name, _ in source_bytes(layout, case)] == files
+    assert [file.name for file in source_files(layout, case)] == files
     for wrong in ({"b": {"images": []}}, ["b"], {"b": None}):
         with pytest.raises(DataError, match=r"dataset\.json: dataset"):
             find_layout(nnunet(tmp_path / "Dataset008_Listed", dataset=wrong))

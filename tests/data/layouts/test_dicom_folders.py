@@ -4,7 +4,7 @@ import pytest
 from dicom_written import write_segmentation, write_series
 
 from wsicl_jax.data.layouts.find import find_layout
-from wsicl_jax.data.reading import read_case, scan_labels, source_bytes
+from wsicl_jax.data.reading import read_case, scan_labels, source_files
 from wsicl_jax.errors import DataError
 
 SHAPE = (9, 8, 7)
@@ -43,7 +43,7 @@ def test_a_folder_for_each_case_has_a_series_and_its_segments(tmp_path):
     np.testing.assert_array_equal(raw.affine, AFFINE)
     found = masks("spleen", "liver")
     np.testing.assert_array_equal(raw.label, found["spleen"] * 3 + found["liver"] * 2)
-    named = [name for name, _ in source_bytes(layout, layout.cases[1])]
+    named = [file.name for file in source_files(layout, layout.cases[1])]
     assert named == [f"visit1/CT/{i:03}.dcm" for i in range(7)] + ["visit1/seg.dcm"]
 
 

@@ -9,6 +9,9 @@ from typing import Literal
 from wsicl_jax.data.images import READ_ENDINGS
 from wsicl_jax.errors import DataError
 
+_HEADER_ENDINGS = (".mhd", ".nhdr")
+_VOXEL_ENDINGS = (".raw", ".zraw", ".raw.gz")
+
 Kind = Literal["auto", "nnunet", "msd", "paired", "dicom"]
 
 
@@ -117,6 +120,19 @@ def volumes(folder: Path) -> list[Path]:
 def is_volume(file: Path) -> bool:
     """Whether a file is named as a volume that can be read."""
     return file.name.lower().endswith(READ_ENDINGS)
+
+
+def is_voxel_file(file: Path) -> bool:
+    """Whether a file is named as the voxels that a header beside it, such as .mhd, points to."""
+    return file.name.lower().endswith(_VOXEL_ENDINGS)
+
+
+def voxel_files(header: Path) -> list[Path]:
+    """The files beside a header, such as .mhd or .nhdr, that hold its voxels by their names."""
+    if not header.name.lower().endswith(_HEADER_ENDINGS):
+        return []
+    beside = (header.with_name(stem_of(header) + ending) for ending in _VOXEL_ENDINGS)
+    return [file for file in beside if file.is_file()]
 
 
 def stem_of(file: Path) -> str:

@@ -12,6 +12,7 @@ from wsicl_jax.data.layouts.layout import (
     FoundFiles,
     Layout,
     is_volume,
+    is_voxel_file,
     layout_of,
     stem_of,
     visible,
@@ -22,9 +23,6 @@ from wsicl_jax.errors import DataError
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "imgs", "img", "volumes")
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "segmentations", "segs", "seg", "masks", "mask")
 """Names of folders that hold images, and labels; the first that is there counts."""
-
-_VOXEL_FILES = (".raw", ".zraw", ".raw.gz")
-"""Files that a header beside them, such as .mhd or .nhdr, points to."""
 
 _SUFFIXES = re.compile(
     r"[_.-](image|img|volume|label|labels|seg|segmentation|mask)$", re.IGNORECASE
@@ -49,7 +47,7 @@ def paired(source: Path) -> Layout:
         images, labels = folders
         for file in visible(images):
             if not is_volume(file):
-                if not file.name.lower().endswith(_VOXEL_FILES):
+                if not is_voxel_file(file):
                     left_out[f"{images.name}/{file.name}"] = "is no image of a known format"
                 continue
             numbered = CHANNEL.fullmatch(stem_of(file))
@@ -58,7 +56,7 @@ def paired(source: Path) -> Layout:
         for file in visible(labels):
             if is_volume(file):
                 found[_without_suffix(stem_of(file))].labels.append(file)
-            elif not file.name.lower().endswith(_VOXEL_FILES):
+            elif not is_voxel_file(file):
                 left_out[f"{labels.name}/{file.name}"] = "is no image of a known format"
     else:
         for file in volumes(source):
