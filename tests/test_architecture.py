@@ -23,7 +23,7 @@ def test_each_floor_imports_only_what_lies_below_it():
         "from importlinter.cli import lint_imports_command as run; run()",
     ]
     command += ["--config", "setup.cfg", "--no-cache"]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert " 0 broken" in checked.stdout
 

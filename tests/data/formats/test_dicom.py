@@ -1,6 +1,8 @@
 """DICOM series: values, order and place of slices, and what makes no volume."""
 
+import locale
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pydicom
@@ -66,6 +68,16 @@ def test_each_slice_has_its_own_scale(tmp_path):
     np.testing.assert_allclose(found, ramp(np.float64) * slopes + 1, rtol=1e-6)
 
 
+@contextmanager
+def kept_locale():
+    """The writer of JPEG leaves the whole process in the locale "C" when it is done."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
 @pytest.mark.parametrize("codec", ["JPEG", "JPEG2000"])
 def test_losslessly_compressed_files_are_read(tmp_path, codec):
     array = np.arange(40 * 50 * 3, dtype=np.int16).reshape(40, 50, 3) - 99
@@ -77,7 +89,8 @@ def test_losslessly_compressed_files_are_read(tmp_path, codec):
         writer.UseCompressionOn()
         writer.SetCompressor(codec)
         writer.SetFileName(str(tmp_path / file.name))
-        writer.Execute(image)
+        with kept_locale():
+            writer.Execute(image)
     files = sorted(tmp_path.glob("*.dcm"))
     assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID.is_compressed
     np.testing.assert_array_equal(read_series(files).voxels, array)
