@@ -185,7 +185,7 @@ def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_cha
     from wsicl_jax.cluster import is_leader
     from wsicl_jax.errors import PreemptedError
     from wsicl_jax.evaluate.protocol import evaluate, plan_trials
-    from wsicl_jax.evaluate.report import dice_table, left_out_table, mean_dice, report
+    from wsicl_jax.evaluate.tables import dice_table, left_out_table, mean_dice, report
     from wsicl_jax.progress import console
     from wsicl_jax.train.binding import open_run
     from wsicl_jax.train.loop import train
@@ -244,7 +244,7 @@ def _eval(options: argparse.Namespace) -> int:
     from wsicl_jax.config import config_to_dict, override_config
     from wsicl_jax.errors import DataError
     from wsicl_jax.evaluate.protocol import evaluate, plan_trials
-    from wsicl_jax.evaluate.report import dice_table, left_out_table, report
+    from wsicl_jax.evaluate.tables import dice_table, left_out_table, report
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
     from wsicl_jax.train.binding import datasets_of_checkpoint

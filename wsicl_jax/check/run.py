@@ -36,7 +36,7 @@ from wsicl_jax.data.episodes import EpisodeSource, context_sizes
 from wsicl_jax.data.sources import StoreSource
 from wsicl_jax.errors import ConfigError, WsiclError
 from wsicl_jax.evaluate.protocol import plan_trials
-from wsicl_jax.evaluate.report import left_out_table
+from wsicl_jax.evaluate.tables import left_out_table
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.parallel import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.train.abstract import abstract_batch, abstract_state

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.evaluate.protocol import Score
-from wsicl_jax.evaluate.report import annotation_seconds, dice_table, mean_dice, report
+from wsicl_jax.evaluate.tables import annotation_seconds, dice_table, mean_dice, report
 
 SETTINGS = EvaluationConfig(contexts=4, prompts=3)
 SCORES = [

@@ -1,0 +1,146 @@
+"""What was measured: a row for each target and setting, cells of rows on disk, many cells at once.
+
+A cell is what one model scored on one data set with one kind of prompt and one number of
+prompts per image, at all context sizes. Its file appears when it is whole.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from wsicl_jax.errors import DataError
+from wsicl_jax.files import write_whole
+from wsicl_jax.sealing import CHECKSUM, is_sealed, seal
+
+Protocol = Literal["in_context", "interactive", "restoration"]
+"""Context images of other subjects; prompts on the target itself, in rounds; image to image."""
+
+CELLS = "cells"
+"""The directory of cells in that of a sweep."""
+
+ABOUT = "sweep.json"
+"""What a sweep was asked to do, beside its cells."""
+
+_FORMAT = 1
+
+_TITLES = {
+    ("in_context", "mask"): "dense ICL",
+    ("in_context", "mask2d"): "dense ICL, 2D",
+    ("in_context", "box"): "WS-ICL (Box)",
+    ("in_context", "box3d"): "WS-ICL (3D box)",
+    ("in_context", "point"): "WS-ICL (Point)",
+    ("in_context", "scribble"): "WS-ICL (Scribble)",
+    ("in_context", "mixed"): "WS-ICL (mixed)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One target at one setting."""
+
+    model: str
+    """Name of the model in its sweep."""
+    data_set: str
+    structure: str
+    """Structure asked for; of image-to-image tasks the task's name."""
+    episode: str
+    """Name of the episode in its list: equal for all models and settings."""
+    target: str
+    """Name of the target's case."""
+    subject: str
+    """Whom the target shows: the unit of confidence intervals."""
+    protocol: Protocol
+    kind: str
+    """Kind of prompt, or the task of image to image."""
+    prompts: int
+    """Prompts asked for on each context image; of interactive rounds, those on the target."""
+    contexts: int
+    """Context images."""
+    round: int = 0
+    """Round of an interactive episode, from 1; else 0."""
+    seconds: float = 0.0
+    """What the prompts of the whole context set cost a person."""
+    fewer: int = 0
+    """Context images with fewer prompts than asked for, their structure being small."""
+    dice: float | None = None
+    surface_dice: float | None = None
+    """Normalised surface Dice at the sweep's tolerance."""
+    hd95_mm: float | None = None
+    """95th percentile of the Hausdorff distance."""
+    psnr: float | None = None
+    """Of image-to-image tasks, in dB."""
+    ssim: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The scores of one model, data set, protocol, kind and number of prompts."""
+
+    name: str
+    """Its path below the directory of cells, without the ending."""
+    key: str
+    """Hash of all that its scores depend on."""
+    scores: tuple[Score, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+    """Model (path, digest, step), episode list (digest), wall time in seconds, versions, device."""
+
+
+_CELLS = TypeAdapter(Cell)
+
+
+def title_of(protocol: Protocol, kind: str) -> str:
+    """A protocol as the paper calls it."""
+    if protocol == "interactive":
+        return f"interactive ({kind})"
+    return _TITLES.get((protocol, kind), kind)
+
+
+def write_cell(directory: Path, cell: Cell) -> None:
+    """Write a cell below a sweep's directory, in one piece."""
+    path = directory / CELLS / f"{cell.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = seal({"format": _FORMAT, **asdict(cell)})
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_cell(path: Path) -> Cell:
+    """A cell from its file.
+
+    Raises:
+        DataError: it cannot be read, is of another format, or is not as it was written.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as scores: {error}") from None
+    if not is_sealed(content) or content.get("format") != _FORMAT:
+        raise DataError(f"{path} is no whole file of scores of format {_FORMAT}; remove it")
+    content = {k: v for k, v in content.items() if k not in ("format", CHECKSUM)}
+    try:
+        return _CELLS.validate_python(content)
+    except ValidationError as error:
+        raise DataError(f"{path} is no file of scores: {error.errors()[0]['msg']}") from None
+
+
+def read_cells(directories: Iterable[Path]) -> list[Cell]:
+    """All cells of some sweeps, sorted by path.
+
+    Raises:
+        DataError: a directory has none, or one cannot be read.
+    """
+    found = []
+    for directory in directories:
+        paths = sorted((directory / CELLS).rglob("*.json"))
+        if not paths:
+            raise DataError(f"{directory} has no scores; `wsicl sweep` writes them")
+        found += [read_cell(path) for path in paths]
+    return found
+
+
+def scores_of(cells: Sequence[Cell]) -> list[Score]:
+    """The rows of all cells, in their order."""
+    return [score for cell in cells for score in cell.scores]
