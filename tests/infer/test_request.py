@@ -210,7 +210,10 @@ WRONG = {
         second_mm(boxes=[[[10, 15], [3, 4], [90, 102]]]),
         r"context 2: boxes 1: .* mm is voxels \(3, 5, -3\) to \(8, 7, 2\), which leaves",
     ),
-    "no prompt": (second(), "context 2: image has no prompt; give points, boxes or mask"),
+    "no prompt": (
+        second(),
+        "context 2: image has no prompt; give points, scribbles, boxes or mask",
+    ),
     "labels without mask": (
         second(points=[[0, 0, 0]], labels=[1]),
         "context 2: labels: .*mask is missing",

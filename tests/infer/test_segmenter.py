@@ -215,11 +215,16 @@ def test_a_prompt_that_does_not_fit_is_refused_with_its_examples_number(
         segmenter.context([examples()[0], Example(volume(1), prompts)])
 
 
-def test_a_structure_that_vanishes_on_the_working_grid_is_refused(segmenter):
+def test_a_structure_that_vanishes_on_the_working_grid_is_marked_by_its_nearest_voxel(segmenter):
     mask = np.zeros((40, 7, 5), bool)
     mask[0] = True
-    with pytest.raises(PromptError, match=r"context 1: mask marks no voxel at \(8, 6, 10\)"):
-        segmenter.context([Example(volume(1, mask.shape), [mask])])
+    large = volume(1, mask.shape)
+    grid = WorkingGrid.of(mask.shape, large.affine, VOLUME.grid)
+    assert not grid.label(mask).any()
+    (channel,) = np.asarray(segmenter.context([Example(large, [mask])]).prompts)
+    assert channel.sum() == channel.max() == 1
+    (place,) = np.argwhere(channel)
+    np.testing.assert_allclose(place, grid.point((0.0, 3.0, 2.0)), atol=0.5)
 
 
 def test_an_empty_context_set_is_refused(segmenter):

@@ -18,7 +18,7 @@ from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume, check_same_grid, read_label, read_volume
 from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.infer.segmenter import Example, located
-from wsicl_jax.prompts import Point, Prompt
+from wsicl_jax.prompts import Point, Prompt, Scribble
 
 _VOXEL_DECIMALS = 3
 """Decimals of voxel positions that come from mm: a float32 affine leaves nothing beyond."""
@@ -37,6 +37,7 @@ class _Entry(BaseModel):
     model_config = _RULES
     image: str
     points: list[_Triple] = []
+    scribbles: list[Annotated[list[_Triple], Field(min_length=1)]] = []
     boxes: list[_Ranges] = []
     mask: str | None = None
     labels: Annotated[list[_Label], Field(min_length=1)] | None = None
@@ -123,6 +124,10 @@ def _example(entry: _Entry, coordinates: Coordinates, folder: Path) -> Example:
     for number, position in enumerate(entry.points, 1):
         with located(f"points {number}"):
             prompts.append(_point(position, coordinates, volume))
+    for number, path in enumerate(entry.scribbles, 1):
+        with located(f"scribbles {number}"):
+            positions = (tuple(_point(position, coordinates, volume)) for position in path)
+            prompts.append(Scribble(tuple(positions)))
     for number, ranges in enumerate(entry.boxes, 1):
         with located(f"boxes {number}"):
             prompts.append(_box(ranges, coordinates, volume))
@@ -133,7 +138,7 @@ def _example(entry: _Entry, coordinates: Coordinates, folder: Path) -> Example:
     elif entry.labels is not None:
         raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
     if not prompts:
-        raise PromptError("image has no prompt; give points, boxes or mask")
+        raise PromptError("image has no prompt; give points, scribbles, boxes or mask")
     return Example(volume, prompts, files)
 
 

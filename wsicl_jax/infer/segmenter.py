@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wsicl_jax.axes import Box
 from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
 from wsicl_jax.config import VolumeConfig
 from wsicl_jax.data.images import Volume
@@ -19,7 +18,7 @@ from wsicl_jax.errors import DataError, PromptError, WsiclError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.intensity import normalise
 from wsicl_jax.model.dual_branch import CUT, DualBranch
-from wsicl_jax.prompts import Point, Prompt, to_channel
+from wsicl_jax.prompts import Prompt, on_grid, to_channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +140,4 @@ def located(where: str) -> Iterator[None]:
 def _channel(prompts: Sequence[Prompt], grid: WorkingGrid) -> Float[np.ndarray, "X Y Z"]:
     if not prompts:
         raise PromptError("image has no prompt; give a point, a box or a mask")
-    return to_channel([_on_grid(prompt, grid) for prompt in prompts], grid.grid)
-
-
-def _on_grid(prompt: Prompt, grid: WorkingGrid) -> Point | Box | np.ndarray:
-    if isinstance(prompt, Point):
-        return Point(*grid.point(prompt))
-    if isinstance(prompt, Box):
-        return grid.box(prompt)
-    if np.shape(prompt) != grid.shape:
-        raise PromptError(f"mask is {np.shape(prompt)} but its image {grid.shape}")
-    return grid.label(np.asarray(prompt, bool))
+    return to_channel([on_grid(prompt, grid) for prompt in prompts], grid.grid)

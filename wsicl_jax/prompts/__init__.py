@@ -1,0 +1,43 @@
+"""Prompts on context images: what they are, how they are drawn, jittered, placed and painted.
+
+A prompt is a `Point`, a `Box` (on a slice it has an extent of one voxel along one axis), a
+`Scribble`, a `SliceMask` or a binary mask. All prompts of an image become one float channel of
+the image's size.
+"""
+
+from wsicl_jax.axes import Box
+from wsicl_jax.prompts.correct import correct
+from wsicl_jax.prompts.draw import draw
+from wsicl_jax.prompts.kinds import (
+    GIVEN_ONCE,
+    SECONDS,
+    Mask,
+    Point,
+    Prompt,
+    Scribble,
+    SliceMask,
+    annotation_seconds,
+    kind_of,
+)
+from wsicl_jax.prompts.paint import ball, ball_radius, paint, to_channel
+from wsicl_jax.prompts.place import on_grid
+
+__all__ = [
+    "GIVEN_ONCE",
+    "SECONDS",
+    "Box",
+    "Mask",
+    "Point",
+    "Prompt",
+    "Scribble",
+    "SliceMask",
+    "annotation_seconds",
+    "ball",
+    "ball_radius",
+    "correct",
+    "draw",
+    "kind_of",
+    "on_grid",
+    "paint",
+    "to_channel",
+]

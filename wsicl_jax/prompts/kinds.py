@@ -1,0 +1,78 @@
+"""What a prompt is, and what it costs a person."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from wsicl_jax.axes import Box, Index3
+from wsicl_jax.config import PromptKind
+
+SECONDS: dict[PromptKind, float] = {
+    "point": 5.0,
+    "box": 10.0,
+    "scribble": 10.0,
+    "box3d": 20.0,
+    "mask2d": 80.0,
+    "mask": 1600.0,
+}
+"""What one prompt costs a person. Points, boxes and masks: the paper's approximation; a scribble
+is taken to be as quick as a box, and a 3D box as a box in each of two planes (our assumptions)."""
+
+GIVEN_ONCE: tuple[PromptKind, ...] = ("mask", "box3d")
+"""Kinds that describe the whole structure: an image gets one, however many are asked for."""
+
+
+class Point(NamedTuple):
+    """A position inside the structure, in voxels (centres at whole numbers)."""
+
+    x: float
+    y: float
+    z: float
+
+
+class Scribble(NamedTuple):
+    """A line inside the structure: positions in voxels, joined by straight pieces."""
+
+    path: tuple[tuple[float, float, float], ...]
+
+
+class SliceMask(NamedTuple):
+    """The structure on one slice; arrays as values, so compare with care."""
+
+    axis: int
+    """Axis across the slice."""
+    index: int
+    """Its place along that axis."""
+    mask: Bool[np.ndarray, "a b"]
+    """What of the slice is inside, the other two axes in their order."""
+
+    @property
+    def box(self) -> Box:
+        """The whole slice, a voxel thick."""
+        start, stop = [0, 0, 0], list(np.insert(self.mask.shape, self.axis, 1).tolist())
+        start[self.axis], stop[self.axis] = self.index, self.index + 1
+        return Box(_index(start), _index(stop))
+
+
+Mask = Bool[np.ndarray, "x y z"]
+Prompt = Point | Box | Scribble | SliceMask | Mask
+
+
+def kind_of(prompt: Prompt) -> PromptKind:
+    """The kind of a prompt; a box with an extent of one voxel along an axis is one on a slice."""
+    if isinstance(prompt, Box):
+        return "box" if 1 in prompt.extent else "box3d"
+    kinds: dict[type, PromptKind] = {Point: "point", Scribble: "scribble", SliceMask: "mask2d"}
+    return kinds.get(type(prompt), "mask")
+
+
+def annotation_seconds(prompts: Iterable[Prompt]) -> float:
+    """What these prompts cost a person."""
+    return sum((SECONDS[kind_of(prompt)] for prompt in prompts), 0.0)
+
+
+def _index(values: list[int]) -> Index3:
+    x, y, z = values
+    return x, y, z
