@@ -21,4 +21,6 @@ def test_what_a_seed_means_stays_the_same():
         "TRUNCATED_GRADIENT": 7,
         "INTENSITIES": 8,
         "WRITTEN_COHORT": 9,
+        "TASK": 10,
+        "DEGRADATION": 11,
     }

@@ -30,3 +30,7 @@ class Stream(IntEnum):
     """Changes of intensities in a training step."""
     WRITTEN_COHORT = 9
     """Synthetic cohorts that are written to stores."""
+    TASK = 10
+    """Task of an episode of training."""
+    DEGRADATION = 11
+    """What makes the images of an image-to-image trial worse."""

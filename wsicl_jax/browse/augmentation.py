@@ -16,7 +16,7 @@ from wsicl_jax.config import ExperimentConfig, ParallelConfig
 from wsicl_jax.data.augment.group import augment_group
 from wsicl_jax.data.augment.intensity import augment_intensities
 from wsicl_jax.data.augment.spatial import quarter_turns
-from wsicl_jax.data.episodes import Episode, EpisodeSource, episode
+from wsicl_jax.data.episodes import Episode, EpisodeSource, prompted_episode
 from wsicl_jax.data.sources import Group
 from wsicl_jax.parallel import make_mesh
 
@@ -111,7 +111,8 @@ def _device_changes(config: ExperimentConfig) -> Callable[[_Change], Changed]:
         compiled = jax.jit(lambda batch, key: augment_intensities(batch, key, settings, mesh))
 
         def changed(group: Group, seed: int) -> Group:
-            shown = episode(group, "mask", 1, np.random.default_rng(seed))
+            images, masks = group
+            shown = prompted_episode(images, masks[0], [[mask] for mask in masks[1:]])
             batch = compiled(Episode(*(part[None] for part in shown)), jax.random.key(seed))
             images = [batch.target[0], *batch.context_images[0]]
             return Group([np.asarray(image)[..., 0] for image in images], group.masks)

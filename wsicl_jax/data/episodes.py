@@ -1,16 +1,18 @@
 """Episodes: a target and its context set with prompts, a pure function of (seed, index)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 
-from wsicl_jax import prompts
 from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind
 from wsicl_jax.data.augment.group import augment_group
 from wsicl_jax.data.datasets import DataSet, open_datasets
+from wsicl_jax.data.restoration import Degradation
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
+from wsicl_jax.prompts import GIVEN_ONCE, Prompt, draw, paint
 from wsicl_jax.streams import Stream
 
 
@@ -49,10 +51,8 @@ class EpisodeSource:
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
         self._source_shares = weights / weights.sum()
-        # Sorted: the same kinds in another order are the same configuration.
-        self._kinds = sorted(config.prompts.kinds)
-        frequencies = np.array([config.prompts.kinds[kind] for kind in self._kinds], float)
-        self._kind_shares = frequencies / frequencies.sum()
+        self._tasks = _Lottery(config.episode.tasks)
+        self._kinds = _Lottery(config.prompts.kinds)
 
     def contexts(self, step: int) -> int:
         """The number of context images of a step (0, 1, ...): alike in every process."""
@@ -71,30 +71,98 @@ class EpisodeSource:
         contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, Stream.EPISODE, index)
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
-        kind = self._kinds[rng.choice(len(self._kinds), p=self._kind_shares)]
-        count = int(rng.integers(config.prompts.count[0], config.prompts.count[1] + 1))
+        task = self._tasks.draw(_rng(config.seed, Stream.TASK, index))
+        kinds = self._draw_kinds(contexts, rng)
         group = augment_group(
             source.group(index, contexts + 1, rng),
             config.augment,
             rng,
-            may_invert_mask=kind == "mask",
+            may_invert_mask={kind for image in kinds for kind in image} == {"mask"},
             may_turn_each=isinstance(source, SyntheticSource),
             min_voxels=config.episode.min_voxels,
         )
-        return episode(group, kind, count, rng)
+        if task != "segmentation":
+            degradation = Degradation.draw(task, rng)
+            return paired_episode(degradation.apply_each(group.images, rng), group.images)
+        if config.episode.own_context_share and rng.random() < config.episode.own_context_share:
+            group = Group(*([x[0], x[0], *x[2:]] for x in group))
+        jitter = config.prompts.jitter
+        shown = [
+            draw_mixed(image, mask, rng, jitter=jitter)
+            for image, mask in zip(kinds, group.masks[1:], strict=True)
+        ]
+        return prompted_episode(group.images, group.masks[0], shown)
+
+    def _draw_kinds(self, contexts: int, rng: np.random.Generator) -> list[list[PromptKind]]:
+        """The kinds of the prompts of each context image."""
+        settings, kind = self.config.prompts, self._kinds.draw(rng)
+        count = int(rng.integers(settings.count[0], settings.count[1] + 1))
+        if settings.mixing == "episode":
+            return [[kind] * count] * contexts
+        if settings.mixing == "image":
+            return [[self._kinds.draw(rng)] * count for _ in range(contexts)]
+        return [[self._kinds.draw(rng) for _ in range(count)] for _ in range(contexts)]
 
 
-def episode(group: Group, kind: PromptKind, count: int, rng: np.random.Generator) -> Episode:
-    """The group's first subject as target, the others as contexts with drawn prompts."""
-    channels = np.zeros((len(group.images) - 1, *group.images[0].shape, 1), np.float32)
-    for channel, drawn in zip(channels, draw_prompts(group, kind, count, rng), strict=True):
-        prompts.paint(channel[..., 0], drawn)
+class _Lottery:
+    """Draws names by their relative frequencies."""
+
+    def __init__(self, frequencies: Mapping[str, float]):
+        # Sorted: the same frequencies in another order are the same configuration.
+        self._names = sorted(frequencies)
+        shares = np.array([frequencies[name] for name in self._names], float)
+        self._shares = shares / shares.sum()
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self._names[rng.choice(len(self._names), p=self._shares)]
+
+
+def draw_mixed(
+    kinds: Sequence[PromptKind],
+    mask: Bool[np.ndarray, "x y z"],
+    rng: np.random.Generator,
+    *,
+    jitter: float = 0.0,
+) -> list[Prompt]:
+    """A prompt of each of these kinds on a structure, those of one kind distinct.
+
+    Kinds that describe the whole structure are drawn once; small structures get fewer.
+    """
+    return [
+        prompt
+        for kind, count in Counter(kinds).items()
+        for prompt in draw(kind, mask, 1 if kind in GIVEN_ONCE else count, rng, jitter=jitter)
+    ]
+
+
+def prompted_episode(
+    images: Sequence[Float[np.ndarray, "x y z"]],
+    truth: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"],
+    shown: Sequence[Sequence[Prompt]],
+) -> Episode:
+    """Images, the target's first, with the target's mask and the prompts of each context."""
+    channels = np.zeros((len(images) - 1, *images[0].shape, 1), np.float32)
+    for channel, prompts in zip(channels, shown, strict=True):
+        paint(channel[..., 0], prompts)
     return Episode(
-        _with_channel(group.images[:1])[0],
-        _with_channel(group.masks[:1])[0],
-        _with_channel(group.images[1:]),
+        _with_channel(images[:1])[0],
+        _with_channel([truth])[0],
+        _with_channel(images[1:]),
         channels,
         np.ones(len(channels), np.float32),
+    )
+
+
+def paired_episode(
+    images: Sequence[Float[np.ndarray, "x y z"]], wanted: Sequence[Float[np.ndarray, "x y z"]]
+) -> Episode:
+    """An image-to-image task: images, the target's first, and what each should become."""
+    return Episode(
+        _with_channel(images[:1])[0],
+        _with_channel(wanted[:1])[0],
+        _with_channel(images[1:]),
+        _with_channel(wanted[1:]),
+        np.ones(len(images) - 1, np.float32),
     )
 
 
@@ -115,13 +183,6 @@ def context_sizes(settings: EpisodeConfig, multiple: int) -> list[int]:
     fewest, most = settings.contexts
     drawn = {*range(fewest, most + 1), settings.usual_contexts or most}
     return sorted({size + -size % multiple for size in drawn})
-
-
-def draw_prompts(
-    group: Group, kind: PromptKind, count: int, rng: np.random.Generator
-) -> list[Sequence[prompts.Prompt]]:
-    """`count` prompts of one kind for each of the group's contexts."""
-    return [prompts.draw(kind, mask, count, rng) for mask in group.masks[1:]]
 
 
 def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:
