@@ -17,6 +17,8 @@ from wsicl_jax.collectives import collective_bytes
 from wsicl_jax.config import AugmentConfig, config_from_dict
 from wsicl_jax.data.augment.intensity import augment_intensities
 from wsicl_jax.data.episodes import Episode
+from wsicl_jax.evaluate import network
+from wsicl_jax.evaluate.network import Network
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, state_placement, to_devices
 from wsicl_jax.train.step import make_predict
@@ -84,6 +86,26 @@ def augmentation() -> dict:
             for x, y in zip(cut, before, strict=True)
         ),
         "exchanged without gin": collective_bytes(programs["without gin"].as_text()),
+    }
+
+
+def evaluation() -> dict:
+    """Episodes of evaluation spread over the devices, against one device."""
+    network._VOXELS_AT_ONCE = 1  # so that 8 episodes run together, one on each device
+    config = experiment("1 1 1", {})
+    graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
+    # Doubled, so that the outputs depend on the contexts without training.
+    model = nnx.merge(graph, jax.tree.map(lambda x: 2 * x, parameters))
+    batch = episodes()
+    shown = [Episode(*(x[i] for x in batch)) for i in range(5)]  # a part that must be filled
+    found = [
+        Network(model, config.volume, jax.devices()[:count]).outputs(shown, [1, 3])
+        for count in (1, 8)
+    ]
+    return {
+        "deviation": float(np.abs(found[1] - found[0]).max()),
+        "between sizes": float(np.abs(found[0][1] - found[0][0]).max()),
+        "at once": Network(model, config.volume, jax.devices()).at_once,
     }
 
 
@@ -163,6 +185,7 @@ def main(path: str) -> None:
         for count, program in compiled(over_contexts).items()
     }
     results["augmentation"] = augmentation()
+    results["evaluation"] = evaluation()
     Path(path).write_text(json.dumps(results))
 
 

@@ -53,6 +53,13 @@ def test_intensities_are_changed_without_any_exchange_but_for_gin(eight):
     assert eight["augmentation"]["exchanged without gin"] == {}
 
 
+def test_evaluation_on_eight_devices_gives_the_outputs_of_one(eight):
+    found = eight["evaluation"]
+    assert found["at once"] == 8
+    assert found["deviation"] <= 1e-5
+    assert found["between sizes"] > 0.1
+
+
 def test_parameters_are_cut_where_that_is_asked(eight):
     assert eight["4 1 2, parameters cut"]["cut"] > 0.9
     assert eight["2 2 2"]["cut"] == 0

@@ -5,6 +5,7 @@ configuration, the fingerprints of its arrays) and, of a run, `optimizer`. A run
 checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,6 +154,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         return _sound_metadata(checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
+def digest_of(metadata: Mapping[str, Any]) -> str:
+    """Hash of all that a checkpoint's answers depend on, from its metadata."""
+    config = experiment_config(metadata)
+    rules = [config.model.channels, config.model.precision, config.volume.grid]
+    content = [metadata[_FINGERPRINTS][PARAMETERS], *rules, config.volume.percentiles]
+    encoded = json.dumps(content, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

@@ -12,11 +12,21 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
+from wsicl_jax.config import (
+    EvaluationConfig,
+    ExperimentConfig,
+    config_from_dict,
+    config_to_dict,
+)
+from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.errors import ConfigError
-from wsicl_jax.evaluate.figures import context_size_figure, trial_figure
-from wsicl_jax.evaluate.protocol import PromptsOf, Trial, dice_of, outputs, plan_trials
-from wsicl_jax.model.dual_branch import CUT, DualBranch
+from wsicl_jax.evaluate.cases import mask
+from wsicl_jax.evaluate.figures import ShownEpisode, context_size_figure, episode_figure
+from wsicl_jax.evaluate.in_context import score_in_context, show
+from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.planning import Marking, Planned, plan, with_prompts
+from wsicl_jax.evaluate.records import Score
+from wsicl_jax.model.dual_branch import CUT
 from wsicl_jax.parallel import keep_compiled_programs
 from wsicl_jax.progress import console
 from wsicl_jax.train.loop import train
@@ -27,7 +37,7 @@ CONTEXT_SIZES = (1, 2, 4, 8)
 SMALLEST_DROP = 0.25
 """Dice that wrong prompts must cost, or the network does not use its context."""
 
-_PROMPTS_OF: dict[PromptsOf, str] = {
+_PROMPTS_OF = {
     "structure": "boxes of the structure",
     "other structure": "boxes of another structure",
     "nothing": "no boxes",
@@ -85,7 +95,7 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
                 "loss": "dice_ce",
                 "loss_weight": 1.0,
             },
-            "evaluation": {"contexts": max(CONTEXT_SIZES), "prompts": BOXES},
+            "evaluation": {"contexts": list(CONTEXT_SIZES), "prompts": BOXES},
         }
     )
 
@@ -101,41 +111,31 @@ def run_demo(output: Path, *, seed: int) -> dict[str, float]:
     keep_compiled_programs()
     config = demo_config(output, seed)
     model = train(config)
-    found = plan_trials(config).trials
-
-    by_prompts: dict[PromptsOf, list[float]] = {
-        of: dice_of(
-            model,
-            found,
-            kind="box",
-            count=BOXES,
-            contexts=CONTEXTS,
-            of=of,
-            description=description,
-        )
-        for of, description in _PROMPTS_OF.items()
+    network = Network(model, config.volume)
+    planned = _planned(config, "structure")
+    every_size = _scores(network, planned, CONTEXT_SIZES, "boxes of the structure")
+    by_prompts: dict[str, list[Score]] = {
+        "structure": [score for score in every_size if score.contexts == CONTEXTS],
+        "other structure": _scores(
+            network, _planned(config, "other structure"), [CONTEXTS], "boxes of another structure"
+        ),
+        "nothing": _scores(network, planned, [CONTEXTS], "no boxes", blank=True),
     }
     by_size = {
-        size: by_prompts["structure"]
-        if size == CONTEXTS
-        else dice_of(
-            model,
-            found,
-            kind="box",
-            count=BOXES,
-            contexts=size,
-            description=f"{size} context images",
-        )
+        size: float(np.mean([s.dice for s in every_size if s.contexts == size]))
         for size in CONTEXT_SIZES
     }
-    means = {of: float(np.mean(values)) for of, values in by_prompts.items()}
-    _print_tables(found, by_prompts, by_size)
-    _write_figures(output, model, found, by_size, means["other structure"])
+    means = {of: float(np.mean([s.dice for s in scores])) for of, scores in by_prompts.items()}
+    _print_tables(by_prompts, by_size)
+    episode_figure(output / "segmentations.png", _shown(network, planned))
+    context_size_figure(
+        output / "context_size.png", by_size, wrong_prompts=means["other structure"]
+    )
     (output / "demo.json").write_text(
         json.dumps(
             {
                 "mean_dice": means,
-                "mean_dice_by_contexts": {n: float(np.mean(v)) for n, v in by_size.items()},
+                "mean_dice_by_contexts": by_size,
                 "config": config_to_dict(config),
             },
             indent=1,
@@ -145,61 +145,82 @@ def run_demo(output: Path, *, seed: int) -> dict[str, float]:
     return means
 
 
-def _print_tables(
-    found: Sequence[Trial],
-    by_prompts: dict[PromptsOf, list[float]],
-    by_size: dict[int, list[float]],
-) -> None:
+def _planned(config: ExperimentConfig, marking: Marking) -> Planned:
+    (draft,) = plan(
+        open_datasets(config),
+        config.evaluation,
+        seed=config.seed,
+        synth=config.synth,
+        cohort_grid=config.volume.grid,
+        min_voxels=config.episode.min_voxels,
+        marking=marking,
+    ).planned
+    return with_prompts(draft)
+
+
+def _scores(
+    network: Network, planned: Planned, sizes: Sequence[int], model: str, *, blank: bool = False
+) -> list[Score]:
+    return score_in_context(
+        network,
+        *planned,
+        model=model,
+        kind="box",
+        prompts=BOXES,
+        sizes=sizes,
+        tolerance_mm=EvaluationConfig.tolerance_mm,
+        blank=blank,
+    )
+
+
+def _print_tables(by_prompts: dict[str, list[Score]], by_size: dict[int, float]) -> None:
     table = Table(title=f"Dice on unseen structures, {CONTEXTS} contexts, {BOXES} boxes on each")
     table.add_column("structure")
-    for label in _PROMPTS_OF.values():
-        table.add_column(label, justify="right")
-    structures = list(dict.fromkeys(trial.structure for trial in found))
+    for of in by_prompts:
+        table.add_column(_PROMPTS_OF[of], justify="right")
+    structures = dict.fromkeys(score.structure for score in by_prompts["structure"])
     for structure in structures:
-        here = [i for i, trial in enumerate(found) if trial.structure == structure]
-        means = (np.mean([by_prompts[of][i] for i in here]) for of in _PROMPTS_OF)
+        means = (
+            np.mean([score.dice for score in scores if score.structure == structure])
+            for scores in by_prompts.values()
+        )
         table.add_row(structure, *(f"{mean:.3f}" for mean in means))
     table.add_section()
-    table.add_row("mean", *(f"{np.mean(by_prompts[of]):.3f}" for of in _PROMPTS_OF))
+    means = (np.mean([score.dice for score in scores]) for scores in by_prompts.values())
+    table.add_row("mean", *(f"{mean:.3f}" for mean in means))
     console().print(table)
 
     sizes = Table(title=f"Dice against context size, {BOXES} boxes on each")
     sizes.add_column("context images", justify="right")
     sizes.add_column("Dice", justify="right")
-    for size, values in by_size.items():
-        sizes.add_row(str(size), f"{np.mean(values):.3f}")
+    for size, mean in by_size.items():
+        sizes.add_row(str(size), f"{mean:.3f}")
     console().print(sizes)
 
 
-def _write_figures(
-    output: Path,
-    model: DualBranch,
-    found: Sequence[Trial],
-    by_size: dict[int, list[float]],
-    wrong: float,
-) -> None:
-    first_of = {trial.structure: trial for trial in reversed(found)}
-    shown = [first_of[name] for name in sorted(first_of, key=_number)[:_SHOWN_STRUCTURES]]
-    episodes = [trial.episode("box", BOXES) for trial in shown]
-    masks = [values > CUT for values in outputs(model, episodes, CONTEXTS)]
-    trial_figure(
-        output / "segmentations.png",
-        shown,
-        [trial.prompts("box", BOXES)[:CONTEXTS] for trial in shown],
-        masks,
-    )
-    context_size_figure(
-        output / "context_size.png",
-        {size: float(np.mean(values)) for size, values in by_size.items()},
-        wrong_prompts=wrong,
-    )
+def _shown(network: Network, planned: Planned) -> list[ShownEpisode]:
+    """The first episode of the first structures, with the network's masks."""
+    listed, cases = planned
+    first = {episode.structure: episode for episode in reversed(listed.episodes)}
+    chosen = [first[name] for name in list(listed.structures)[:_SHOWN_STRUCTURES]]
+    shown = [show(network, listed, cases, episode, "box", BOXES, CONTEXTS) for episode in chosen]
+    outputs = network.outputs([one.episode for one in shown], [CONTEXTS])[0]
+    return [
+        ShownEpisode(
+            episode.structure,
+            one.episode,
+            [
+                mask(cases, name, listed.structures[episode.structure].labels)
+                for name in episode.contexts[:CONTEXTS]
+            ],
+            one.prompts,
+            output > CUT,
+        )
+        for episode, one, output in zip(chosen, shown, outputs, strict=True)
+    ]
 
 
-def _number(structure: str) -> int:
-    return int(structure.split()[-1])
-
-
-def _print_verdict(output: Path, means: dict[PromptsOf, float]) -> None:
+def _print_verdict(output: Path, means: dict[str, float]) -> None:
     drop = means["structure"] - max(means["other structure"], means["nothing"])
     if drop >= SMALLEST_DROP:
         verdict = f"The network uses its context: without the right boxes Dice falls by {drop:.2f}."

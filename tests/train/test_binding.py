@@ -16,7 +16,7 @@ from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.manifest import read_manifest, write_manifest
 from wsicl_jax.data.store import create_store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate.protocol import plan_trials
+from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.train import binding
 from wsicl_jax.train.binding import (
     DATA,
@@ -212,7 +212,8 @@ def test_a_checkpoint_is_evaluated_on_the_split_it_was_trained_with(run, store):
             data = evaluated(checkpoint, config)
         assert data.parts == parts_of(run)
         assert {n: data.parts[n] for n in before} == before
-        targets = {trial.target for trial in plan_trials(config, [data]).trials}
+        (planned,) = plan_experiment(config, [data]).planned
+        targets = {episode.target for episode in planned.episodes.episodes}
         assert not targets & {name for name, part in before.items() if part == "train"}
 
 

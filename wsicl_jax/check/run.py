@@ -35,7 +35,7 @@ from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes import EpisodeSource, context_sizes
 from wsicl_jax.data.sources import StoreSource
 from wsicl_jax.errors import ConfigError, WsiclError
-from wsicl_jax.evaluate.protocol import plan_trials
+from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.evaluate.tables import left_out_table
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.parallel import make_mesh, mesh_sizes, simulate_devices
@@ -160,7 +160,7 @@ def _check_evaluation(config: ExperimentConfig, datasets: Sequence[DataSet], sho
             volume=replace(config.volume, grid=grid),
             evaluation=replace(config.evaluation, synthetic_structures=1),
         )
-    if left_out := plan_trials(config, datasets).left_out:
+    if left_out := plan_experiment(config, datasets).left_out:
         show(left_out_table(left_out))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -10,39 +11,46 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from wsicl_jax.axes import Box
-from wsicl_jax.evaluate.protocol import Trial
+from wsicl_jax.data.episodes import Episode
 
 _TRUTH, _FOUND, _BOX = "#2ca02c", "#ff3030", "#ffd400"
 
 
-def trial_figure(
-    path: Path,
-    trials: Sequence[Trial],
-    boxes: Sequence[Sequence[Sequence[Box]]],
-    masks: Sequence[Bool[np.ndarray, "x y z"]],
-) -> None:
-    """A row for each trial: the target with truth and prediction, then its contexts.
+class ShownEpisode(NamedTuple):
+    """An episode with its context masks, 2D boxes and prediction, all on the working grid."""
 
-    `boxes` holds for each trial and shown context its 2D boxes, `masks` the prediction for
-    each trial, all on the working grid. A context is shown on the slice of its first box
-    and with the structure's outline, which the network does not see.
+    title: str
+    episode: Episode
+    context_masks: Sequence[Bool[np.ndarray, "x y z"]]
+    boxes: Sequence[Sequence[Box]]
+    """The 2D boxes of each context."""
+    mask: Bool[np.ndarray, "x y z"]
+    """What the network found."""
+
+
+def episode_figure(path: Path, shown: Sequence[ShownEpisode]) -> None:
+    """A row for each episode: the target with truth and prediction, then its contexts.
+
+    A context is shown on the slice of its first box and with the structure's outline, which the
+    network does not see.
     """
-    columns = 2 + max(len(contexts) for contexts in boxes)
-    figure = Figure(figsize=(1.9 * columns, 2.05 * len(trials)), layout="constrained")
+    columns = 2 + max(len(one.boxes) for one in shown)
+    figure = Figure(figsize=(1.9 * columns, 2.05 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(trials), columns, squeeze=False)
-    for row, trial, contexts, mask in zip(axes, trials, boxes, masks, strict=True):
-        group = trial.group()
-        image, truth = group.images[0], group.masks[0]
+    axes = figure.subplots(len(shown), columns, squeeze=False)
+    for row, one in zip(axes, shown, strict=True):
+        image, truth = one.episode.target[..., 0], one.episode.truth[..., 0] > 0
         index = int(truth.sum((0, 1)).argmax())
-        _show(row[0], image[:, :, index], f"{trial.structure}: target")
+        _show(row[0], image[:, :, index], f"{one.title}: target")
         _outline(row[0], truth[:, :, index], _TRUTH)
         _show(row[1], image[:, :, index], "prediction, truth")
         _outline(row[1], truth[:, :, index], _TRUTH)
-        _outline(row[1], mask[:, :, index], _FOUND)
-        for number, (axis, context) in enumerate(zip(row[2:], contexts, strict=False)):
-            image, truth = group.images[number + 1], group.masks[number + 1]
-            _show_context(axis, image, truth, context, f"context {number + 1}")
+        _outline(row[1], one.mask[:, :, index], _FOUND)
+        contexts = zip(
+            row[2:], one.episode.context_images, one.context_masks, one.boxes, strict=False
+        )
+        for number, (axis, image, mask, boxes) in enumerate(contexts, 1):
+            _show_context(axis, image[..., 0], mask, boxes, f"context {number}")
     for axis in axes.flat:
         axis.set_axis_off()
     figure.savefig(path, dpi=110)

@@ -4,6 +4,7 @@ A cell is what one model scored on one data set with one kind of prompt and one 
 prompts per image, at all context sizes. Its file appears when it is whole.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,6 +93,22 @@ class Cell:
 _CELLS = TypeAdapter(Cell)
 
 
+def cell_name(*parts: str) -> str:
+    """A path for a cell from names of models, data sets and settings, whatever is in them.
+
+    Letters that paths know are kept, others become `_` and a hash.
+    """
+    return "/".join(map(file_name, parts))
+
+
+def file_name(text: str) -> str:
+    """One part of such a path."""
+    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text)
+    if safe and safe == text and not safe.startswith("."):
+        return safe
+    return f"{safe.lstrip('.')}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
+
+
 def title_of(protocol: Protocol, kind: str) -> str:
     """A protocol as the paper calls it."""
     if protocol == "interactive":
@@ -126,18 +143,43 @@ def read_cell(path: Path) -> Cell:
         raise DataError(f"{path} is no file of scores: {error.errors()[0]['msg']}") from None
 
 
+def read_about(directory: Path) -> dict[str, Any]:
+    """What a sweep was asked to do; nothing if it does not say.
+
+    Raises:
+        DataError: the file is there, but cannot be read.
+    """
+    path = directory / ABOUT
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}; remove it and run the sweep again"
+        ) from None
+
+
 def read_cells(directories: Iterable[Path]) -> list[Cell]:
     """All cells of some sweeps, sorted by path.
+
+    Cells that were scored when a sweep was another one, and are no part of it now or have not been
+    scored anew, are left out.
 
     Raises:
         DataError: a directory has none, or one cannot be read.
     """
     found = []
     for directory in directories:
-        paths = sorted((directory / CELLS).rglob("*.json"))
-        if not paths:
+        place = directory / CELLS
+        keys = read_about(directory).get("cells")
+        wanted = {place / f"{name}.json": key for name, key in (keys or {}).items()}
+        paths = sorted(place.rglob("*.json") if keys is None else filter(Path.is_file, wanted))
+        cells = [(path, read_cell(path)) for path in paths]
+        kept = [cell for path, cell in cells if cell.key == wanted.get(path, cell.key)]
+        if not kept:
             raise DataError(f"{directory} has no scores; `wsicl sweep` writes them")
-        found += [read_cell(path) for path in paths]
+        found += kept
     return found
 
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax import lax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import ShapeError
@@ -200,6 +201,51 @@ class DualBranch(nnx.Module):
             key,
         )
         return self.target_decoder(x, shortcuts, features).astype(jnp.float32)
+
+    def after_each(
+        self,
+        target: Float[ArrayLike, "batch x y z 1"],
+        context_images: Float[ArrayLike, "batch context x y z 1"],
+        context_prompts: Float[ArrayLike, "batch context x y z 1"],
+        wanted: Bool[ArrayLike, " context"],
+    ) -> Float[Array, "context batch x y z 1"]:
+        """The outputs for the first context image alone, for the first two, and so on.
+
+        Only where `wanted` says so; elsewhere zeros, which cost nothing. Every context image is
+        processed once for all sizes of the context set, and `wanted` may change without a new
+        compilation. For inference on one device or on parts of a batch; nothing is kept for
+        gradients.
+
+        Raises:
+            ShapeError: as calling the network does.
+        """
+        _check_shapes(target, context_images, context_prompts, None, self.config.size_multiple)
+        shortcuts, x = self.target_encoder(jnp.asarray(target, self.config.precision))
+        contexts = (jnp.asarray(a) for a in (context_images, context_prompts))
+        graph, parameters = nnx.split((self.context_branch, self.target_decoder))
+
+        def decoded(features: Features) -> Array:
+            _, decoder = nnx.merge(graph, parameters)
+            return decoder(x, shortcuts, features).astype(jnp.float32)
+
+        def add(total: Features, xs):
+            image, prompts, number, is_wanted = xs
+            branch, _ = nnx.merge(graph, parameters)
+            shown = jnp.concatenate([image, prompts], axis=-1).astype(shortcuts[0].dtype)
+            features = branch(shown, shortcuts)
+            total = jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, features)
+            means = jax.tree.map(lambda t: t / number, total)
+            zeros = jnp.zeros(target.shape, jnp.float32)
+            return total, lax.cond(is_wanted, decoded, lambda _: zeros, means)
+
+        images, prompts = (jnp.moveaxis(a, 1, 0) for a in contexts)
+        numbers = jnp.arange(1, len(images) + 1, dtype=jnp.float32)
+        shape = jax.eval_shape(
+            lambda i: nnx.merge(graph, parameters)[0](i.astype(shortcuts[0].dtype), shortcuts),
+            jax.ShapeDtypeStruct((*target.shape[:4], 2), jnp.float32),
+        )
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shape)
+        return lax.scan(add, zeros, (images, prompts, numbers, jnp.asarray(wanted)))[1]
 
 
 def count_parameters(config: ModelConfig) -> int:

@@ -130,8 +130,26 @@ def datasets_of_checkpoint(
         DataError: a store is missing, or the manifest of the run is damaged.
     """
     datasets = open_datasets(config)
+    manifest = manifest_of_checkpoint(checkpoint, metadata)
+    if manifest is None:
+        return datasets
+    datasets = [bound(dataset, manifest) for dataset in datasets]
+    now = manifest_of(config, datasets)
+    known, there = ({d.name for d in m.data_sets} for m in (manifest, now))
+    if changes := str(compare(manifest.only(there), now.only(known))):
+        run = checkpoint.parent.parent
+        warnings.warn(f"the data have changed since {run} was trained: {changes}", stacklevel=2)
+    return datasets
+
+
+def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Manifest | None:
+    """The data that a checkpoint was trained on; None if nobody knows, which a warning tells.
+
+    Raises:
+        DataError: the manifest of the run is damaged, or of another run.
+    """
     if DATA not in metadata:
-        return datasets  # an imported network: nobody knows what it was trained on
+        return None  # an imported network
     run = checkpoint.parent.parent
     if checkpoint.parent.name != STEPS or not (run / MANIFEST).is_file():
         warnings.warn(
@@ -139,15 +157,10 @@ def datasets_of_checkpoint(
             "split is that of the seed, and targets may have been trained on if the data changed",
             stacklevel=2,
         )
-        return datasets
+        return None
     manifest = read_manifest(run)
     _check_manifest(run, manifest, metadata)
-    datasets = [bound(dataset, manifest) for dataset in datasets]
-    now = manifest_of(config, datasets)
-    known, there = ({d.name for d in m.data_sets} for m in (manifest, now))
-    if changes := str(compare(manifest.only(there), now.only(known))):
-        warnings.warn(f"the data have changed since {run} was trained: {changes}", stacklevel=2)
-    return datasets
+    return manifest
 
 
 def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) -> None:

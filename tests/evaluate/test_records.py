@@ -1,0 +1,129 @@
+"""Cells on disk: whole or an error, and only those that a sweep has now."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.records import (
+    ABOUT,
+    CELLS,
+    Cell,
+    Score,
+    cell_name,
+    file_name,
+    read_cell,
+    read_cells,
+    scores_of,
+    title_of,
+    write_cell,
+)
+from wsicl_jax.sealing import seal
+
+SCORE = Score(
+    model="it",
+    data_set="set",
+    structure="liver",
+    episode="liver/case 1",
+    target="case 1",
+    subject="1",
+    protocol="in_context",
+    kind="box",
+    prompts=3,
+    contexts=4,
+    seconds=120.0,
+    dice=1 / 3,
+    surface_dice=0.5,
+    hd95_mm=2.5,
+)
+CELL = Cell(name="it/set/box-3", key="abc", scores=(SCORE, replace(SCORE, dice=0.25)))
+
+
+def file_of(directory: Path, cell: Cell = CELL) -> Path:
+    return directory / CELLS / f"{cell.name}.json"
+
+
+def test_a_cell_comes_back_from_its_file_as_it_was(tmp_path):
+    write_cell(tmp_path, CELL)
+    assert read_cell(file_of(tmp_path)) == CELL
+    assert [file.name for file in file_of(tmp_path).parent.iterdir()] == ["box-3.json"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "cannot be read as scores"),
+        (lambda text: text.replace("0.25", "0.75"), "no whole file of scores"),
+        (lambda text: json.dumps(seal({**json.loads(text), "format": 2})), "no whole file"),
+        (lambda text: json.dumps(seal({"format": 1, "name": "a"})), "no file of scores"),
+        (lambda text: "3", "no whole file"),
+    ],
+    ids=["cut off", "changed", "another format", "something else", "a number"],
+)
+def test_a_damaged_cell_is_told(damage, message, tmp_path):
+    write_cell(tmp_path, CELL)
+    path = file_of(tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(DataError, match=message):
+        read_cell(path)
+
+
+def about(directory: Path, cells: dict[str, str]) -> None:
+    (directory / ABOUT).write_text(json.dumps({"cells": cells}))
+
+
+def test_cells_that_a_sweep_no_longer_has_are_left_out(tmp_path):
+    former = replace(CELL, name="it/set/point-3")
+    for cell in (CELL, former):
+        write_cell(tmp_path, cell)
+    assert read_cells([tmp_path]) == [CELL, former]
+    file_of(tmp_path, former).write_text("damaged")
+    about(tmp_path, {CELL.name: CELL.key, "it/set/not-yet": "d"})
+    assert read_cells([tmp_path]) == [CELL]
+    assert scores_of([CELL]) == list(CELL.scores)
+
+
+def test_cells_of_other_episodes_or_checkpoints_are_left_out_until_they_are_scored_anew(tmp_path):
+    other = replace(CELL, name="it/set/point-3")
+    for cell in (CELL, other):
+        write_cell(tmp_path, cell)
+    about(tmp_path, {CELL.name: "another key", other.name: other.key})
+    assert read_cells([tmp_path]) == [other]
+
+
+def test_cells_of_several_sweeps_are_read_in_their_order(tmp_path):
+    for name in ("b", "a"):
+        write_cell(tmp_path / name, replace(CELL, key=name))
+    assert [cell.key for cell in read_cells([tmp_path / "b", tmp_path / "a"])] == ["b", "a"]
+
+
+def test_a_directory_without_scores_is_told(tmp_path):
+    with pytest.raises(DataError, match="has no scores; `wsicl sweep` writes them"):
+        read_cells([tmp_path])
+    (tmp_path / ABOUT).write_text("{")
+    with pytest.raises(DataError, match=r"sweep\.json cannot be read.*remove it"):
+        read_cells([tmp_path])
+
+
+@given(st.lists(st.text(), min_size=2, max_size=6, unique=True))
+def test_names_of_any_kind_become_different_files_in_one_directory(names):
+    files = {file_name(name) for name in names}
+    assert len(files) == len(names)
+    for file in files:
+        assert Path(file).name == file and not file.startswith(".")
+
+
+def test_usual_names_of_files_are_those_of_their_things():
+    assert cell_name("mixture", "two_blocks", "box-3") == "mixture/two_blocks/box-3"
+    assert cell_name("../a b", "x").startswith("_a_b-")
+
+
+def test_protocols_have_the_names_of_the_paper():
+    assert title_of("in_context", "box") == "WS-ICL (Box)"
+    assert title_of("in_context", "mask") == "dense ICL"
+    assert title_of("interactive", "point") == "interactive (point)"
+    assert title_of("restoration", "denoising") == "denoising"

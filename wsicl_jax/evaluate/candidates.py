@@ -1,0 +1,105 @@
+"""The models of a sweep, before they are loaded: what they are, and what they were trained on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from wsicl_jax.checkpoint import digest_of, experiment_config, find_checkpoint, read_metadata
+from wsicl_jax.config import SYNTHETIC, DatasetConfig, SweepConfig, VolumeConfig
+from wsicl_jax.data.datasets import DataSet, dataset_of, open_store
+from wsicl_jax.data.manifest import Manifest, bound
+from wsicl_jax.data.store import Store
+from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.episode_list import EpisodeList
+from wsicl_jax.train.binding import manifest_of_checkpoint
+
+_PARTS = ("train", "validation", "held_out")
+
+
+class Candidate(NamedTuple):
+    """A checkpoint that takes part, before it is loaded."""
+
+    name: str
+    checkpoint: Path
+    digest: str
+    step: int | None
+    volume: VolumeConfig
+    manifest: Manifest | None
+    """What it was trained on; None if nobody knows."""
+
+
+def candidate_of(name: str, path: str) -> Candidate:
+    """The model of a run, or of one of its checkpoints.
+
+    Raises:
+        CheckpointError, DataError: there is none, or what it says of itself is damaged.
+    """
+    checkpoint = find_checkpoint(path)
+    metadata = read_metadata(checkpoint)
+    return Candidate(
+        name,
+        checkpoint,
+        digest_of(metadata),
+        metadata.get("step"),
+        experiment_config(metadata).volume,
+        manifest_of_checkpoint(checkpoint, metadata),
+    )
+
+
+def split_for(
+    config: SweepConfig, settings: DatasetConfig, candidates: Sequence[Candidate]
+) -> DataSet:
+    """A data set of the sweep, split as the models know it: trained on by one is trained on.
+
+    Data that no model knows are split by the sweep's seed.
+
+    Raises:
+        DataError: there is no such store, a setting names what it does not have, or its intensities
+            were scaled otherwise than a model expects.
+    """
+    if settings.store == SYNTHETIC:
+        return DataSet(settings, None, {}, {})
+    for candidate in candidates:
+        open_store(settings.store, candidate.volume)
+    dataset = dataset_of(Store.open(settings.store), settings, config.episode, config.seed)
+    known = [
+        bound(dataset, c.manifest).parts
+        for c in candidates
+        if c.manifest and _knows(c.manifest, dataset)
+    ]
+    if not known:
+        return dataset
+    parts = {
+        case: next(p for p in _PARTS if p in {found[case] for found in known})
+        for case in dataset.parts
+    }
+    return replace(dataset, parts=parts)
+
+
+def _knows(manifest: Manifest, dataset: DataSet) -> bool:
+    """Whether it has this data set, or one of another name with the same content."""
+    contents = {case.digest for case in dataset.store.catalogue.values()}
+    return any(
+        record.name == dataset.name or contents & {case.digest for case in record.known.values()}
+        for record in manifest.data_sets
+    )
+
+
+def check_targets(listed: EpisodeList, candidates: Sequence[Candidate]) -> None:
+    """Raises `DataError` if a model was trained on a target, or on the same content elsewhere."""
+    targets = {listed.cases[e.target]: e.target for e in listed.episodes}
+    for candidate in candidates:
+        records = candidate.manifest.data_sets if candidate.manifest else ()
+        trained = {
+            case.digest
+            for record in records
+            if record.trained_on
+            for case in record.known.values()
+            if case.part == "train"
+        }
+        if seen := sorted(trained & set(targets)):
+            raise DataError(
+                f"{candidate.name} was trained on {len(seen)} targets of {listed.data_set}, such "
+                f"as {targets[seen[0]]!r}: its scores would mean nothing; plan other episodes"
+            )

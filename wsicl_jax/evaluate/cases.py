@@ -1,0 +1,168 @@
+"""Where evaluation gets images and labels: cases of a store, or synthetic subjects of its own."""
+
+import functools
+import hashlib
+import json
+import threading
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import cachetools
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from wsicl_jax.axes import Shape3
+from wsicl_jax.config import (
+    SYNTHETIC,
+    SynthConfig,
+    VolumeConfig,
+    config_from_dict,
+    config_to_dict,
+)
+from wsicl_jax.data.datasets import DataSet
+from wsicl_jax.data.sources import Subject, mask_of, prepared_case, synthetic_subjects
+from wsicl_jax.data.synth.cohort import fingerprint
+from wsicl_jax.geometry import WorkingGrid
+
+_LABEL_CACHE_BYTES = 1e9
+
+
+@runtime_checkable
+class Cases(Protocol):
+    """Cases of one data set by name, on their own grids and on a network's working grid."""
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        ...
+
+    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
+        """Image in [0, 1] and label map on the working grid."""
+        ...
+
+    def label(self, case: str) -> Integer[np.ndarray, "X Y Z"]:
+        """The label map on the case's own grid."""
+        ...
+
+    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
+        """The way between the case's own grid and the working grid."""
+        ...
+
+    def affine(self, case: str) -> Float[np.ndarray, "4 4"]:
+        """Voxel to RAS (mm) of the case's own grid."""
+        ...
+
+    def digest(self, case: str) -> str:
+        """Hash of the case's content."""
+        ...
+
+
+def mask(cases: Cases, case: str, labels: tuple[int, ...]) -> Bool[np.ndarray, "X Y Z"]:
+    """A structure on a case's own grid."""
+    return mask_of(cases.label(case), labels)
+
+
+class StoreCases:
+    """The cases of a store."""
+
+    def __init__(self, dataset: DataSet):
+        self.dataset = dataset
+        self.name = dataset.name
+        self._labels = cachetools.LRUCache(_LABEL_CACHE_BYTES, getsizeof=lambda x: x.nbytes)
+        self._lock = threading.Lock()
+
+    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
+        store = self.dataset.store
+        return prepared_case(store, case, store.channel_names.index(channel), volume)
+
+    def label(self, case: str) -> np.ndarray:
+        with self._lock:
+            if (found := self._labels.get(case)) is not None:
+                return found
+        label = self.dataset.store.read_label(case)
+        with self._lock:
+            if label.nbytes <= _LABEL_CACHE_BYTES:
+                self._labels[case] = label
+        return label
+
+    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
+        entry = self.dataset.store.case(case)
+        return WorkingGrid.of(entry.shape, entry.affine, volume.grid)
+
+    def affine(self, case: str) -> np.ndarray:
+        return self.dataset.store.case(case).affine
+
+    def digest(self, case: str) -> str:
+        return self.dataset.store.case(case).digest
+
+
+class Cohorts(NamedTuple):
+    """Synthetic cohorts, one for each unseen structure: all that their subjects follow from."""
+
+    seed: tuple[int, ...]
+    """Seed of all cohorts; a cohort's number comes behind it."""
+    grid: Shape3
+    synth: SynthConfig
+    min_voxels: int
+    subjects: int
+    """Subjects of each cohort."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as an episode list keeps them."""
+        seed, grid = list(self.seed), list(self.grid)
+        return {**self._asdict(), "seed": seed, "grid": grid, "synth": config_to_dict(self.synth)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Cohorts":
+        """Cohorts from plain values: the inverse of `to_json`."""
+        settings = config_from_dict({"synth": content["synth"]})
+        seed, grid = tuple(content["seed"]), tuple(content["grid"])
+        return cls(**{**content, "seed": seed, "grid": grid, "synth": settings.synth})
+
+
+# The episodes of a cohort follow each other, so the newest cohorts serve them all.
+@functools.lru_cache(maxsize=4)
+def cohort_of(cohorts: Cohorts, number: int) -> tuple[list[Subject], Integer[np.ndarray, "label"]]:
+    """The subjects of a cohort, and the labels that are large enough in all of them."""
+    return synthetic_subjects(
+        (*cohorts.seed, number),
+        VolumeConfig(grid=cohorts.grid),
+        cohorts.subjects,
+        structures=2,
+        min_voxels=cohorts.min_voxels,
+        settings=cohorts.synth,
+    )
+
+
+class CohortCases:
+    """The subjects of synthetic cohorts, called `cohort 3/subject 1`; voxels of 1 mm."""
+
+    name = SYNTHETIC
+
+    def __init__(self, cohorts: Cohorts):
+        self.cohorts = cohorts
+
+    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
+        image, label = self._drawn(case)
+        grid = self.grid(case, volume)
+        return grid.image(image), grid.label(label)
+
+    def label(self, case: str) -> np.ndarray:
+        return self._drawn(case)[1]
+
+    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
+        return WorkingGrid(self.cohorts.grid, volume.grid)
+
+    def affine(self, case: str) -> np.ndarray:
+        return np.eye(4)
+
+    def digest(self, case: str) -> str:
+        content = json.dumps([self._origin, case], sort_keys=True).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    @functools.cached_property
+    def _origin(self) -> list[Any]:
+        return [self.cohorts.to_json(), fingerprint(self.cohorts.synth)]
+
+    def _drawn(self, case: str) -> Subject:
+        cohort, subject = (int(part.split()[-1]) for part in case.split("/"))
+        return cohort_of(self.cohorts, cohort - 1)[0][subject - 1]

@@ -1,0 +1,113 @@
+"""Which protocols an evaluation has, and one call that scores any of them.
+
+In context: images of other subjects with prompts. Interactive: prompts on the target itself, in
+rounds. Restoration: image to image.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wsicl_jax.config import EvaluationConfig
+from wsicl_jax.evaluate.episode_list import EpisodeList
+from wsicl_jax.evaluate.in_context import score_in_context
+from wsicl_jax.evaluate.interactive import score_interactive
+from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.planning import Planned, with_prompts
+from wsicl_jax.evaluate.records import Protocol, Score
+from wsicl_jax.evaluate.restoration import score_restoration
+from wsicl_jax.prompts import GIVEN_ONCE
+
+
+class Setting(NamedTuple):
+    """A protocol with its kind of prompt and their number: one cell for each model and data set."""
+
+    protocol: Protocol
+    kind: str
+    """Kind of prompt, or task of restoration."""
+    prompts: int
+    """On each context image."""
+
+    @property
+    def name(self) -> str:
+        """A name for files."""
+        if self.protocol == "in_context":
+            return f"{self.kind}-{self.prompts}"
+        return f"{self.protocol}-{self.kind}"
+
+
+def settings_of(config: EvaluationConfig) -> list[Setting]:
+    """All settings of an evaluation; every size of the context set belongs to each."""
+    settings = []
+    for kind in dict.fromkeys(config.kinds):
+        counts = (1,) if kind in GIVEN_ONCE else sorted(set(config.prompts))
+        settings += [Setting("in_context", kind, count) for count in counts]
+    most = config.most_prompts if config.interactive.contexts else 0
+    interactive = dict.fromkeys(config.interactive.kinds)
+    settings += [Setting("interactive", kind, most) for kind in interactive]
+    tasks = dict.fromkeys(config.restoration)
+    return settings + [Setting("restoration", task, 0) for task in tasks]
+
+
+def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
+    """Raises `DataError` if a list lacks contexts, prompts or a kind that an evaluation needs."""
+    for setting in settings_of(config):
+        if setting.protocol == "in_context":
+            episodes.check(max(config.contexts), setting.kind, setting.prompts)
+        elif setting.protocol == "restoration":
+            episodes.check(max(config.contexts))
+        elif config.interactive.contexts:
+            episodes.check(config.interactive.contexts, setting.kind, setting.prompts)
+
+
+def score(
+    setting: Setting,
+    network: Network,
+    planned: Planned,
+    config: EvaluationConfig,
+    model: str,
+) -> list[Score]:
+    """The scores of one model on one data set at one setting.
+
+    Raises:
+        DataError: the list of episodes lacks what the setting needs, or a case cannot be read.
+    """
+    episodes, cases = planned
+    if setting.protocol == "interactive":
+        return score_interactive(
+            network,
+            episodes,
+            cases,
+            model=model,
+            kind=setting.kind,
+            rounds=config.interactive.rounds,
+            contexts=config.interactive.contexts,
+            prompts=setting.prompts,
+            tolerance_mm=config.tolerance_mm,
+        )
+    if setting.protocol == "restoration":
+        return score_restoration(
+            network, episodes, cases, model=model, task=setting.kind, sizes=config.contexts
+        )
+    return score_in_context(
+        network,
+        episodes,
+        cases,
+        model=model,
+        kind=setting.kind,
+        prompts=setting.prompts,
+        sizes=config.contexts,
+        tolerance_mm=config.tolerance_mm,
+    )
+
+
+def evaluate(
+    network: Network, planned: Sequence[Planned], config: EvaluationConfig, model: str = ""
+) -> list[Score]:
+    """All settings on all data sets, whose lists need no prompts yet."""
+    marked = [with_prompts(data) for data in planned]
+    return [
+        one
+        for setting in settings_of(config)
+        for data in marked
+        for one in score(setting, network, data, config, model)
+    ]

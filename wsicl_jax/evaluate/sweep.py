@@ -1,0 +1,315 @@
+"""A grid of evaluations, cell by cell: each on disk when it is done, none done twice.
+
+A cell is a model, a data set, a kind of prompt and their number; all context sizes are scored in
+one pass. Several processes may share a sweep: each takes its part of the cells (array jobs).
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from wsicl_jax.checkpoint import load_model
+from wsicl_jax.config import SYNTHETIC, EvaluationConfig, SweepConfig, config_to_dict
+from wsicl_jax.data.datasets import open_store
+from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.evaluate.candidates import Candidate, candidate_of, check_targets, split_for
+from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
+from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
+from wsicl_jax.evaluate.protocol import Setting, check_list, score, settings_of
+from wsicl_jax.evaluate.records import (
+    ABOUT,
+    CELLS,
+    Cell,
+    Score,
+    cell_name,
+    file_name,
+    read_about,
+    read_cell,
+    write_cell,
+)
+from wsicl_jax.files import write_whole
+
+EPISODES = "episodes"
+"""The directory of episode lists in that of a sweep."""
+
+_PACKAGES = ("wsicl_jax", "jax", "flax", "numpy", "scipy", "scikit-image", "surface-distance")
+
+
+class PlannedCell(NamedTuple):
+    """A cell of the grid."""
+
+    candidate: Candidate
+    data: Planned
+    setting: Setting
+    name: str
+    key: str
+    """Hash of all that its scores depend on."""
+
+
+class Sweep(NamedTuple):
+    """A sweep made ready: its cells in order, and what was left out."""
+
+    config: SweepConfig
+    cells: list[PlannedCell]
+    lists: list[Path]
+    """The lists of episodes that were written."""
+    left_out: dict[str, str]
+    """Structures that too few cases have, each with the reason."""
+
+
+def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = False) -> Sweep:
+    """Find the checkpoints, plan the episode lists and write them, with what the sweep is about.
+
+    A case that any of the checkpoints was trained on is never a target. Several processes may
+    do so at once: they write the same. With `lists_only` there need be no checkpoints.
+
+    Raises:
+        CheckpointError, DataError: a checkpoint or a store is missing or damaged, a named structure
+            has too few cases, or a given list lacks what is to be shown, or has a target that was
+            trained on.
+        ConfigError: there are no checkpoints, or the directory has scores of masks from elsewhere.
+    """
+    if not (config.checkpoints or lists_only):
+        raise ConfigError("the sweep names no model; give checkpoints: {NAME: RUN}")
+    output = Path(config.output)
+    if (about := read_about(output)) and "config" not in about:
+        raise ConfigError(
+            f"{output} has scores that `wsicl score` wrote; give the sweep another output, and "
+            "both to `wsicl report`"
+        )
+    candidates = [candidate_of(name, path) for name, path in config.checkpoints.items()]
+    planned, left_out = _planned(config, candidates)
+    for data in planned:
+        check_targets(data.episodes, candidates)
+    cells = _cells(config, candidates, planned)
+    lists = []
+    for data in planned:
+        lists.append(output / _place(data.episodes))
+        write_list(lists[-1], data.episodes)
+    if not lists_only:
+        _write_about(config, candidates, planned, cells, command)
+    return Sweep(config, cells, lists, left_out)
+
+
+def run_cells(
+    sweep: Sweep, part: tuple[int, int] = (1, 1), devices: Sequence[jax.Device] | None = None
+) -> tuple[int, int]:
+    """Score the cells of one part that are not on disk yet; how many were scored, and were there.
+
+    `part` is (i, n): consecutive cells, so that a part loads few networks and data sets.
+
+    Raises:
+        WsiclError: a network cannot be loaded or a case not be read; finished cells stay.
+    """
+    output, (number, parts) = Path(sweep.config.output), part
+    total = len(sweep.cells)
+    own = sweep.cells[(number - 1) * total // parts : number * total // parts]
+    missing = [cell for cell in own if not _is_done(output, cell)]
+
+    @lru_cache(maxsize=1)  # the cells of a network follow each other
+    def network(candidate_name: str) -> Network:
+        candidate = next(c.candidate for c in missing if c.candidate.name == candidate_name)
+        return Network(load_model(candidate.checkpoint), candidate.volume, devices)
+
+    for cell in missing:
+        start = time.monotonic()
+        scores = score(
+            cell.setting,
+            network(cell.candidate.name),
+            cell.data,
+            sweep.config.evaluation,
+            cell.candidate.name,
+        )
+        about = _about_cell(cell, time.monotonic() - start)
+        write_cell(output, Cell(name=cell.name, key=cell.key, scores=tuple(scores), about=about))
+    return len(missing), len(own) - len(missing)
+
+
+def finished(sweep: Sweep) -> list[Score]:
+    """The scores of the cells that are on disk, in the order of the grid."""
+    output = Path(sweep.config.output)
+    return [
+        one
+        for cell in sweep.cells
+        if _is_done(output, cell)
+        for one in read_cell(_path(output, cell)).scores
+    ]
+
+
+def _planned(
+    config: SweepConfig, candidates: Sequence[Candidate]
+) -> tuple[list[Planned], dict[str, str]]:
+    datasets = [split_for(config, settings, candidates) for settings in config.data]
+    drafts, left_out = plan(
+        datasets,
+        config.evaluation,
+        seed=config.seed,
+        synth=config.synth,
+        cohort_grid=config.synthetic_grid,
+        min_voxels=config.episode.min_voxels,
+    )
+    given = [_given(Path(path), config.evaluation, candidates) for path in config.episodes]
+    planned = [*map(with_prompts, drafts), *given]
+    names = [data.episodes.data_set for data in planned]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"two data sets of the sweep are called {twice[0]!r}; leave one out")
+    if not planned:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise DataError(f"no structure of the sweep's data can be evaluated: {reasons}")
+    return planned, left_out
+
+
+def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[Candidate]) -> Planned:
+    """A list that was written before, fit for this sweep."""
+    listed = read_list(path)
+    check_list(listed, evaluation)
+    if listed.store != SYNTHETIC:
+        for candidate in candidates:
+            open_store(listed.store, candidate.volume)
+    return Planned(listed, cases_of(listed))
+
+
+def _cells(
+    config: SweepConfig, candidates: Sequence[Candidate], planned: Sequence[Planned]
+) -> list[PlannedCell]:
+    settings = settings_of(config.evaluation)
+    shown = [
+        [_hash(_shown(data.episodes, setting, config.evaluation)) for setting in settings]
+        for data in planned
+    ]
+    return [
+        PlannedCell(
+            candidate,
+            data,
+            setting,
+            cell_name(candidate.name, data.episodes.data_set, setting.name),
+            _hash([candidate.name, candidate.digest, what_is_shown]),
+        )
+        for candidate in candidates
+        for data, by_setting in zip(planned, shown, strict=True)
+        for setting, what_is_shown in zip(settings, by_setting, strict=True)
+    ]
+
+
+def _shown(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """All that a cell's scores depend on besides the network.
+
+    Of a list only what the setting shows: other kinds of prompts, or more context images, may be
+    added to it without a new cell.
+    """
+    content: dict[str, Any] = {"setting": setting, "cohorts": listed.cohorts}
+    if setting.protocol == "interactive":
+        own = evaluation.interactive
+        sizes, content["rounds"] = [own.contexts], own.rounds
+    else:
+        sizes = sorted(set(evaluation.contexts))
+    if setting.protocol == "restoration":
+        content["seed"] = listed.seed
+    else:
+        content["tolerance_mm"] = evaluation.tolerance_mm
+    contexts = {e.name: e.contexts[: sizes[-1]] for e in listed.episodes}
+    used = {(e.structure, case) for e in listed.episodes for case in contexts[e.name]}
+    cases = {case for _, case in used} | {e.target for e in listed.episodes}
+    return {
+        **content,
+        "contexts": sizes,
+        "data_set": listed.data_set,
+        "episodes": [{**vars(e), "contexts": contexts[e.name]} for e in listed.episodes],
+        "cases": {case: listed.cases[case] for case in sorted(cases)},
+        "labels": {name: (s.labels, s.marked) for name, s in listed.structures.items()},
+        "prompts": [
+            [structure, case, *_prompts(listed.structures[structure].prompts[case], setting)]
+            for structure, case in sorted(used)
+        ],
+    }
+
+
+def _prompts(prompts: CasePrompts, setting: Setting) -> list[Any]:
+    if setting.protocol == "restoration" or setting.kind == "mask":
+        return []
+    kinds = ["mixed", *sorted(set(prompts.mixed))] if setting.kind == "mixed" else [setting.kind]
+    return [getattr(prompts, kind) for kind in kinds]
+
+
+def _hash(content: Any) -> str:
+    encoded = json.dumps(content, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _place(listed: EpisodeList) -> str:
+    """Where a list lies in the directory of a sweep."""
+    return f"{EPISODES}/{file_name(listed.data_set)}.json"
+
+
+def _is_done(output: Path, cell: PlannedCell) -> bool:
+    path = _path(output, cell)
+    # A damaged cell is scored again.
+    try:
+        return path.is_file() and read_cell(path).key == cell.key
+    except DataError:
+        return False
+
+
+def _path(output: Path, cell: PlannedCell) -> Path:
+    return output / CELLS / f"{cell.name}.json"
+
+
+def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
+    device = jax.local_devices()[0]
+    return {
+        "checkpoint": str(cell.candidate.checkpoint),
+        "checkpoint_digest": cell.candidate.digest,
+        "step": cell.candidate.step,
+        "episodes_digest": cell.data.episodes.digest,
+        "wall_seconds": round(seconds, 2),
+        "device": f"{len(jax.local_devices())} x {device.device_kind}",
+        "versions": _versions(),
+    }
+
+
+def _write_about(
+    config: SweepConfig,
+    candidates: Sequence[Candidate],
+    planned: Sequence[Planned],
+    cells: Sequence[PlannedCell],
+    command: str,
+) -> None:
+    content = {
+        "command": command,
+        "config": config_to_dict(config),
+        "versions": _versions(),
+        "models": {
+            c.name: {"path": str(c.checkpoint), "digest": c.digest, "step": c.step}
+            for c in candidates
+        },
+        "data_sets": {
+            data.episodes.data_set: {
+                "episodes": _place(data.episodes),
+                "digest": data.episodes.digest,
+                "targets": len({e.target for e in data.episodes.episodes}),
+            }
+            for data in planned
+        },
+        "tolerance_mm": config.evaluation.tolerance_mm,
+        "cells": {cell.name: cell.key for cell in cells},
+    }
+    path = Path(config.output) / ABOUT
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
