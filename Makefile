@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # One exact release, so that all machines compare with the same reference.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# A file of tests shares what it sets up, so that it stays with one worker.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 # glibc then asks for huge pages, which makes a step on CPU a tenth faster.
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
@@ -13,10 +15,10 @@ demo: .venv/.installed
 	$(HUGE_PAGES) $(BIN)/wsicl demo --output demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: .venv/.installed-dev
-	$(BIN)/pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check wsicl_jax tests

@@ -1,5 +1,7 @@
 """What all tests share: programs compiled once in a test session, also by its subprocesses."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ _AGREEMENT = pytest.StashKey[dict[str, float]]()
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
-    """A compilation cache that starts empty and ends with the session."""
+    """A compilation cache that starts empty and ends with the session; of all its workers."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
+    folder.mkdir(exist_ok=True)
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -39,6 +44,20 @@ def agree(pytestconfig):
         assert deviation <= bound
 
     return check
+
+
+def pytest_sessionfinish(session):
+    """A worker hands what it measured to the process that prints it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["agreement"] = session.config.stash.get(_AGREEMENT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """The process that prints takes what a worker has measured."""
+    worst = node.config.stash.setdefault(_AGREEMENT, {})
+    for name, deviation in getattr(node, "workeroutput", {}).get("agreement", {}).items():
+        worst[name] = max(worst.get(name, 0.0), deviation)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 
 from wsicl_jax.cli import main
+from wsicl_jax.data.store import Store, finish_store, write_case
 
 DATA = Path(__file__).parent / "data"
 SHAPE = (20, 14, 18)
@@ -58,6 +60,7 @@ def config(store, tmp_path_factory):
         "data": str(store),
         "volume": {"grid": [8, 8, 8]},
         "episode": {"contexts": [2, 2], "validation_share": 0.25},
+        "augment": {"gin": 0},  # which alone would double the time of compiling
         "model": {"channels": [2, 4]},
         "train": {"steps": 2, "batch": 1},
         "evaluation": {"contexts": 2, "kinds": ["box", "point"]},
@@ -84,12 +87,23 @@ def test_a_run_ends_with_its_evaluation(run):
 
 def test_eval_prints_a_table_and_writes_json(run, tmp_path, capsys):
     file = tmp_path / "scores.json"
-    assert main(["eval", str(run), "evaluation.kinds=[mask]", "--json", str(file)]) == 0
+    settings = ["evaluation.kinds=[mask]", "evaluation.contexts=2"]
+    assert main(["eval", str(run), *settings, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "mask" in printed and "left" in printed
     content = json.loads(file.read_text())
     assert content["step"] == 2
     assert [trial["kind"] for trial in content["trials"]] == ["mask"] * 4
+    assert {trial["contexts"] for trial in content["trials"]} == {2}
+
+
+def test_settings_may_stand_on_both_sides_of_an_option(run, tmp_path):
+    file = tmp_path / "scores.json"
+    command = ["eval", str(run), "evaluation.kinds=[mask]", "--json", str(file)]
+    assert main([*command, "evaluation.targets=1", "evaluation.prompts=[1, 2]"]) == 0
+    content = json.loads(file.read_text())
+    assert [trial["kind"] for trial in content["trials"]] == ["mask"] * 2
+    assert content["evaluation"]["prompts"] == [1, 2]
 
 
 def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
@@ -132,6 +146,85 @@ def test_info_describes_a_store_and_a_run(store, run, capsys):
     assert "2 of 2" in printed and "8 x 8 x 8" in printed
 
 
+# Sweeps.
+
+
+@pytest.fixture(scope="module")
+def sweep(run, store, tmp_path_factory):
+    """A sweep's configuration of two cells."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    settings = {
+        "output": str(folder / "sweep"),
+        "checkpoints": {"mine": str(run)},
+        "data": [{"store": str(store)}],
+        "evaluation": {"contexts": [1, 2], "prompts": 2, "kinds": ["box", "point"]},
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def listed(sweep):
+    """The list of episodes of that sweep."""
+    output = sweep.parent / "lists"
+    assert main(["episodes", str(sweep), f"output={output}"]) == 0
+    return output / "episodes" / "Dataset001_Blocks.json"
+
+
+@pytest.fixture
+def masks(listed, source, tmp_path):
+    """Masks of a model that knows the truth, each on its target's own grid."""
+    for episode in json.loads(listed.read_text())["episodes"]:
+        truth = nib.load(source / "labelsTr" / f"{episode['target']}.nii.gz")
+        value = {"left": 1, "right": 2}[episode["structure"]]
+        write_nifti(
+            tmp_path / "masks" / f"{episode['name']}.nii.gz",
+            (np.asarray(truth.dataobj) == value).astype(np.uint8),
+        )
+    return tmp_path / "masks"
+
+
+def test_a_sweep_scores_every_cell_once_and_becomes_a_report(sweep, capsys, tmp_path):
+    assert main(["sweep", str(sweep), "--part", "1/2"]) == 0
+    assert "1 cells scored, 0 were there" in capsys.readouterr().out
+    assert main(["sweep", str(sweep)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 cells scored, 1 were there" in printed
+    assert "mine" in printed and "point" in printed
+    cells = sweep.parent / "sweep" / "cells" / "mine" / "Dataset001_Blocks"
+    assert sorted(file.name for file in cells.iterdir()) == ["box-2.json", "point-2.json"]
+    before = [file.stat().st_mtime_ns for file in cells.iterdir()]
+    assert main(["sweep", str(sweep)]) == 0
+    assert "0 cells scored, 2 were there" in capsys.readouterr().out
+    assert [file.stat().st_mtime_ns for file in cells.iterdir()] == before
+    report = ["report", str(sweep.parent / "sweep"), "--output", str(tmp_path / "report")]
+    assert main(report) == 0
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert "WS-ICL (Point)" in page and "mine" in page
+    assert main(report) == 2
+    assert "holds a report" in capsys.readouterr().err
+    assert main([*report, "--overwrite"]) == 0
+
+
+def test_lists_of_episodes_need_no_checkpoint(sweep, tmp_path, capsys):
+    settings = [f"output={tmp_path}", "checkpoints={}"]
+    assert main(["episodes", str(sweep), *settings]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert {e["structure"] for e in json.loads(path.read_text())["episodes"]} == {"left", "right"}
+    assert [file.name for file in tmp_path.iterdir()] == ["episodes"]
+
+
+def test_masks_of_another_model_are_scored_on_the_same_episodes(listed, masks, tmp_path, capsys):
+    arguments = ["score", str(listed), str(masks), "--name", "other", "--kind", "box"]
+    arguments += ["--prompts", "2", "--contexts", "2", "--output", str(tmp_path / "other")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "box x 2" in printed and "1.000" in printed and "40 s" in printed
+    assert (tmp_path / "other" / "sweep.json").is_file()
+
+
 def test_the_authors_checkpoint_is_imported_and_described(tmp_path, capsys):
     output = tmp_path / "imported"
     assert main(["import", str(DATA / "tiny_lightning.ckpt"), str(output)]) == 0
@@ -146,7 +239,7 @@ def test_the_imported_network_gives_the_authors_numbers(tmp_path):
     golden = np.load(DATA / "tiny_forward.npz")
     main(["import", str(DATA / "tiny_lightning.ckpt"), str(tmp_path / "imported")])
     model = wsicl_jax.load_model(tmp_path / "imported")
-    output = model(
+    output = jax.jit(model, compiler_options={"xla_backend_optimization_level": 0})(
         golden["target"][None, ..., None],
         golden["context_image"][None, ..., None],
         golden["context_prompt"][None, ..., None],
@@ -163,6 +256,21 @@ def test_convert_names_what_it_left_out_and_ends_with_code_1(source, tmp_path, c
     printed = capsys.readouterr().out
     assert "7 of 8" in printed and "case3" in printed and "empty" in printed
 
+
+@pytest.fixture(scope="module")
+def of_a_changed_store(store, sweep, tmp_path_factory):
+    """A list of episodes whose store has changed since."""
+    folder = tmp_path_factory.mktemp("changed")
+    changed = shutil.copytree(store, folder / "store")
+    settings = [f"data=[{{store: {changed}}}]", "checkpoints={}", f"output={folder}"]
+    assert main(["episodes", str(sweep), *settings]) == 0
+    for name in Store.open(changed).cases:
+        write_case(changed, name, np.ones((1, *SHAPE)), np.ones(SHAPE, np.uint8), AFFINE)
+    finish_store(changed)
+    return folder / "episodes" / "Dataset001_Blocks.json"
+
+
+SCORE = ["--name", "other", "--kind", "box", "--prompts", "2", "--output", "{new}"]
 
 MISTAKES = {
     "a configuration that is not there": (["train", "nothing.yaml"], "nothing.yaml"),
@@ -194,6 +302,37 @@ MISTAKES = {
     "a file that is no checkpoint": (["import", "{config}", "{new}"], "experiment.yaml"),
     "an import onto something": (["import", "{ckpt}", "{empty}"], "exists"),
     "a path of no kind": (["info", "no/path"], "no/path"),
+    "a sweep nowhere": (["sweep", "nothing.yaml"], "nothing.yaml"),
+    "a sweep of a missing run": (["sweep", "{sweep}", "checkpoints={{a: no/run}}"], "no/run"),
+    "a sweep of no model": (["sweep", "{sweep}", "checkpoints={{}}"], "give checkpoints"),
+    "an unknown kind": (["sweep", "{sweep}", "evaluation.kinds=[boxes]"], "evaluation.kinds.0"),
+    "an episode list nowhere": (["sweep", "{sweep}", "data=[]", "episodes=[no.json]"], "no.json"),
+    "a context size beyond the list": (
+        ["sweep", "{sweep}", "data=[]", "episodes=[{listed}]", "evaluation.contexts=[1, 50]"],
+        "50 are asked for",
+    ),
+    "a kind that the list lacks": (
+        ["sweep", "{sweep}", "data=[]", "episodes=[{listed}]", "evaluation.kinds=[scribble]"],
+        "only box, point",
+    ),
+    "a changed store under a list": (["sweep", "{sweep}", "data=[]", "episodes=[{old}]"], "plan"),
+    "masks that are missing": (
+        ["score", "{listed}", "{empty}", *SCORE, "--contexts", "2"],
+        "4 of 4 masks are missing",
+    ),
+    "masks of more contexts": (
+        ["score", "{listed}", "{masks}", *SCORE, "--contexts", "3"],
+        "3 are asked for",
+    ),
+    "masks of a changed store": (
+        ["score", "{old}", "{masks}", *SCORE, "--contexts", "2"],
+        "has changed since",
+    ),
+    "no episode list": (
+        ["score", "{config}", "{masks}", *SCORE, "--contexts", "2"],
+        "cannot be read",
+    ),
+    "a report of nothing": (["report", "{empty}", "--output", "{new}"], "has no scores"),
     "no context": (["predict", "{run}", "t.nii.gz", "--output", "{new}"], "context"),
     "a context file nowhere": (
         ["predict", "{run}", "t.nii.gz", "--context", "c.json", "--output", "{new}"],
@@ -203,8 +342,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_a_line_or_two(mistake, config, run, store, source, tmp_path, capsys):
+def test_a_mistake_is_told_in_a_line_or_two(
+    mistake, config, run, store, source, sweep, listed, of_a_changed_store, masks, tmp_path, capsys
+):
     arguments, expected = MISTAKES[mistake]
+    if arguments[0] == "sweep":
+        arguments = [*arguments, "output={new}"]
     (tmp_path / "empty").mkdir()
     places = {
         "config": config,
@@ -213,6 +356,10 @@ def test_a_mistake_is_told_in_a_line_or_two(mistake, config, run, store, source,
         "source": source,
         "empty": tmp_path / "empty",
         "new": tmp_path / "new",
+        "sweep": sweep,
+        "listed": listed,
+        "old": of_a_changed_store,
+        "masks": masks,
         "ckpt": DATA / "tiny_lightning.ckpt",
     }
     capsys.readouterr()
@@ -224,17 +371,29 @@ def test_a_mistake_is_told_in_a_line_or_two(mistake, config, run, store, source,
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_an_unknown_verb_is_told_with_code_2(capsys):
+def test_masks_on_another_grid_are_told_by_name(listed, masks, tmp_path, capsys):
+    moved = next(masks.rglob("*.nii.gz"))
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(moved).dataobj), np.eye(4)), moved)
+    score = [argument.format(new=tmp_path / "new") for argument in SCORE]
+    assert main(["score", str(listed), str(masks), *score, "--contexts", "2"]) == 2
+    message = capsys.readouterr().err
+    assert str(moved) in message and "own grid" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["segment"], "segment"),
+        (["score", "l", "m", "--kind", "boxes"], "'boxes' (choose from"),
+        (["sweep", "x.yaml", "--part", "0/3"], "'0/3' is no part"),
+    ],
+)
+def test_what_no_verb_takes_is_told_with_code_2(arguments, expected, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["segment"])
+        main(arguments)
     assert stop.value.code == 2
-    assert "segment" in capsys.readouterr().err
-
-
-def test_settings_may_stand_on_both_sides_of_an_option(config, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert main(["train", str(config), "train.steps=1", "--resume", f"run={run}"]) == 0
-    assert (run / "checkpoints" / "1").is_dir()
+    assert expected in capsys.readouterr().err
 
 
 def test_a_run_stopped_before_its_evaluation_is_evaluated_when_resumed(config, run, tmp_path):
@@ -245,6 +404,8 @@ def test_a_run_stopped_before_its_evaluation_is_evaluated_when_resumed(config, r
     content, first = (
         json.loads((folder / "evaluation.json").read_text()) for folder in (again, run)
     )
+    for trial in (*content["trials"], *first["trials"]):
+        assert Path(trial.pop("model")).name == "run"
     assert content == first
     assert (again / "log.jsonl").read_text() == (run / "log.jsonl").read_text()
 

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsicl_jax import config as config_module
 from wsicl_jax.config import (
+    INTENSITY_AUGMENTATIONS,
     SYNTHETIC,
+    EvaluationConfig,
     ExperimentConfig,
+    PromptKind,
+    RestorationTask,
     config_from_dict,
     config_to_dict,
+    load_ablation,
     load_config,
+    load_sweep,
     override_config,
 )
 from wsicl_jax.errors import ConfigError
@@ -79,8 +85,30 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(settings, given, n
         ({"volume": {"percentiles": [5, 101]}}, "volume"),
         ({"data": []}, "data"),
         ({"data": [{"structures": {"whole": [1, 0]}}]}, "data.0.structures.whole.1"),
-        ({"prompts": {"kinds": {"scribble": 1}}}, "prompts.kinds.scribble"),
-        ({"prompts": {"kinds": {"box": 0}}}, "prompts"),
+        ({"prompts": {"kinds": {"scrible": 1}}}, "prompts.kinds.scrible"),
+        ({"prompts": {"kinds": {"mixed": 1}}}, "prompts.kinds.mixed"),
+        ({"prompts": {"kinds": {"box": 0}}}, "prompts: at least one kind needs"),
+        ({"prompts": {"mixing": "subject"}}, "prompts.mixing"),
+        ({"prompts": {"jitter": -0.1}}, "prompts.jitter"),
+        ({"prompts": {"jitter": float("nan")}}, "prompts.jitter"),
+        ({"episode": {"tasks": {"denoise": 1}}}, "episode.tasks.denoise"),
+        ({"episode": {"tasks": {}}}, "episode: at least one task needs"),
+        ({"episode": {"tasks": {"segmentation": 0}}}, "episode: at least one task needs"),
+        ({"episode": {"own_context_share": 1.5}}, "episode.own_context_share"),
+        ({"evaluation": 3}, "evaluation = 3"),
+        ({"evaluation": "box"}, "evaluation = 'box'"),
+        ({"evaluation": [1]}, "evaluation = [1]"),
+        ({"evaluation": None}, "evaluation = None"),
+        ({"evaluation": {"kinds": ["boxes"]}}, "evaluation.kinds.0"),
+        ({"evaluation": {"kinds": []}}, "evaluation: nothing is evaluated"),
+        ({"evaluation": {"contexts": 0}}, "evaluation.contexts.0"),
+        ({"evaluation": {"contexts": [4, 0]}}, "evaluation.contexts.1"),
+        ({"evaluation": {"contexts": []}}, "evaluation.contexts"),
+        ({"evaluation": {"contexts": True}}, "evaluation.contexts"),
+        ({"evaluation": {"prompts": 2.0}}, "evaluation.prompts"),
+        ({"evaluation": {"interactive": {"kinds": ["mask"]}}}, "evaluation.interactive.kinds.0"),
+        ({"evaluation": {"interactive": {"rounds": 0}}}, "evaluation.interactive.rounds"),
+        ({"evaluation": {"restoration": ["segmentation"]}}, "evaluation.restoration.0"),
         ({"episode": {"contexts": [5, 2]}}, "episode.contexts"),
         ({"prompts": {"count": [5, 2]}}, "prompts.count"),
     ],
@@ -119,9 +147,27 @@ def test_a_single_name_stands_for_a_list_of_data_sets(store):
 
 
 def test_settings_that_are_read_stay_as_they_were():
-    settings = {"data": SYNTHETIC, "train": {"steps": 3}}
+    settings = {"data": SYNTHETIC, "train": {"steps": 3}, "evaluation": {"contexts": 3}}
     config_from_dict(settings)
-    assert settings == {"data": SYNTHETIC, "train": {"steps": 3}}
+    assert settings == {"data": SYNTHETIC, "train": {"steps": 3}, "evaluation": {"contexts": 3}}
+
+
+def test_a_single_number_stands_for_a_list_of_contexts_or_prompts():
+    config = config_from_dict({"evaluation": {"contexts": 3, "prompts": [5, 1]}})
+    assert (config.evaluation.contexts, config.evaluation.prompts) == ((3,), (5, 1))
+    assert config.evaluation.most_prompts == 5
+    assert EvaluationConfig(prompts=2) == EvaluationConfig(prompts=(2,))
+
+
+def test_context_images_are_enough_for_interactive_sessions_too():
+    beside = {"kinds": ["box"], "contexts": 8}
+    assert EvaluationConfig(contexts=(4, 1)).most_contexts == 4
+    assert EvaluationConfig(contexts=(4, 1), interactive=beside).most_contexts == 8
+    assert EvaluationConfig(contexts=(4, 1), interactive={"contexts": 8}).most_contexts == 4
+    assert EvaluationConfig(kinds=["mask"], interactive=beside).context_kinds == ("mask", "box")
+    assert EvaluationConfig(kinds=["mask"], interactive={"kinds": ["box"]}).context_kinds == (
+        "mask",
+    )
 
 
 def test_overrides_reach_sections_lists_and_new_entries():
@@ -237,18 +283,45 @@ experiments = st.fixed_dictionaries(
             st.tuples(counts, counts, counts),
             st.floats(0, 99),
         ),
-        "episode": st.fixed_dictionaries({"contexts": ranges, "validation_share": st.floats(0, 1)}),
+        "episode": st.fixed_dictionaries(
+            {"contexts": ranges, "validation_share": st.floats(0, 1)},
+            optional={
+                "own_context_share": st.floats(0, 1),
+                "tasks": st.just({"segmentation": 1, "denoising": 0}),
+            },
+        ),
         "prompts": st.fixed_dictionaries(
-            {"kinds": st.dictionaries(st.sampled_from(["box", "point", "mask"]), st.floats(0.1, 9))}
-        ).filter(lambda prompts: prompts["kinds"]),
+            {
+                "kinds": st.dictionaries(
+                    st.sampled_from(PromptKind.__args__), st.floats(0.1, 9), min_size=1
+                )
+            },
+            optional={
+                "mixing": st.sampled_from(["episode", "image", "prompt"]),
+                "jitter": st.floats(0, 2),
+            },
+        ),
+        "evaluation": st.fixed_dictionaries(
+            {},
+            optional={
+                "kinds": st.lists(st.sampled_from([*PromptKind.__args__, "mixed"]), min_size=1),
+                "contexts": counts | st.lists(counts, min_size=1),
+                "prompts": counts | st.lists(counts, min_size=1),
+                "interactive": st.fixed_dictionaries(
+                    {"kinds": st.lists(st.sampled_from(["point", "box", "scribble"]))}
+                ),
+                "restoration": st.lists(st.sampled_from(RestorationTask.__args__)),
+            },
+        ),
         "train": st.fixed_dictionaries({"steps": counts, "clip_norm": amounts}),
     },
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(experiments)
-def test_a_configuration_comes_back_from_its_plain_values_and_from_yaml(settings):
-    config = config_from_dict(settings)
+def test_a_configuration_comes_back_from_its_plain_values_and_from_yaml(given_settings):
+    config = config_from_dict(given_settings)
     plain = config_to_dict(config)
     assert config_from_dict(plain) == config
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(plain))) == config
@@ -277,12 +350,17 @@ def test_there_are_configurations():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_file_loads(path):
-    assert load_config(path).run
+    if path.parent.name == "sweeps":
+        assert load_sweep(path).checkpoints
+    elif path.parent.name == "ablations":
+        assert load_config(load_ablation(path).base)
+    else:
+        assert load_config(path).run
 
 
 def test_only_the_sections_that_are_named_may_be_overridden():
     config = override_config(ExperimentConfig(), ["evaluation.contexts=7"], ("evaluation",))
-    assert config.evaluation.contexts == 7
+    assert config.evaluation.contexts == (7,)
     with pytest.raises(ConfigError, match="only settings of evaluation"):
         override_config(ExperimentConfig(), ["seed=1"], ("evaluation",))
 
@@ -308,3 +386,79 @@ TRUNCATED = {"model": {"context": {"gradient": "truncated", "mini_context": 1}}}
 def test_settings_of_context_and_mesh_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         config_from_dict(settings)
+
+
+LIGHT = dict.fromkeys(INTENSITY_AUGMENTATIONS, 0)
+
+
+def restoring(tasks=None, **sections):
+    tasks = {"segmentation": 1, "denoising": 1} if tasks is None else tasks
+    return {"episode": {"tasks": tasks}, "augment": LIGHT, **sections}
+
+
+def test_images_are_restored_without_changes_of_intensities_and_with_a_loss_for_grey_values():
+    for tasks in (None, {"inpainting": 1}, {"segmentation": 0, "super_resolution": 2}):
+        for loss in ("l1", "smooth_l3_l1"):
+            config = config_from_dict(restoring(tasks, train={"loss": loss}))
+            assert config.episode.tasks == (tasks or {"segmentation": 1, "denoising": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            restoring(train={"loss": "dice_ce"}),
+            "train.loss = dice_ce is for masks, but episode.tasks have images to restore: set it "
+            "to l1 or smooth_l3_l1",
+        ),
+        (
+            restoring(augment={**LIGHT, "scale": 0.1, "noise": 0.2}),
+            "augment.scale changes what the network sees but not what it should become, as "
+            "episode.tasks with images need: set scale, noise to 0",
+        ),
+        (
+            restoring({"inpainting": 1}, augment={**LIGHT, "gin": 0.1}),
+            "augment.gin changes what the network sees but not what it should become, as "
+            "episode.tasks with images need: set gin to 0",
+        ),
+    ],
+    ids=["loss", "two changes", "one change"],
+)
+def test_settings_that_spoil_image_to_image_tasks_are_refused(settings, message):
+    assert error_of(settings) == message
+
+
+def test_tasks_that_never_come_ask_for_nothing():
+    tasks = {"segmentation": 1, "denoising": 0}
+    config = config_from_dict({"episode": {"tasks": tasks}, "train": {"loss": "dice_ce"}})
+    assert config.augment.noise > 0
+
+
+SWEEP = {"checkpoints": {"small": "runs/small"}, "data": [{"store": "a"}]}
+
+
+def test_a_sweep_is_read_from_its_file_with_overrides(write):
+    path = write("sweep.yaml", {**SWEEP, "evaluation": {"contexts": [1, 4], "prompts": 2}})
+    sweep = load_sweep(path, ["evaluation.targets=3", "checkpoints.large=runs/large", "seed=7"])
+    assert sweep.checkpoints == {"small": "runs/small", "large": "runs/large"}
+    assert [data.store for data in sweep.data] == ["a"]
+    assert sweep.evaluation.contexts == (1, 4) and sweep.evaluation.prompts == (2,)
+    assert (sweep.evaluation.targets, sweep.seed) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SWEEP | {"checkpoint": {}}, "unknown setting 'checkpoint'; nearest is 'checkpoints'"),
+        (SWEEP | {"data": []}, "nothing to evaluate on; give data, or lists of episodes"),
+        (SWEEP | {"data": [{"stor": "a"}]}, "unknown setting 'data.0.stor'; nearest is 'data.0.st"),
+        (SWEEP | {"checkpoints": {"a": 3}}, "checkpoints.a = 3 does not fit"),
+        (SWEEP | {"evaluation": {"contexts": 0}}, "evaluation.contexts.0 = 0 does not fit"),
+        (SWEEP | {"evaluation": 4}, "evaluation = 4 does not fit"),
+        ("- a", "holds a list; expected `key: value` lines"),
+    ],
+)
+def test_a_sweep_that_does_not_fit_is_refused(write, settings, message):
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(write("sweep.yaml", settings))
+    assert message in str(caught.value)

@@ -25,7 +25,11 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 Shards = Annotated[int, Field(ge=-1, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PromptKind = Literal["box", "point", "mask"]
+PromptKind = Literal["point", "box", "scribble", "box3d", "mask2d", "mask"]
+EvaluatedKind = Literal[PromptKind, "mixed"]
+InteractiveKind = Literal["point", "box", "scribble"]
+RestorationTask = Literal["denoising", "inpainting", "super_resolution"]
+Task = Literal["segmentation", RestorationTask]
 
 Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -279,6 +283,12 @@ class EpisodeConfig:
     """Most labels that are united into one random structure."""
     min_voxels: Positive = 8
     """Voxels on the working grid below which a structure is not shown: nobody could see it."""
+    own_context_share: Share = 0.0
+    """Share of the episodes of segmentation whose first context image is the target itself, as in
+    interactive use."""
+    tasks: dict[Task, Amount] = field(default_factory=lambda: {"segmentation": 1.0})
+    """Relative frequency of each task. Of image-to-image tasks, context images come with what
+    they should become in the place of prompts."""
     validation_share: Share = 0.1
     """Share of each store's subjects that is kept for validation."""
     held_out_share: Share = 0.0
@@ -291,6 +301,8 @@ class EpisodeConfig:
             raise ValueError(
                 f"validation_share and held_out_share are {kept:g} together; at most 1"
             )
+        if not sum(self.tasks.values()) > 0:
+            raise ValueError("at least one task needs a frequency above 0")
         return self
 
 
@@ -299,9 +311,15 @@ class PromptConfig:
     """Prompts on the context images in training."""
 
     kinds: dict[PromptKind, Amount] = field(default_factory=lambda: {"box": 1.0})
-    """Relative frequency of each kind of prompt; one kind per episode."""
+    """Relative frequency of each kind of prompt."""
+    mixing: Literal["episode", "image", "prompt"] = "episode"
+    """What has one kind: all of an episode, each context image, or each prompt by itself."""
     count: tuple[Positive, Positive] = (1, 5)
-    """Fewest and most boxes or points on each context image; drawn once per episode."""
+    """Fewest and most prompts on each context image; drawn once per episode. An image has at most
+    one `box3d` and one `mask`."""
+    jitter: Amount = 0.0
+    """Standard deviation of a person's error as a share of the structure's or box's size; 0: all
+    prompts are exact."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -359,8 +377,11 @@ class AugmentConfig:
         return replace(self, **dict.fromkeys(AUGMENTATIONS, 0.0) | probabilities)
 
 
+INTENSITY_AUGMENTATIONS = ("gin", "invert_image", "scale", "shift", "noise")
+"""The settings of `AugmentConfig` that are probabilities of changes of intensities alone."""
+
 AUGMENTATIONS = ("flip", "turn", "turn_each", "elastic", "subsample", "resize_mask", "edge_mask")
-AUGMENTATIONS += ("invert_mask", "gin", "invert_image", "scale", "shift", "noise")
+AUGMENTATIONS += ("invert_mask", *INTENSITY_AUGMENTATIONS)
 """The settings of `AugmentConfig` that are probabilities."""
 
 
@@ -425,23 +446,106 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
-class EvaluationConfig:
-    """What `wsicl eval` measures, and training on its way."""
+class InteractiveConfig:
+    """Interactive rounds: prompts on the target itself, each put where the last mask was wrong."""
 
-    kinds: Annotated[tuple[PromptKind, ...], Field(min_length=1)] = ("box",)
-    """Kinds of prompts, each reported by itself."""
+    kinds: tuple[InteractiveKind, ...] = ()
+    """Kinds of prompts, each a session of its own; empty: no interactive sessions."""
+    rounds: Positive = 5
+    """Prompts on the target, one in each round."""
+    contexts: Count = 0
+    """Context images of other subjects beside the target, with the kind and the largest number of
+    prompts that is evaluated; 0: the target alone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class EvaluationConfig:
+    """What is measured, by `wsicl eval`, by `wsicl sweep` and on the way of training."""
+
+    kinds: tuple[EvaluatedKind, ...] = ("box",)
+    """Kinds of prompts, each reported by itself; `mixed` takes points, boxes and scribbles in
+    turn."""
     part: Literal["validation", "held_out"] = "validation"
     """Which subjects of a store are targets; contexts are always of its training part."""
-    contexts: Positive = 4
-    """Context images per target, of other subjects."""
-    prompts: Positive = 3
-    """Boxes or points on each context image."""
+    contexts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
+    """Numbers of context images, of other subjects; smaller sets are the first of larger ones."""
+    prompts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3,)
+    """Numbers of prompts on each context image; the first of them serve for smaller numbers."""
+    jitter: Amount = 0.0
+    """Error of points, scribbles and boxes, as `prompts.jitter`; masks are exact here."""
     targets: Count = 0
     """Most target cases per structure; 0: all."""
+    tolerance_mm: Amount = 2.0
+    """Distance up to which two surfaces agree, for the surface Dice."""
+    interactive: InteractiveConfig = InteractiveConfig()
+    """Interactive rounds."""
+    restoration: tuple[RestorationTask, ...] = ()
+    """Image-to-image tasks that are measured as well, by PSNR and SSIM."""
     synthetic_structures: Positive = 16
     """Unseen structures when the data set is synthetic, each with one cohort of its own."""
     synthetic_targets: Positive = 4
     """Targets per unseen synthetic structure."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_several(cls, arguments: Any) -> Any:
+        settings = getattr(arguments, "kwargs", arguments)
+        if not isinstance(settings, dict):
+            return arguments
+        names = ("contexts", "prompts")
+        return settings | {n: [settings[n]] for n in names if type(settings.get(n)) is int}
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not (self.kinds or self.interactive.kinds or self.restoration):
+            raise ValueError("nothing is evaluated; give kinds, interactive.kinds or restoration")
+        return self
+
+    @property
+    def most_contexts(self) -> int:
+        """Context images that an episode of evaluation needs."""
+        return max(*self.contexts, self.interactive.contexts if self.interactive.kinds else 0)
+
+    @property
+    def context_kinds(self) -> tuple[EvaluatedKind, ...]:
+        """Kinds of prompts that the context images need."""
+        beside = self.interactive.kinds if self.interactive.contexts else ()
+        return tuple(dict.fromkeys((*self.kinds, *beside)))
+
+    @property
+    def most_prompts(self) -> int:
+        """Prompts that a context image needs."""
+        return max(self.prompts)
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class SweepConfig:
+    """A grid of evaluations: checkpoints x data sets x kinds x prompts x context sizes."""
+
+    output: str = "sweeps/sweep"
+    """Directory that the sweep writes: episode lists and a file of scores for each cell."""
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """Name of each model, and its run or checkpoint; `wsicl episodes` can do without."""
+    data: tuple[DatasetConfig, ...] = ()
+    """Data sets whose episodes are planned by this sweep."""
+    episodes: tuple[str, ...] = ()
+    """Episode lists that were written before, by `wsicl episodes` or another sweep."""
+    seed: Annotated[Count, Field(lt=2**32)] = 0
+    """Seed of what is planned: split of data that no checkpoint knows, contexts and prompts."""
+    episode: EpisodeConfig = EpisodeConfig()
+    """Split of data that no checkpoint knows; the rest is of training alone."""
+    synth: SynthConfig = SynthConfig()
+    """Synthetic cohorts, where a data set is `synthetic`."""
+    synthetic_grid: tuple[Positive, Positive, Positive] = (32, 32, 32)
+    """Voxels of synthetic cohorts."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not self.data and not self.episodes:
+            raise ValueError("nothing to evaluate on; give data, or lists of episodes")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
@@ -514,6 +618,18 @@ class ExperimentConfig:
             )
         if not any(dataset.weight for dataset in self.data):
             raise ValueError("every data set has weight 0; one needs more")
+        restored = [task for task, share in self.episode.tasks.items() if share]
+        if restored != ["segmentation"] and self.train.loss == "dice_ce":
+            raise ValueError(
+                "train.loss = dice_ce is for masks, but episode.tasks have images to restore: set "
+                "it to l1 or smooth_l3_l1"
+            )
+        changed = [name for name in INTENSITY_AUGMENTATIONS if getattr(self.augment, name)]
+        if restored != ["segmentation"] and changed:
+            raise ValueError(
+                f"augment.{changed[0]} changes what the network sees but not what it should "
+                f"become, as episode.tasks with images need: set {', '.join(changed)} to 0"
+            )
         for number, dataset in enumerate(self.data):
             if dataset.structure_weights and self.episode.structures != "named":
                 raise ValueError(
@@ -524,6 +640,33 @@ class ExperimentConfig:
             raise ValueError(
                 "evaluation.part = held_out, but episode.held_out_share is 0: nothing is held out"
             )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class AblationConfig:
+    """Training runs that differ in a few settings, for `wsicl ablate`; docs/ablations.md."""
+
+    base: str = ""
+    """YAML file of the experiment that every cell starts from, seen from the ablation's file."""
+    output: str = ""
+    """Directory of the cells: each is the run OUTPUT/NAME."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings in which all cells differ from `base` alike, such as `train.steps: 500`."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = field(default_factory=dict)
+    """Setting to its values, such as `episode.contexts: [[2, 2], [4, 4]]`; every combination is
+    a cell."""
+    cells: tuple[dict[str, Any], ...] = ()
+    """Further cells, each by its settings and their values, and a `name` if it should have one."""
+    seeds: tuple[Annotated[Count, Field(lt=2**32)], ...] = ()
+    """Every cell is run with each of these; empty: with the seed of `base`."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """What each cell asks of Slurm, in the words of submitit; `time_min` is needed."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if missing := [name for name in ("base", "output") if not getattr(self, name)]:
+            raise ValueError(f"{' and '.join(missing)} must be given; see docs/ablations.md")
         return self
 
 
@@ -539,6 +682,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
         ConfigError: the file is missing or no YAML mapping; a key is unknown (the nearest
             valid one is named), ill-typed or out of range; `inherits` goes deeper than once.
     """
+    return config_from_dict(_settings(path, overrides))
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep from YAML, as `load_config` reads an experiment. Raises `ConfigError`."""
+    return _validated(SweepConfig, _settings(path, overrides))
+
+
+def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationConfig:
+    """Read an ablation from YAML; `base` becomes a path as seen from here.
+
+    Overrides of the ablation itself, such as `output=runs/other`, change it; all others are
+    settings that every cell gets. Raises `ConfigError` as `load_config` does.
+    """
+    names = [own.name for own in fields(AblationConfig)]
+    own = [text for text in overrides if re.split(r"[.=]", text)[0] in names]
+    ablation = _validated(AblationConfig, _settings(path, own))
+    common = dict(ablation.overrides)
+    for override in overrides:
+        if override not in own:
+            key, value = _parsed(override)
+            common[".".join(key)] = value
+    return replace(ablation, base=str(Path(path).parent / ablation.base), overrides=common)
+
+
+def _settings(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     settings = _read_yaml(Path(path))
     parent = settings.pop("inherits", None)
     if parent is not None:
@@ -548,7 +717,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
         settings = _merged(base, settings)
     for override in overrides:
         _apply_override(settings, override)
-    return config_from_dict(settings)
+    return settings
 
 
 def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -644,15 +813,19 @@ def _merged(base: Any, top: Any) -> Any:
     return top
 
 
-def _apply_override(settings: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[list[str], Any]:
     key, equals, text = override.partition("=")
     path = key.split(".")
     if not equals or not all(path):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
+        return path, yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"value of override {override!r} is not valid YAML") from None
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    path, value = _parsed(override)
     if path[0] == "data" and len(path) > 1:
         data = settings.setdefault("data", SYNTHETIC)
         settings["data"] = [{"store": data}] if isinstance(data, str) else data

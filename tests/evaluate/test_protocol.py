@@ -6,7 +6,7 @@ from small_evaluations import Answers, experiment, planned
 
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate.planning import plan_experiment
+from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
 from wsicl_jax.evaluate.protocol import check_list, evaluate, settings_of
 
 EVERYTHING = {
@@ -36,7 +36,8 @@ def test_a_single_number_stands_for_one_size():
 def test_all_settings_are_scored_on_every_episode(store):
     config = experiment(store, **EVERYTHING)
     network = Answers(lambda episode, size: np.zeros(episode.target.shape[:3]))
-    scores = evaluate(network, plan_experiment(config).planned, config.evaluation, "it")
+    marked = [with_prompts(data) for data in plan_experiment(config).planned]
+    scores = evaluate(network, marked, config.evaluation, "it")
     assert {score.model for score in scores} == {"it", "nothing done"}
     found = [(s.protocol, s.kind, s.prompts, s.contexts, s.round) for s in scores]
     in_context = [

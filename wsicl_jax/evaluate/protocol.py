@@ -12,7 +12,7 @@ from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.evaluate.in_context import score_in_context
 from wsicl_jax.evaluate.interactive import score_interactive
 from wsicl_jax.evaluate.network import Network
-from wsicl_jax.evaluate.planning import Planned, with_prompts
+from wsicl_jax.evaluate.planning import Planned
 from wsicl_jax.evaluate.records import Protocol, Score
 from wsicl_jax.evaluate.restoration import score_restoration
 from wsicl_jax.prompts import GIVEN_ONCE
@@ -103,11 +103,10 @@ def score(
 def evaluate(
     network: Network, planned: Sequence[Planned], config: EvaluationConfig, model: str = ""
 ) -> list[Score]:
-    """All settings on all data sets, whose lists need no prompts yet."""
-    marked = [with_prompts(data) for data in planned]
+    """All settings on all data sets, whose lists have their prompts."""
     return [
         one
         for setting in settings_of(config)
-        for data in marked
+        for data in planned
         for one in score(setting, network, data, config, model)
     ]

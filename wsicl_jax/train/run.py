@@ -1,6 +1,7 @@
 """The directory of a run: whether a configuration may start or go on there."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from wsicl_jax.errors import ConfigError
 from wsicl_jax.files import write_whole
 from wsicl_jax.train.checkpoints import has_steps, newest_sound_step
 
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"
 
 _MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
 _MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
@@ -36,9 +37,7 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
         raise ConfigError(
             f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
         )
-    truncated = config.model.context.gradient == "truncated"
-    before, now = _saved(run), config_to_dict(config)
-    if differing := [key for key in _differing(before, now) if _binds(key, truncated)]:
+    if differing := changed_settings(saved_settings(run), config):
         raise ConfigError(
             f"{run} was started with another {', '.join(differing)}; resume it with the same "
             "settings, or give another run=DIRECTORY"
@@ -46,19 +45,31 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
     return newest_sound_step(run)
 
 
+def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
+    """Settings that a run was started with and may not change, but that differ here."""
+    truncated = config.model.context.gradient == "truncated"
+    differing = _differing(before, config_to_dict(config))
+    return [key for key in differing if _binds(key, truncated)]
+
+
 def write_config(run: Path, config: ExperimentConfig) -> None:
     """Make the run's directory and write the resolved configuration to it."""
     run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
-    write_whole(run / _CONFIG, text.encode())
+    write_whole(run / CONFIG, text.encode())
 
 
-def _saved(run: Path) -> Any:
-    path = run / _CONFIG
+def saved_settings(run: Path) -> dict[str, Any]:
+    """Every setting that a run was last started with.
+
+    Raises:
+        ConfigError: its configuration is missing or damaged.
+    """
+    path = run / CONFIG
     try:
         return yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{run} has checkpoints but no {_CONFIG}; it cannot be resumed") from None
+        raise ConfigError(f"{run} has checkpoints but no {CONFIG}; it cannot be resumed") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {reason}") from None

@@ -1,0 +1,238 @@
+"""Verbs for data: convert, data, synth."""
+
+import argparse
+import os
+from pathlib import Path
+
+from wsicl_jax.cli.values import Verb, above_0, at_least, check_writable, label_names, part_of
+
+_MOST_WORKERS = 8
+"""Processes that `wsicl convert` starts by itself at most: each needs memory for a case."""
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import preparation_from_dict
+    from wsicl_jax.data.convert import convert
+    from wsicl_jax.progress import console
+
+    preparation = preparation_from_dict(
+        {
+            "ras": options.ras,
+            "crop": options.crop,
+            "spacing_mm": options.spacing,
+            "grid": options.grid,
+            "percentiles": options.percentiles,
+            "replace_nonfinite": options.replace_nonfinite,
+        }
+    )
+    summary = convert(
+        options.source,
+        options.store,
+        preparation,
+        kind=options.layout,
+        label_names=options.labels,
+        part=options.part,
+        workers=options.workers,
+    )
+    console().print(summary.report())
+    return 1 if summary.left_out else 0
+
+
+def _data_list(options: argparse.Namespace) -> int:
+    from wsicl_jax.browse.listing import listing
+    from wsicl_jax.progress import console
+
+    console().print(listing(options.path))
+    return 0
+
+
+def _data_show(options: argparse.Namespace) -> int:
+    from wsicl_jax.browse.picture import case_figure
+    from wsicl_jax.data.store import Store
+
+    store = Store.open(options.store)
+    case = options.case or next(iter(store.cases), "")
+    output = Path(options.output or f"{case}.png")
+    check_writable(output)
+    case_figure(store, case, output)
+    print(output)
+    return 0
+
+
+def _data_augment(options: argparse.Namespace) -> int:
+    from wsicl_jax.browse.augmentation import augmentation_figure
+    from wsicl_jax.config import load_config
+
+    check_writable(Path(options.output))
+    config = load_config(options.config, options.overrides)
+    augmentation_figure(config, Path(options.output), index=options.index)
+    print(options.output)
+    return 0
+
+
+def _data_verify(options: argparse.Namespace) -> int:
+    from wsicl_jax.data.verify import damage_table, verify
+    from wsicl_jax.progress import console
+
+    cases, damage = verify(options.store)
+    if damage:
+        console().print(damage_table(damage))
+        return 1
+    console().print(f"{cases} cases, every byte as it was written")
+    return 0
+
+
+def _synth(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import ExperimentConfig, override_config
+    from wsicl_jax.data.synth.write import numbered_cohort, write_cohorts
+
+    settings = override_config(ExperimentConfig(), options.overrides, ("synth",)).synth
+    if options.picture:
+        check_writable(Path(options.picture))
+    written = write_cohorts(
+        options.output,
+        settings,
+        cohorts=options.cohorts,
+        subjects=options.subjects,
+        grid=tuple(options.grid),
+        seed=options.seed,
+        spacing_mm=options.spacing,
+        workers=options.workers,
+    )
+    if options.picture:
+        from wsicl_jax.browse.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
+
+        shown = [
+            numbered_cohort(options.seed, number, tuple(options.grid), settings)
+            for number in range(min(options.cohorts, MOST_COHORTS))
+        ]
+        cohort_figure(Path(options.picture), shown, min(options.subjects, MOST_SUBJECTS))
+    print(f"{options.output}: {written} cohorts written, {options.cohorts - written} were there")
+    return 0
+
+
+def add_convert(verb: Verb) -> None:
+    convert = verb(
+        "convert",
+        _convert,
+        "convert a folder of images and labels to a store",
+        "wsicl convert nnUNet_raw/Dataset004_Hippocampus stores/hippocampus",
+    )
+    convert.add_argument(
+        "source", help="folder of nnU-Net v2 or of the Decathlon, of paired files, or of DICOM"
+    )
+    convert.add_argument("store", help="directory, or s3:// or gs:// URL, to write or go on with")
+    convert.add_argument(
+        "--layout",
+        choices=("auto", "nnunet", "msd", "paired", "dicom"),
+        default="auto",
+        help="what kind of folder it is (auto: by what is in it)",
+    )
+    convert.add_argument(
+        "--labels",
+        type=label_names,
+        metavar="NAME=VALUE,...",
+        help="names of the label values, where the folder gives none",
+    )
+    convert.add_argument("--ras", action="store_true", help="turn the axes to RAS+ order")
+    convert.add_argument(
+        "--crop", action="store_true", help="keep only the box of what is above the lowest value"
+    )
+    convert.add_argument(
+        "--spacing", nargs=3, type=float, metavar="MM", help="resample to about this spacing"
+    )
+    convert.add_argument(
+        "--grid", nargs=3, type=int, metavar="N", help="resize each volume to this many voxels"
+    )
+    convert.add_argument(
+        "--percentiles",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="clip intensities to these percentiles and scale them to [0, 1]",
+    )
+    convert.add_argument(
+        "--replace-nonfinite",
+        type=float,
+        metavar="VALUE",
+        help="put this where voxels are NaN or infinite (else such cases are left out)",
+    )
+    convert.add_argument(
+        "--workers",
+        type=at_least(1),
+        default=min(os.cpu_count() or 1, _MOST_WORKERS),
+        help="processes that each convert a case at a time (one per core)",
+    )
+    convert.add_argument(
+        "--part",
+        type=part_of,
+        default=(1, 1),
+        metavar="i/n",
+        help="only every n-th case: array jobs",
+    )
+
+
+def add_data(verbs, verb: Verb) -> None:
+    summary = "list, show or verify what is in a store, and how training changes it"
+    group = verbs.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
+    parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify|augment")
+
+    listed = verb(
+        "list", _data_list, "list the cases of a store", "wsicl data list stores/liver", parts
+    )
+    listed.add_argument("path", help="a store, or a directory of stores")
+
+    shown = verb(
+        "show",
+        _data_show,
+        "write a picture of a case with its labels",
+        "wsicl data show stores/liver liver_012 --output liver_012.png",
+        parts,
+    )
+    shown.add_argument("store")
+    shown.add_argument("case", nargs="?", help="name of the case (the first)")
+    shown.add_argument("--output", metavar="FILE.png", help="the picture (CASE.png)")
+
+    verified = verb(
+        "verify",
+        _data_verify,
+        "read all of a store and compare every checksum",
+        "wsicl data verify stores/liver",
+        parts,
+    )
+    verified.add_argument("store")
+
+    augmented = verb(
+        "augment",
+        _data_augment,
+        "write a picture of every random change of a configuration",
+        "wsicl data augment configs/hippocampus.yaml --output augmentation.png",
+        parts,
+    )
+    augmented.add_argument("config", help="YAML file; see configs/")
+    augmented.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    augmented.add_argument("--index", type=at_least(0), default=0, help="episode that is shown (0)")
+    augmented.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
+
+
+def add_synth(verb: Verb) -> None:
+    synth = verb(
+        "synth",
+        _synth,
+        "write synthetic cohorts, one store for each",
+        "wsicl synth stores/synthetic --cohorts 100 --subjects 9 --grid 64 64 64",
+    )
+    synth.add_argument("output", help="directory, or s3:// or gs:// URL, to write or go on with")
+    synth.add_argument("overrides", nargs="*", metavar="key=value", help="settings of `synth`")
+    number = at_least(1)
+    synth.add_argument("--cohorts", type=number, default=1, metavar="N", help="cohorts (1)")
+    synth.add_argument("--subjects", type=number, default=9, metavar="M", help="of each cohort (9)")
+    synth.add_argument(
+        "--grid", nargs=3, type=number, default=(64, 64, 64), metavar="N", help="voxels (64 64 64)"
+    )
+    synth.add_argument("--seed", type=at_least(0), default=0, help="seed of all cohorts (0)")
+    synth.add_argument(
+        "--spacing", type=above_0, default=1.0, metavar="MM", help="side of a voxel (1)"
+    )
+    synth.add_argument("--workers", type=number, default=1, help="processes (1)")
+    synth.add_argument("--picture", metavar="FILE.png", help="draw some of the cohorts, too")

@@ -1,0 +1,214 @@
+"""Verbs for evaluation: eval, sweep, episodes, score, report."""
+
+import argparse
+from pathlib import Path
+
+from wsicl_jax.cli.values import (
+    Verb,
+    above_0,
+    at_least,
+    check_writable,
+    command,
+    part_of,
+    write_json,
+)
+
+_EVAL_SECTIONS = ("evaluation", "data", "volume")
+"""Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
+
+
+def _eval(options: argparse.Namespace) -> int:
+    import jax
+
+    from wsicl_jax.checkpoint import (
+        experiment_config,
+        find_checkpoint,
+        load_model,
+        read_metadata,
+    )
+    from wsicl_jax.config import config_to_dict, override_config
+    from wsicl_jax.errors import DataError
+    from wsicl_jax.evaluate.network import Network
+    from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
+    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.tables import left_out_table, report, score_tables
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+    from wsicl_jax.train.binding import datasets_of_checkpoint
+
+    keep_compiled_programs()
+    if options.json:
+        check_writable(Path(options.json))
+    checkpoint = find_checkpoint(options.checkpoint)
+    metadata = read_metadata(checkpoint)
+    config = override_config(experiment_config(metadata), options.overrides, _EVAL_SECTIONS)
+    datasets = datasets_of_checkpoint(checkpoint, metadata, config)
+    planned, left_out = plan_experiment(config, datasets)
+    if not planned:
+        part = config.evaluation.part.replace("_", "-")
+        raise DataError(f"no structure is in enough training and {part} cases to be evaluated")
+    network = Network(load_model(checkpoint), config.volume, jax.local_devices())
+    marked = [with_prompts(data) for data in planned]
+    scores = evaluate(network, marked, config.evaluation, Path(options.checkpoint).name)
+    if options.json:
+        settings = config_to_dict(config)
+        about = {name: settings[name] for name in ("seed", "data", "volume", "evaluation")}
+        about |= {"checkpoint": str(checkpoint), "step": metadata.get("step")}
+        write_json(Path(options.json), report(scores, **about))
+    console().print(*score_tables(scores))
+    if left_out:
+        console().print(left_out_table(left_out))
+    return 0
+
+
+def _episodes(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import load_sweep
+    from wsicl_jax.evaluate.sweep import open_sweep
+
+    sweep = open_sweep(load_sweep(options.config, options.overrides), lists_only=True)
+    for path in sweep.lists:
+        print(path)
+    return _tell_left_out(sweep.left_out)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    import jax
+
+    from wsicl_jax.config import load_sweep
+    from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
+    from wsicl_jax.evaluate.tables import sweep_table
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+
+    keep_compiled_programs()
+    sweep = open_sweep(load_sweep(options.config, options.overrides), command())
+    scored, there = run_cells(sweep, options.part, jax.local_devices())
+    console().print(sweep_table(finished(sweep)))
+    print(f"{sweep.config.output}: {scored} cells scored, {there} were there")
+    return _tell_left_out(sweep.left_out)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from wsicl_jax.evaluate.foreign import score_masks
+    from wsicl_jax.evaluate.tables import score_tables
+    from wsicl_jax.progress import console
+
+    scores = score_masks(
+        Path(options.episodes),
+        Path(options.masks),
+        Path(options.output),
+        model=options.name,
+        kind=options.kind,
+        prompts=options.prompts,
+        contexts=options.contexts,
+        tolerance_mm=options.tolerance,
+    )
+    console().print(*score_tables(scores))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from wsicl_jax.errors import WsiclError
+    from wsicl_jax.evaluate.gallery import replay
+    from wsicl_jax.evaluate.report.page import write_report
+    from wsicl_jax.parallel import keep_compiled_programs
+
+    keep_compiled_programs()
+    sweeps = [Path(directory) for directory in options.sweeps]
+
+    def shown_cases(scores):
+        try:
+            return replay(sweeps, scores)
+        except WsiclError as error:
+            return str(error)
+
+    files = write_report(
+        sweeps,
+        Path(options.output),
+        title=options.title,
+        command=command(),
+        shown_cases=None if options.no_gallery else shown_cases,
+        overwrite=options.overwrite,
+    )
+    print(files.page)
+    return 0
+
+
+def _tell_left_out(left_out: dict[str, str]) -> int:
+    from wsicl_jax.evaluate.tables import left_out_table
+    from wsicl_jax.progress import console
+
+    if left_out:
+        console().print(left_out_table(left_out))
+    return 1 if left_out else 0
+
+
+def add_eval(verb: Verb) -> None:
+    evaluate = verb(
+        "eval",
+        _eval,
+        "measure Dice on validation cases, or on those held out",
+        "wsicl eval runs/hippocampus 'evaluation.kinds=[box, point, mask]'",
+    )
+    evaluate.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    evaluate.add_argument("--json", metavar="FILE", help="write every score there too")
+
+
+def add_sweep(verb: Verb) -> None:
+    swept = verb(
+        "sweep",
+        _sweep,
+        "evaluate a grid: checkpoints, data sets, kinds of prompts, their number, context sizes",
+        "wsicl sweep configs/sweeps/paper.yaml 'evaluation.contexts=[1, 2, 4]'",
+    )
+    listed = verb(
+        "episodes",
+        _episodes,
+        "write a sweep's lists of episodes alone: which cases, which prompts",
+        "wsicl episodes configs/sweeps/paper.yaml output=sweeps/paper",
+    )
+    for parser in (swept, listed):
+        parser.add_argument("config", help="YAML file; see configs/sweeps/")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    swept.add_argument(
+        "--part", type=part_of, default=(1, 1), metavar="i/n", help="these cells only: array jobs"
+    )
+
+    scored = verb(
+        "score",
+        _score,
+        "score masks of any other model on a list of episodes",
+        "wsicl score sweeps/paper/episodes/liver.json masks --name nnU-Net --kind mask "
+        "--contexts 8 --output sweeps/nnunet",
+    )
+    scored.add_argument("episodes", help="list of episodes")
+    scored.add_argument("masks", help="directory of EPISODE.nii.gz, each on its target's grid")
+    scored.add_argument("--name", required=True, help="name of the model")
+    scored.add_argument(
+        "--kind",
+        required=True,
+        choices=("point", "box", "scribble", "box3d", "mask2d", "mask", "mixed"),
+        help="kind of prompts that it was shown",
+    )
+    number = at_least(1)
+    scored.add_argument("--prompts", type=number, default=1, help="on each context image (1)")
+    scored.add_argument("--contexts", type=number, required=True, help="context images")
+    scored.add_argument(
+        "--tolerance", type=above_0, default=2.0, metavar="MM", help="of the surface Dice (2)"
+    )
+    scored.add_argument("--output", required=True, help="directory as of a sweep, for wsicl report")
+
+    reported = verb(
+        "report",
+        _report,
+        "write sweeps as one HTML page with figures, tables and pictures; and as CSV and PNG",
+        "wsicl report sweeps/paper sweeps/nnunet --output reports/paper",
+    )
+    reported.add_argument("sweeps", nargs="+", metavar="SWEEP", help="directories of sweeps")
+    reported.add_argument("--output", required=True, help="directory to write")
+    reported.add_argument("--title", help="headline of the page")
+    reported.add_argument(
+        "--no-gallery", action="store_true", help="no pictures: needs no checkpoints and no stores"
+    )
+    reported.add_argument("--overwrite", action="store_true", help="replace a report that is there")

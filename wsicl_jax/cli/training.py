@@ -1,0 +1,194 @@
+"""Verbs for training: demo, train, ablate, check."""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsicl_jax.cli.values import Verb, at_least, write_json
+from wsicl_jax.errors import WsiclError
+
+if TYPE_CHECKING:
+    from wsicl_jax.config import ExperimentConfig
+
+_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: a scheduler that sees it may start the same command again."""
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from wsicl_jax.demo import run_demo
+
+    run_demo(Path(options.output), seed=options.seed)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from wsicl_jax.cluster import join_processes, peers_watched
+    from wsicl_jax.config import load_config
+    from wsicl_jax.parallel import keep_compiled_programs
+
+    if options.accept_data_changes and not options.resume:
+        raise WsiclError("--accept-data-changes is about a run that goes on: add --resume")
+    config = load_config(options.config, options.overrides)
+    keep_compiled_programs()
+    join_processes(options.coordinator, options.num_processes, options.process_id)
+    with peers_watched():
+        return _train_together(
+            config, resume=options.resume, accept_data_changes=options.accept_data_changes
+        )
+
+
+def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_changes: bool) -> int:
+    from wsicl_jax.cluster import is_leader
+    from wsicl_jax.errors import PreemptedError
+    from wsicl_jax.evaluate.network import Network
+    from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
+    from wsicl_jax.evaluate.protocol import evaluate
+    from wsicl_jax.evaluate.tables import (
+        left_out_table,
+        mean_dice,
+        mean_ssim,
+        report,
+        score_tables,
+    )
+    from wsicl_jax.progress import console
+    from wsicl_jax.train.binding import open_run
+    from wsicl_jax.train.loop import train
+
+    start = open_run(config, resume=resume, accept_data_changes=accept_data_changes)
+    # Now, so that a data set that cannot be evaluated is told before the training.
+    planned, left_out = plan_experiment(config, start.datasets)
+    scores = []
+    # Drawn once, when they are first needed: that reads label maps.
+    marked = functools.cache(lambda: [with_prompts(data) for data in planned])
+
+    def evaluator(model):
+        network = Network(model, config.volume)
+        scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
+        return mean_dice(scores) | mean_ssim(scores)
+
+    try:
+        train(config, start, evaluate=evaluator if planned else None)
+    except PreemptedError as error:
+        if is_leader():
+            print(f"wsicl train: {error}", file=sys.stderr)
+        return _STOPPED
+    if is_leader():
+        if scores:
+            write_json(Path(config.run) / "evaluation.json", report(scores))
+            console().print(*score_tables(scores))
+        if left_out:
+            console().print(left_out_table(left_out))
+    return 0
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from wsicl_jax.ablate.run import ablate
+    from wsicl_jax.config import load_ablation
+    from wsicl_jax.errors import PreemptedError
+    from wsicl_jax.progress import console
+
+    if options.launcher == "slurm" and options.jobs is not None:
+        raise WsiclError("--jobs is for --launcher local; for Slurm, set slurm.array_parallelism=N")
+    try:
+        fine = ablate(
+            load_ablation(options.config, options.overrides),
+            show=console().print,
+            launcher=options.launcher,
+            jobs=options.jobs or 1,
+            dry_run=options.dry_run,
+        )
+    except PreemptedError as error:
+        print(f"wsicl ablate: {error}", file=sys.stderr)
+        return _STOPPED
+    return 0 if fine else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    from wsicl_jax.check.run import check
+    from wsicl_jax.config import load_config
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+
+    config = load_config(options.config, options.overrides)
+    keep_compiled_programs()
+    check(
+        config,
+        show=console().print,
+        devices=options.devices,
+        hosts=options.hosts,
+        memory=options.memory,
+        resume=options.resume,
+    )
+    return 0
+
+
+def add_demo(verb: Verb) -> None:
+    demo = verb(
+        "demo",
+        _demo,
+        "train a tiny model on synthetic data and show what it can do, in 5 minutes",
+        "wsicl demo --output demo",
+    )
+    demo.add_argument("--output", default="demo", help="directory for the run and its figures")
+    demo.add_argument("--seed", type=int, default=0, help="seed of the whole demo")
+
+
+def add_train(verb: Verb) -> None:
+    train = verb(
+        "train",
+        _train,
+        "train a model as a configuration says",
+        "wsicl train configs/hippocampus.yaml train.steps=4000 run=runs/long",
+    )
+    train.add_argument("config", help="YAML file; see configs/")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    train.add_argument(
+        "--accept-data-changes",
+        action="store_true",
+        help="with --resume: go on although the stores have changed since; cases keep their part",
+    )
+    cluster = train.add_argument_group(
+        "several processes", "found by themselves under Slurm, in a JobSet and on TPU pods"
+    )
+    cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    cluster.add_argument("--num-processes", type=int, metavar="N", help="how many train together")
+    cluster.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
+
+
+def add_ablate(verb: Verb) -> None:
+    ablate = verb(
+        "ablate",
+        _ablate,
+        "train a grid of settings, here or as jobs of Slurm; only what is missing",
+        "wsicl ablate configs/sweeps/contexts.yaml train.steps=500 --dry-run",
+    )
+    ablate.add_argument("config", help="YAML file; see configs/sweeps/")
+    ablate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    ablate.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="local: each cell in a process here; slurm: each is a job of an array (local)",
+    )
+    ablate.add_argument(
+        "--jobs", type=at_least(1), metavar="N", help="with local: cells at a time (1)"
+    )
+    ablate.add_argument("--dry-run", action="store_true", help="only tell which cells there are")
+
+
+def add_check(verb: Verb) -> None:
+    check = verb(
+        "check",
+        _check,
+        "say what a training run would need and where it would fail, before it starts",
+        "wsicl check configs/hippocampus.yaml --devices 64 --hosts 8 --memory 80",
+    )
+    check.add_argument("config", help="YAML file; see configs/")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    check.add_argument("--resume", action="store_true", help="check `wsicl train --resume`")
+    check.add_argument("--devices", type=int, metavar="N", help="devices of all hosts (as here)")
+    check.add_argument("--hosts", type=int, default=1, metavar="H", help="hosts they are on (1)")
+    check.add_argument("--memory", type=float, metavar="GB", help="memory of one device")

@@ -1,0 +1,78 @@
+"""What the values of options may be, and files that verbs write."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from wsicl_jax.errors import WsiclError
+
+Verb = Callable[..., argparse.ArgumentParser]
+"""Adds a verb: its name, function, summary and example."""
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {least} or more")
+        return int(text)
+
+    return number
+
+
+def above_0(text: str) -> float:
+    """The type of numbers above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """The type of parts of array jobs: i/n, from 1/n to n/n."""
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; expected i/n, from 1/n to n/n")
+    return int(number), int(parts)
+
+
+def label_names(text: str) -> dict[int, str]:
+    """The type of names of label values: NAME=VALUE,..."""
+    names = {}
+    for item in text.split(","):
+        name, _, value = item.rpartition("=")
+        if not name or not value.isdecimal() or not int(value) or int(value) in names:
+            raise argparse.ArgumentTypeError(
+                f"{item!r} in {text!r}; expected a name and its value for each label, such as "
+                "liver=1,spleen=2"
+            )
+        names[int(value)] = name
+    return names
+
+
+def check_writable(path: Path) -> None:
+    """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
+    if path.is_dir():
+        raise WsiclError(f"cannot write {path}: it is a directory; give a file's name")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise WsiclError(f"cannot write {path}: there is no directory {path.parent} to write to")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON in one piece."""
+    from wsicl_jax.files import write_whole
+
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def command() -> str:
+    """The command line as it was given."""
+    return shlex.join(["wsicl", *sys.argv[1:]])
