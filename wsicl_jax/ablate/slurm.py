@@ -47,7 +47,8 @@ def executor_of(ablation: AblationConfig) -> "AutoExecutor":
     asked = {**_USUAL, "name": output.name, **ablation.slurm}
     minutes = asked.pop("time_min", None)
     if not isinstance(minutes, int) or minutes < 1:
-        raise ConfigError(f"slurm.time_min is {minutes}; expected the minutes that a job may take")
+        given = "missing" if minutes is None else minutes
+        raise ConfigError(f"slurm.time_min is {given}; expected the minutes that a job may take")
     most = asked.pop("max_num_timeout")
     try:
         executor = submitit.AutoExecutor(

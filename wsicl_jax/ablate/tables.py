@@ -145,7 +145,7 @@ def _value(cell: Cell, key: str) -> Any:
 def _number(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    spread = f" ({stdev(values):.3f})" if len(values) > 1 else ""
+    spread = f"\n({stdev(values):.3f})" if len(values) > 1 else ""
     return f"{fmean(values):.3f}{spread}"
 
 
