@@ -159,8 +159,15 @@ def _begin(
     root = store.read_root(location)
     if root is None:
         names = dict(known or scan_labels(layout))
-        store.create_store(location, layout.name, layout.channel_names, names, preparation)
-        return names
+        try:
+            store.create_store(location, layout.name, layout.channel_names, names, preparation)
+        except DataError:
+            # Another part may have begun it since; then it is compared like any other.
+            root = store.read_root(location)
+            if root is None:
+                raise
+        else:
+            return names
     now = store.Root(
         layout.name, layout.channel_names, dict(known or root.label_names), preparation
     )
