@@ -5,7 +5,6 @@ configuration, the fingerprints of its arrays) and, of a run, `optimizer`. A run
 checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 import wsicl_jax
+from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.integrity import (
@@ -161,8 +161,7 @@ def digest_of(metadata: Mapping[str, Any]) -> str:
     config = experiment_config(metadata)
     rules = [config.model.channels, config.model.precision, config.volume.grid]
     content = [metadata[_FINGERPRINTS][PARAMETERS], *rules, config.volume.percentiles]
-    encoded = json.dumps(content, sort_keys=True).encode()
-    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    return sealing.digest_of(content)
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

@@ -12,7 +12,7 @@ from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.episode_list import write_list
 from wsicl_jax.evaluate.foreign import score_masks
-from wsicl_jax.evaluate.records import ABOUT, read_cells, scores_of
+from wsicl_jax.evaluate.records import ABOUT, read_cells
 from wsicl_jax.metrics import overlap
 
 
@@ -47,7 +47,7 @@ def test_perfect_masks_have_a_dice_of_1(data, listed, tmp_path):
     assert {(s.dice, s.surface_dice, s.hd95_mm) for s in scores} == {(1, 1, 0)}
     assert {(s.model, s.kind, s.prompts, s.contexts) for s in scores} == {("other", "box", 2, 3)}
     assert {s.seconds for s in scores} == {3 * 2 * 10}
-    assert scores_of(read_cells([tmp_path / "out"])) == scores
+    assert [s for cell in read_cells([tmp_path / "out"]) for s in cell.scores] == scores
 
 
 def test_other_masks_are_compared_with_the_targets_spacing(data, listed, tmp_path):
@@ -123,7 +123,7 @@ def test_several_models_and_settings_share_a_directory_whatever_they_are_called(
     score(listed, masks, output, model="a b", kind="point")
     cells = read_cells([output])
     assert len(cells) == len(names) + 1
-    assert {s.model for s in scores_of(cells)} == set(names)
+    assert {s.model for cell in cells for s in cell.scores} == set(names)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["list.json", "masks", "out"]
 
 

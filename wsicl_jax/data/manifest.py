@@ -4,7 +4,6 @@ A run writes its manifest when it starts. A case that it was trained on stays a 
 whatever happens to the stores.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from wsicl_jax.data.split import Part
 from wsicl_jax.data.synth.cohort import fingerprint
 from wsicl_jax.errors import DataError
 from wsicl_jax.files import write_whole
-from wsicl_jax.sealing import CHECKSUM, is_sealed, seal
+from wsicl_jax.sealing import CHECKSUM, digest_of, is_sealed, seal
 
 MANIFEST = "data.json"
 """The manifest in the directory of a run."""
@@ -77,8 +76,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Hash of all that it says."""
-        content = json.dumps(self.to_json(), sort_keys=True).encode()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return digest_of(self.to_json())
 
     def of(self, name: str) -> DataSetRecord | None:
         """The data set of this name, if there is one."""

@@ -1,8 +1,6 @@
 """Where evaluation gets images and labels: cases of a store, or synthetic subjects of its own."""
 
 import functools
-import hashlib
-import json
 import threading
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +20,7 @@ from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.sources import Subject, mask_of, prepared_case, synthetic_subjects
 from wsicl_jax.data.synth.cohort import fingerprint
 from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.sealing import digest_of
 
 _LABEL_CACHE_BYTES = 1e9
 
@@ -156,8 +155,7 @@ class CohortCases:
         return np.eye(4)
 
     def digest(self, case: str) -> str:
-        content = json.dumps([self._origin, case], sort_keys=True).encode()
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return digest_of([self._origin, case])
 
     @functools.cached_property
     def _origin(self) -> list[Any]:

@@ -5,7 +5,6 @@ A case carries the same prompts in every episode, as if a person had annotated i
 context sets and fewer prompts are the first ones of what the list has.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from wsicl_jax.config import EvaluatedKind, PromptKind
 from wsicl_jax.errors import DataError
 from wsicl_jax.files import write_whole
 from wsicl_jax.prompts import GIVEN_ONCE, Point, Prompt, Scribble, SliceMask
-from wsicl_jax.sealing import CHECKSUM, is_sealed, seal
+from wsicl_jax.sealing import digest_of, read_sealed, seal
 
 _FORMAT = 1
 _RULES = ConfigDict(extra="forbid")
@@ -112,8 +111,7 @@ class EpisodeList:
     def digest(self) -> str:
         """Hash of all that it says, but for where the store lies."""
         content = {k: v for k, v in _plain(self).items() if k != "store"}
-        encoded = json.dumps(content, sort_keys=True).encode()
-        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        return digest_of(content)
 
     def title(self, episode: ListedEpisode) -> str:
         """The data set of an episode's score: with the channel, where there are several."""
@@ -160,15 +158,7 @@ def read_list(path: Path) -> EpisodeList:
     Raises:
         DataError: it cannot be read, is of another format, or is not as it was written.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a list of episodes: {error}") from None
-    if not is_sealed(content):
-        raise DataError(f"{path} is no list of episodes, or has been changed since it was written")
-    if content.get("format") != _FORMAT:
-        raise DataError(f"{path} has format {content.get('format')}; expected {_FORMAT}")
-    content = {k: v for k, v in content.items() if k not in ("format", CHECKSUM)}
+    content = read_sealed(path, "list of episodes", _FORMAT)
     try:
         return _LISTS.validate_python(content)
     except ValidationError as error:

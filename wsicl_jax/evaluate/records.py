@@ -6,7 +6,7 @@ prompts per image, at all context sizes. Its file appears when it is whole.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wsicl_jax.errors import DataError
 from wsicl_jax.files import write_whole
-from wsicl_jax.sealing import CHECKSUM, is_sealed, seal
+from wsicl_jax.sealing import read_sealed, seal
 
 Protocol = Literal["in_context", "interactive", "restoration"]
 """Context images of other subjects; prompts on the target itself, in rounds; image to image."""
@@ -130,13 +130,7 @@ def read_cell(path: Path) -> Cell:
     Raises:
         DataError: it cannot be read, is of another format, or is not as it was written.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as scores: {error}") from None
-    if not is_sealed(content) or content.get("format") != _FORMAT:
-        raise DataError(f"{path} is no whole file of scores of format {_FORMAT}; remove it")
-    content = {k: v for k, v in content.items() if k not in ("format", CHECKSUM)}
+    content = read_sealed(path, "file of scores", _FORMAT)
     try:
         return _CELLS.validate_python(content)
     except ValidationError as error:
@@ -181,8 +175,3 @@ def read_cells(directories: Iterable[Path]) -> list[Cell]:
             raise DataError(f"{directory} has no scores; `wsicl sweep` writes them")
         found += kept
     return found
-
-
-def scores_of(cells: Sequence[Cell]) -> list[Score]:
-    """The rows of all cells, in their order."""
-    return [score for cell in cells for score in cell.scores]

@@ -4,7 +4,6 @@ A cell is a model, a data set, a kind of prompt and their number; all context si
 one pass. Several processes may share a sweep: each takes its part of the cells (array jobs).
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from wsicl_jax.evaluate.records import (
     write_cell,
 )
 from wsicl_jax.files import write_whole
+from wsicl_jax.sealing import digest_of
 
 EPISODES = "episodes"
 """The directory of episode lists in that of a sweep."""
@@ -182,7 +182,7 @@ def _cells(
 ) -> list[PlannedCell]:
     settings = settings_of(config.evaluation)
     shown = [
-        [_hash(_shown(data.episodes, setting, config.evaluation)) for setting in settings]
+        [digest_of(_shown(data.episodes, setting, config.evaluation)) for setting in settings]
         for data in planned
     ]
     return [
@@ -191,7 +191,7 @@ def _cells(
             data,
             setting,
             cell_name(candidate.name, data.episodes.data_set, setting.name),
-            _hash([candidate.name, candidate.digest, what_is_shown]),
+            digest_of([candidate.name, candidate.digest, what_is_shown]),
         )
         for candidate in candidates
         for data, by_setting in zip(planned, shown, strict=True)
@@ -237,11 +237,6 @@ def _prompts(prompts: CasePrompts, setting: Setting) -> list[Any]:
         return []
     kinds = ["mixed", *sorted(set(prompts.mixed))] if setting.kind == "mixed" else [setting.kind]
     return [getattr(prompts, kind) for kind in kinds]
-
-
-def _hash(content: Any) -> str:
-    encoded = json.dumps(content, sort_keys=True).encode()
-    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def _place(listed: EpisodeList) -> str:
