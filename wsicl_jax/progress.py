@@ -118,7 +118,7 @@ class _Lines:
             return
         self._last_line = now
         speed = max(self._done - self._before, 1) / (now - self._start)
-        left = _duration((self._total - self._done) / speed)
+        left = duration((self._total - self._done) / speed)
         line = f"{self._description}: {self._done}/{self._total}, {_speed(speed)}, {left} left"
         print(line, *filter(None, [self._status]), sep=", ", file=sys.stderr, flush=True)
 
@@ -130,7 +130,8 @@ def _speed(per_second: float) -> str:
     return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

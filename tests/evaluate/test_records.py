@@ -62,10 +62,7 @@ def sealed_anew(text, **changes):
     [
         (lambda text: text[: len(text) // 2], "cannot be read as a file of scores"),
         (lambda text: text.replace("0.25", "0.75"), "has been changed since it was written"),
-        (
-            lambda text: json.dumps(seal({**json.loads(text), "format": 2})),
-            "has format 2; expected 1",
-        ),
+        (lambda text: sealed_anew(text, format=2), "has format 2; expected 1"),
         (lambda text: json.dumps(seal({"format": 1, "name": "a"})), "no file of scores"),
         (lambda text: "3", "no file of scores"),
     ],

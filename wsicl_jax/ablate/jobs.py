@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -227,11 +227,6 @@ def reason(code: int | None, said: str) -> str:
         how = f"was ended by {signal.Signals(-code).name}"
         return f"{how}, often for want of memory" if code == -signal.SIGKILL else how
     return f"ended with code {code}: {said or 'no word'}"
-
-
-def duration(seconds: float) -> str:
-    """As `h:mm:ss`."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def _taken(files: CellFiles) -> int:

@@ -19,12 +19,12 @@ from wsicl_jax.ablate.jobs import (
     CellFiles,
     CellTakenError,
     Training,
-    duration,
     reason,
     write_job,
 )
 from wsicl_jax.ablate.states import find_progress
 from wsicl_jax.errors import PreemptedError
+from wsicl_jax.progress import duration
 
 _PAUSE = 0.1
 _SECONDS_BETWEEN_LINES = 60.0

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.ablate.cells import SEED, Cell, short_key
-from wsicl_jax.ablate.jobs import duration
 from wsicl_jax.ablate.states import Progress
 from wsicl_jax.config import config_to_dict
+from wsicl_jax.progress import duration
 
 _MOST_SCORES = 9
 """Columns of a table of scores; the CSV has all."""
