@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
-from wsicl_jax.geometry import WorkingGrid, resize, resize_nearest
+from wsicl_jax.geometry import (
+    WorkingGrid,
+    resize,
+    resize_nearest,
+    resize_window,
+    smoothed_for,
+)
 
 quick = settings(max_examples=60, deadline=None)
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -199,3 +205,34 @@ def test_an_empty_or_outside_box_is_refused_with_the_shape(start, stop):
 def test_a_volume_of_another_shape_is_refused(method):
     with pytest.raises(ValueError, match=r"\(4, 3, 5\).*\(3, 4, 5\)"):
         getattr(GRID, method)(np.zeros((4, 3, 5), np.uint8))
+
+
+@given(
+    old=st.tuples(*(st.integers(1, 12) for _ in range(3))),
+    new=st.tuples(*(st.integers(1, 16) for _ in range(3))),
+    data=st.data(),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_window_of_a_resized_image_is_a_part_of_the_whole(old, new, data):
+    image = np.random.default_rng(0).normal(size=old).astype(np.float32)
+    start = tuple(data.draw(st.integers(0, n - 1)) for n in new)
+    stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, new, strict=True))
+    window = Box(start, stop)
+    found = resize_window(smoothed_for(image, new), new, window)
+    np.testing.assert_allclose(found, resize(image, new)[window.slices], rtol=0, atol=1e-5)
+
+
+def test_a_turned_volume_can_be_written_through():
+    affine = np.array([[0, 0, -3, 0], [0.7, 0, 0, 0], [0, -1.1, 0, 0], [0, 0, 0, 1.0]])
+    grid = WorkingGrid.of((4, 5, 6), affine)
+    own = np.zeros((4, 5, 6), np.uint8)
+    grid.turned(own)[0, 0, 0] = 7
+    (place,) = np.argwhere(own)
+    np.testing.assert_allclose(grid.point(tuple(map(float, place))), 0)
+
+
+def test_a_view_is_moved_into_the_volume_and_takes_short_axes_whole():
+    grid = WorkingGrid.of((20, 10, 5), np.eye(4), (8, 8, 8))
+    view = grid.view(np.array([1.0, 5, 2]), np.array([8.0, 4, 9]))
+    assert view.covered == Box((0, 3, 0), (8, 7, 5))
+    assert view.grid == (8, 8, 8)

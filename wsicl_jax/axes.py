@@ -33,6 +33,13 @@ class Box(NamedTuple):
         x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         return x, y, z
 
+    def common(self, other: "Box") -> "Box | None":
+        """The voxels that are in both; None if there are none."""
+        start, stop = np.maximum(self.start, other.start), np.minimum(self.stop, other.stop)
+        if not np.less(start, stop).all():
+            return None
+        return Box(tuple(start.tolist()), tuple(stop.tolist()))
+
     @classmethod
     def around(cls, mask: np.ndarray) -> "Box | None":
         """The tight box around the non-zero voxels of a 3D mask; None if there are none."""

@@ -7,10 +7,10 @@ and of the grid coincide, and a voxel's index names the centre of its cell.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 from scipy import ndimage
 
 from wsicl_jax.axes import Box, Shape3
@@ -75,13 +75,13 @@ class WorkingGrid:
 
     def image(self, image: Num[np.ndarray, "x y z"]) -> Float[np.ndarray, "X Y Z"]:
         """A grey image on the working grid, linear between voxels; float32."""
-        return resize(self._turn(image)[self.covered.slices], self.grid)
+        return resize(self.turned(image)[self.covered.slices], self.grid)
 
     def label(
         self, label: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]
     ) -> Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
         """A label map, or what else keeps its values, from the nearest voxel; dtype kept."""
-        return resize_nearest(self._turn(label)[self.covered.slices], self.grid)
+        return resize_nearest(self.turned(label)[self.covered.slices], self.grid)
 
     def restore(self, values: Float[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "x y z"]:
         """Values on the working grid back on the volume's own grid, linear; float32.
@@ -147,6 +147,29 @@ class WorkingGrid:
             stop.append(last)
         return Box(tuple(start), tuple(stop))
 
+    def cropped(self, crop: Box, grid: Shape3) -> "WorkingGrid":
+        """The way from the same volume to a grid over a box of the turned volume."""
+        return replace(self, crop=crop, grid=grid)
+
+    def view(self, middle: Float[np.ndarray, "3"], extent: Num[np.ndarray, "3"]) -> "WorkingGrid":
+        """The way to a grid of the same size over a part of the volume.
+
+        `middle` and `extent` are in voxels of the turned volume, from its first faces. The part
+        is moved as little as needed to lie in the volume; an axis that is shorter is taken whole.
+        """
+        size = np.clip(np.rint(extent), 1, self.turned_shape).astype(int)
+        start = np.clip(np.rint(middle - size / 2), 0, self.turned_shape - size).astype(int)
+        crop = Box(tuple(start.tolist()), tuple((start + size).tolist()))
+        return self.cropped(crop, self.grid)
+
+    def turned(self, array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "X Y Z"]:
+        """An array of the volume turned to RAS+, uncropped: a view, so that it can be written."""
+        if array.shape != self.shape:
+            raise ValueError(f"array is {array.shape}; this grid is for volumes of {self.shape}")
+        return np.flip(
+            array.transpose(self.order), [a for a, flip in enumerate(self.flips) if flip]
+        )
+
     def _axes(self):
         start, extent = self.covered.start, self.covered.extent
         return zip(self.order, self.flips, self.turned_shape, start, extent, self.grid, strict=True)
@@ -154,13 +177,6 @@ class WorkingGrid:
     def _bounds(self) -> str:
         cropped = f", cropped to {self.crop.start} to {self.crop.stop}" if self.crop else ""
         return f"the image of {self.shape} voxels{cropped}"
-
-    def _turn(self, array: np.ndarray) -> np.ndarray:
-        if array.shape != self.shape:
-            raise ValueError(f"array is {array.shape}; this grid is for volumes of {self.shape}")
-        return np.flip(
-            array.transpose(self.order), [a for a, flip in enumerate(self.flips) if flip]
-        )
 
     def _turn_back(self, array: np.ndarray) -> np.ndarray:
         if self.crop is not None:
@@ -172,14 +188,33 @@ class WorkingGrid:
 
 def resize(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, "X Y Z"]:
     """A grey image resized as a whole, linear, smoothed first where it shrinks; float32."""
-    image = np.asarray(image, np.float32)
     if image.shape == tuple(shape):
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(image, np.float32)
+    image = smoothed_for(image, shape)
+    shrink = np.array(image.shape) / np.array(shape)
+    return ndimage.zoom(image, 1 / shrink, order=1, mode="nearest", grid_mode=True)
+
+
+def smoothed_for(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, "x y z"]:
+    """A grey image smoothed along the axes that shrink on the way to `shape`; float32."""
+    image = np.asarray(image, np.float32)
     shrink = np.array(image.shape) / np.array(shape)
     sigma = np.maximum(0, (shrink - 1) / 2)
-    if sigma.any():
-        image = ndimage.gaussian_filter(image, sigma, mode="nearest")
-    return ndimage.zoom(image, 1 / shrink, order=1, mode="nearest", grid_mode=True)
+    return ndimage.gaussian_filter(image, sigma, mode="nearest") if sigma.any() else image
+
+
+def resize_window(
+    smoothed: Float[np.ndarray, "x y z"], shape: Shape3, window: Box
+) -> Float[np.ndarray, "a b c"]:
+    """What `resize` to `shape` gives within a window of it, without the rest.
+
+    `smoothed` is what `smoothed_for` made of the image for this shape.
+    """
+    step = np.array(smoothed.shape) / np.array(shape)
+    first = (np.array(window.start) + 0.5) * step - 0.5
+    return ndimage.affine_transform(
+        smoothed, step, first, window.extent, order=1, mode="nearest", output=np.float32
+    )
 
 
 def resize_nearest(

@@ -15,7 +15,10 @@ def normalise(
     image = np.asarray(image, np.float32)
     if not high > low:
         return np.zeros_like(image)
-    return np.clip((image - np.float32(low)) / np.float32(high - low), 0, 1)
+    # In place: of a large image one more copy is all that is held.
+    scaled = image - np.float32(low)
+    scaled /= np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def percentile_range(

@@ -9,7 +9,16 @@ from hypothesis.extra.numpy import arrays
 from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.prompts import Point, Scribble, SliceMask, draw, on_grid, to_channel
+from wsicl_jax.prompts import (
+    Point,
+    Scribble,
+    SliceMask,
+    bounds,
+    draw,
+    on_crop,
+    on_grid,
+    to_channel,
+)
 
 KINDS = ("point", "box", "scribble", "mask2d", "box3d", "mask")
 SHAPE = (9, 7, 6)
@@ -197,3 +206,70 @@ def test_an_empty_prompt_stays_empty_and_is_refused_when_painted(empty):
     grid = WorkingGrid(SHAPE, (4, 4, 4))
     with pytest.raises(PromptError, match=r"no position|marks no voxel"):
         to_channel([on_grid(empty, grid)], grid.grid)
+
+
+crops = st.tuples(*(st.tuples(st.integers(0, n - 1), st.integers(1, n)) for n in (9, 7, 6)))
+
+
+@quick
+@given(
+    crop=crops,
+    kind=st.sampled_from(KINDS),
+    name=st.sampled_from(sorted(AFFINES)),
+    seed=st.integers(0, 50),
+)
+def test_on_a_crop_is_what_of_a_prompt_lies_there(crop, kind, name, seed):
+    """At the volume's own voxels, the crop's channel is the crop of the prompt's voxels."""
+    whole = WorkingGrid.of(SHAPE, AFFINES[name])
+    ends = [sorted((a, b)) for a, b in crop]
+    start = [min(a, n - 1) for (a, _), n in zip(ends, whole.turned_shape, strict=True)]
+    stop = [
+        max(min(b, n), a + 1) for a, (_, b), n in zip(start, ends, whole.turned_shape, strict=True)
+    ]
+    box = Box(tuple(start), tuple(stop))
+    grid = whole.cropped(box, box.extent)
+    prompts = draw(kind, structure(), 3, np.random.default_rng(seed))
+    for prompt in prompts:
+        marked = whole.turned(voxels_of(prompt))[box.slices]
+        placed = on_crop(prompt, grid)
+        assert (placed is not None) == marked.any()
+        if placed is not None:
+            np.testing.assert_array_equal(voxels_of(placed, box.extent), marked)
+
+
+@quick
+@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 50))
+def test_bounds_are_the_faces_of_the_tight_box(kind, seed):
+    for prompt in draw(kind, structure(), 3, np.random.default_rng(seed)):
+        low, high = bounds(prompt)
+        tight = Box.around(voxels_of(prompt))
+        np.testing.assert_allclose(low, np.array(tight.start) - 0.5)
+        np.testing.assert_allclose(high, np.array(tight.stop) - 0.5)
+
+
+def test_a_mask_that_marks_nothing_has_no_bounds():
+    with pytest.raises(PromptError, match="mask is empty"):
+        bounds(np.zeros(SHAPE, bool))
+
+
+def test_a_mask_of_another_shape_is_refused_on_a_crop():
+    grid = WorkingGrid.of(SHAPE, np.eye(4)).cropped(Box((0, 0, 0), (2, 2, 2)), (2, 2, 2))
+    with pytest.raises(PromptError, match="mask is"):
+        on_crop(np.ones((2, 2, 2), bool), grid)
+
+
+def voxels_of(prompt, shape=SHAPE):
+    """The voxels that a prompt names, none thickened."""
+    marked = np.zeros(shape, bool)
+    if isinstance(prompt, Box):
+        marked[prompt.slices] = True
+    elif isinstance(prompt, Point):
+        marked[tuple(np.rint(prompt).astype(int))] = True
+    elif isinstance(prompt, Scribble):
+        for position in prompt.path:
+            marked[tuple(np.rint(position).astype(int))] = True
+    elif isinstance(prompt, SliceMask):
+        marked[prompt.box.slices] = np.expand_dims(prompt.mask, prompt.axis)
+    else:
+        marked |= prompt
+    return marked

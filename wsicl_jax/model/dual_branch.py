@@ -190,7 +190,29 @@ class DualBranch(nnx.Module):
         _check_shapes(
             target, context_images, context_prompts, context_weights, self.config.size_multiple
         )
-        shortcuts, x = self.target_encoder(jnp.asarray(target, self.config.precision))
+        encoded = self.encode(target)
+        return self.answer(encoded, context_images, context_prompts, context_weights, key=key)
+
+    def encode(self, target: Float[ArrayLike, "batch x y z 1"]) -> tuple[Features, Array]:
+        """The target's half of the work, for `answer` to each of several context sets.
+
+        Raises:
+            ShapeError: a size is no multiple of `config.size_multiple`.
+        """
+        _check_multiple(target, self.config.size_multiple)
+        return self.target_encoder(jnp.asarray(target, self.config.precision))
+
+    def answer(
+        self,
+        encoded: tuple[Features, Array],
+        context_images: Float[ArrayLike, "batch context x y z 1"],
+        context_prompts: Float[ArrayLike, "batch context x y z 1"],
+        context_weights: Float[ArrayLike, "batch all_contexts"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch x y z 1"]:
+        """What calling the network gives, of a target that is encoded already."""
+        shortcuts, x = encoded
         features = mean_over_contexts(
             self.context_branch,
             jnp.asarray(context_images),
@@ -285,6 +307,10 @@ def _check_shapes(target, images, prompts, weights, multiple: int) -> None:
         raise ShapeError(
             f"context_weights has shape {weights.shape}; expected (batch, L) = {weighed}"
         )
+    _check_multiple(target, multiple)
+
+
+def _check_multiple(target, multiple: int) -> None:
     if any(size % multiple for size in target.shape[1:4]):
         padded = tuple(-(-size // multiple) * multiple for size in target.shape[1:4])
         raise ShapeError(

@@ -20,7 +20,7 @@ from wsicl_jax.prompts.kinds import (
     kind_of,
 )
 from wsicl_jax.prompts.paint import ball, ball_radius, paint, to_channel
-from wsicl_jax.prompts.place import on_grid
+from wsicl_jax.prompts.place import bounds, on_crop, on_grid
 
 __all__ = [
     "GIVEN_ONCE",
@@ -34,9 +34,11 @@ __all__ = [
     "annotation_seconds",
     "ball",
     "ball_radius",
+    "bounds",
     "correct",
     "draw",
     "kind_of",
+    "on_crop",
     "on_grid",
     "paint",
     "to_channel",

@@ -1,7 +1,9 @@
 """Prompts from an image's own voxels to those of a working grid."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
@@ -33,6 +35,75 @@ def on_grid(
     return _mask_on_grid(np.asarray(prompt, bool), grid)
 
 
+def on_crop(
+    prompt: Prompt, grid: WorkingGrid
+) -> Point | Box | Scribble | SliceMask | Bool[np.ndarray, "X Y Z"] | None:
+    """What of a prompt of the volume lies in the box that `grid` covers, placed there; or None.
+
+    Raises:
+        PromptError: a mask is of another shape than the volume.
+    """
+    covered = _in_volume(grid)
+    if isinstance(prompt, Point):
+        return on_grid(prompt, grid) if _inside(prompt, covered) else None
+    if isinstance(prompt, Scribble):
+        path = tuple(position for position in prompt.path if _inside(position, covered))
+        return on_grid(Scribble(path), grid) if path else None
+    if isinstance(prompt, Box):
+        common = prompt.common(covered)
+        return None if common is None else grid.box(common)
+    if isinstance(prompt, SliceMask):
+        if not covered.start[prompt.axis] <= prompt.index < covered.stop[prompt.axis]:
+            return None
+        within = tuple(np.delete(np.array(covered.slices, object), prompt.axis))
+        inside = np.zeros_like(prompt.mask)
+        inside[within] = prompt.mask[within]
+        return _slice_on_grid(prompt._replace(mask=inside), grid) if inside.any() else None
+    if np.shape(prompt) != grid.shape:
+        raise PromptError(f"mask is {np.shape(prompt)} but its image {grid.shape}")
+    placed = grid.label(np.asarray(prompt, bool))
+    return placed if placed.any() else None
+
+
+def bounds(prompt: Prompt) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """The faces of the smallest box of the volume around a prompt that is not empty, in voxels.
+
+    A voxel's centre is at a whole number, so that it reaches from half before to half behind it.
+    """
+    if isinstance(prompt, Point | Scribble):
+        path = np.array([prompt] if isinstance(prompt, Point) else prompt.path, np.float64)
+        return path.min(axis=0) - 0.5, path.max(axis=0) + 0.5
+    if isinstance(prompt, SliceMask):
+        flat = np.argwhere(prompt.mask)
+        low, high = flat.min(axis=0), flat.max(axis=0)
+        ends = [np.insert(end, prompt.axis, prompt.index) for end in (low, high)]
+        return ends[0] - 0.5, ends[1] + 0.5
+    box = prompt if isinstance(prompt, Box) else Box.around(np.asarray(prompt))
+    if box is None:
+        raise PromptError("mask is empty")
+    return np.array(box.start) - 0.5, np.array(box.stop) - 0.5
+
+
+def _in_volume(grid: WorkingGrid) -> Box:
+    """The box that a grid covers, in the volume's own voxels and axes."""
+    start, stop = [0, 0, 0], [0, 0, 0]
+    for axis, flip, size, low, high in zip(
+        grid.order,
+        grid.flips,
+        grid.turned_shape,
+        grid.covered.start,
+        grid.covered.stop,
+        strict=True,
+    ):
+        start[axis], stop[axis] = (size - high, size - low) if flip else (low, high)
+    return Box(tuple(start), tuple(stop))
+
+
+def _inside(position: Sequence[float], box: Box) -> bool:
+    ends = zip(position, box.start, box.stop, strict=True)
+    return all(low - 0.5 <= value <= high - 0.5 for value, low, high in ends)
+
+
 def _mask_on_grid(mask: np.ndarray, grid: WorkingGrid) -> np.ndarray:
     placed = grid.label(mask)
     if not placed.any() and mask.any():
@@ -53,7 +124,7 @@ def _slice_on_grid(prompt: SliceMask, grid: WorkingGrid) -> SliceMask:
             f"{grid.shape}"
         )
     axis = grid.order.index(prompt.axis)
-    index = grid.box(prompt.box).start[axis]
+    index = grid.box(prompt.box.common(_in_volume(grid))).start[axis]
     # The slice is repeated along its axis (a view), so that it cannot fall between two voxels.
     whole = np.broadcast_to(np.expand_dims(prompt.mask, prompt.axis), grid.shape)
     placed = grid.label(whole).take(index, axis)
