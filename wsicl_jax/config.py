@@ -99,6 +99,30 @@ class VolumeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
+class InferenceConfig:
+    """How a trained network segments images of any size; a `Segmenter` takes these settings."""
+
+    fine: bool | None = None
+    """Look a second time, at the target's own resolution, in tiles around what was found in the
+    whole; None: if the network was trained on such views (`episode.close_share`) and
+    `fine_worth` says so."""
+    fine_worth: Amount = 1.5
+    """With `fine` left open, a second look is taken where a voxel of the working grid holds at
+    least this many of the target's along an axis."""
+    fine_margin: Amount = 0.25
+    """Tiles reach this far beyond what was found, as a share of its extent."""
+    fine_overlap: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of a tile's side in which neighbouring tiles overlap and fade into each other."""
+    fine_tiles: Positive = 32
+    """Most tiles for one structure; where more would be needed, they cover coarser voxels."""
+    fine_agreement: Share = 0.5
+    """Dice with the first look below which a tile is not taken: a second look moves borders, and
+    one that overturns what was found shows that the network does not know so close a view."""
+    max_memory_gb: Spacing | None = None
+    """Memory that the process may take in all, in GB of 10^9 bytes; None: what is needed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
 class PreparationConfig:
     """What `wsicl convert` does to every case, once; recorded in the store, so that it can be
     undone. A store of cases as they were needs none of it."""
@@ -286,6 +310,9 @@ class EpisodeConfig:
     own_context_share: Share = 0.0
     """Share of the episodes of segmentation whose first context image is the target itself, as in
     interactive use."""
+    close_share: Share = 0.0
+    """Share of the episodes that are seen from close by, at most at the cases' own resolution, as
+    the second look of inference sees a target. Cases are then read on their own grid."""
     tasks: dict[Task, Amount] = field(default_factory=lambda: {"segmentation": 1.0})
     """Relative frequency of each task. Of image-to-image tasks, context images come with what
     they should become in the place of prompts."""
@@ -673,6 +700,11 @@ class AblationConfig:
 def preparation_from_dict(settings: Mapping[str, Any]) -> PreparationConfig:
     """A preparation from plain values. Raises `ConfigError` as `load_config` does."""
     return _validated(PreparationConfig, settings)
+
+
+def inference_config(**settings: Any) -> InferenceConfig:
+    """Settings of a segmenter. Raises `ConfigError` as `load_config` does."""
+    return _validated(InferenceConfig, settings)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

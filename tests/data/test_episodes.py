@@ -592,3 +592,34 @@ def test_each_size_of_filled_context_sets_is_known_beforehand():
     settings = EpisodeConfig(contexts=(1, 8), usual_contexts=3)
     assert context_sizes(settings, 1) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert context_sizes(settings, 4) == [4, 8]
+
+
+CLOSE = {"episode": {"close_share": 1.0, "min_voxels": 2}, "volume": {"grid": (6, 6, 4)}}
+
+
+def test_close_episodes_show_the_structure_in_every_image_and_repeat_themselves(experiment):
+    config = changed(experiment, **CLOSE)
+    first, again = EpisodeSource(config), EpisodeSource(config)
+    whole = EpisodeSource(changed(experiment, **CLOSE | {"episode": {"min_voxels": 2}}))
+    differ = 0
+    for index in range(15):
+        shown = first[index]
+        assert shown.target.shape == (6, 6, 4, 1)
+        assert shown.truth.sum() >= 2
+        assert all(prompts.any() for prompts in shown.context_prompts)
+        assert digest(again[index]) == digest(shown)
+        differ += digest(whole[index]) != digest(shown)
+    assert differ == 15
+
+
+def test_close_episodes_fill_more_of_the_view_with_the_structure(experiment):
+    """The structures are smaller than a view: closer ones show them larger."""
+    plain = {"augment": NO_CHANGES, "volume": {"grid": (6, 6, 4)}}
+    few = {"min_voxels": 2, "structures": "named"}
+    close = changed(store_only(experiment), **plain, episode={**few, "close_share": 1.0})
+    whole = changed(store_only(experiment), **plain, episode=few)
+    shares = [
+        np.mean([EpisodeSource(config)[index].truth.mean() for index in range(30)])
+        for config in (close, whole)
+    ]
+    assert shares[0] > 1.1 * shares[1]

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Integer
 
 from wsicl_jax.config import EpisodeConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data.catalogue import SourceGrid
+from wsicl_jax.data.close import OwnCase, close_views
 from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.synth.cohort import draw_cohort
@@ -32,6 +33,12 @@ _TRIES = 100
 
 _COMPARED_LABELS = 16
 """Up to so many labels it is faster to compare with each than to look voxels up in a table."""
+
+_CLOSE_TRIES = 4
+"""Close views that are drawn before the whole is shown instead."""
+
+_CLOSE_SYNTHETIC = 2
+"""Synthetic cohorts that are seen from close by have so many times the voxels along an axis."""
 
 _HIDDEN = 16
 """Cases passed over, since they do not show a structure there, before another one is drawn."""
@@ -78,10 +85,13 @@ class SyntheticSource:
         self.volume = volume
         self.max_labels = episode.max_labels if episode.structures == "random" else 1
         self.min_voxels = episode.min_voxels
+        self.close_share = episode.close_share
         self.settings = settings
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         seed = (self.seed, Stream.TRAINING_COHORT, index)
+        if self.close_share and rng.random() < self.close_share:
+            return self._close_group(seed, count, rng)
         subjects, labels = synthetic_subjects(
             seed,
             self.volume,
@@ -91,6 +101,37 @@ class SyntheticSource:
             settings=self.settings,
         )
         return group_of(subjects, _draw_labels(labels, self.max_labels, rng))
+
+    def _close_group(self, seed: tuple[int, ...], count: int, rng: np.random.Generator) -> Group:
+        """A part of a cohort that is drawn twice as finely."""
+        x, y, z = (_CLOSE_SYNTHETIC * side for side in self.volume.grid)
+        subjects, labels = synthetic_subjects(
+            seed,
+            replace(self.volume, grid=(x, y, z)),
+            count,
+            structures=1,
+            min_voxels=self.min_voxels * _CLOSE_SYNTHETIC**3,
+            settings=self.settings,
+        )
+        images, masks = group_of(subjects, _draw_labels(labels, self.max_labels, rng))
+        grid = WorkingGrid.of((x, y, z), np.eye(4), self.volume.grid)
+        own = [OwnCase(i, m, np.eye(4), grid) for i, m in zip(images, masks, strict=True)]
+        if (group := _close_group(own, self.min_voxels, rng)) is not None:
+            return group
+        return Group([grid.image(image) for image in images], [grid.label(mask) for mask in masks])
+
+
+def _close_group(
+    cases: Sequence[OwnCase], min_voxels: int, rng: np.random.Generator
+) -> Group | None:
+    """A close view of these cases that shows the structure in all of them, if one is found."""
+    for _ in range(_CLOSE_TRIES):
+        views = close_views(cases, rng)
+        if views is None:
+            return None
+        if all(is_shown(mask, min_voxels) for _, mask in views):
+            return Group([image for image, _ in views], [mask for _, mask in views])
+    return None
 
 
 def synthetic_subjects(
@@ -156,6 +197,7 @@ class StoreSource:
         self.volume = volume
         self.max_labels = episode.max_labels
         self.min_voxels = episode.min_voxels
+        self.close_share = episode.close_share
         self.channels = np.array(dataset.channels)
         self.cases = dataset.cases("train")
         """Names of the cases; structures have theirs by position."""
@@ -198,7 +240,7 @@ class StoreSource:
         channel = int(rng.choice(self.channels))
         for _ in range(_TRIES):
             labels, cases = self._draw_structure(rng)
-            images, masks = [], []
+            images, masks, taken = [], [], []
             hidden, shown = 0, set()
             for case in rng.permutation(cases):
                 if self.subjects[case] in shown:
@@ -209,14 +251,29 @@ class StoreSource:
                     shown.add(self.subjects[case])
                     images.append(image)
                     masks.append(mask)
+                    taken.append(self.cases[case])
                     if len(images) == count:
-                        return Group(images, masks)
+                        close = self._close_group(taken, channel, labels, rng)
+                        return close or Group(images, masks)
                 elif (hidden := hidden + 1) == _HIDDEN:
                     break
         raise DataError(
             f"{self.store.path}: {_TRIES} draws showed no structure of {self.min_voxels} voxels "
             f"at {self.volume.grid} in {count} cases; use a larger volume.grid"
         )
+
+    def _close_group(
+        self, cases: Sequence[str], channel: int, labels: Sequence[int], rng: np.random.Generator
+    ) -> Group | None:
+        if not self.close_share or rng.random() >= self.close_share:
+            return None
+        own = []
+        for name in cases:
+            image, label = own_case(self.store, name, channel, self.volume)
+            affine = self.store.case(name).affine
+            grid = WorkingGrid.of(label.shape, affine, self.volume.grid)
+            own.append(OwnCase(image, mask_of(label, labels), affine, grid))
+        return _close_group(own, self.min_voxels, rng)
 
     def _draw_structure(self, rng: np.random.Generator) -> "_Structure":
         if not self.are_united:
@@ -263,21 +320,35 @@ def _for_reading(store: Store, names: Collection[str]) -> Store:
     return replace(store, catalogue=catalogue)
 
 
-def _case_key(store: Store, name: str, channel: int, volume: VolumeConfig):
-    return hashkey(store.path, name, store.case(name).digest, channel, volume)
-
-
 def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
     """A case's image in [0, 1] and its label map on the working grid; read-only and cached."""
-    key = _case_key(store, name, channel, volume)
+    return _cached("on the working grid", _prepared, store, name, channel, volume)
+
+
+def own_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
+    """A case's image in [0, 1] and its label map as they are stored; read-only and cached."""
+    return _cached("on its own grid", _normalised, store, name, channel, volume)
+
+
+def _cached(
+    how: str,
+    read: Callable[[Store, str, int, VolumeConfig], Subject],
+    store: Store,
+    name: str,
+    channel: int,
+    volume: VolumeConfig,
+) -> Subject:
+    key = hashkey(how, store.path, name, store.case(name).digest, channel, volume)
     with _CACHE_LOCK:
         cache = _cache(volume.cache_gb)
         if (found := cache.get(key)) is not None:
             return found
-    prepared = _prepared(store, name, channel, volume)
+    subject = read(store, name, channel, volume)
+    for shared in subject:
+        shared.setflags(write=False)
     with _CACHE_LOCK, contextlib.suppress(ValueError):  # larger than the whole cache
-        cache[key] = prepared
-    return prepared
+        cache[key] = subject
+    return subject
 
 
 _CACHE_LOCK = threading.Lock()
@@ -288,17 +359,18 @@ def _cache(gigabytes: float) -> cachetools.LRUCache:
     return cachetools.LRUCache(gigabytes * 1e9, getsizeof=lambda case: sum(x.nbytes for x in case))
 
 
-def _prepared(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    case = store.case(name)
-    grid = WorkingGrid.of(case.shape, case.affine, volume.grid)
+def _normalised(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
     image, label = store.read(name, channel)
     if store.root.preparation.percentiles is None:
         image = normalise(image, volume.percentiles)
-    image = grid.image(image)
-    label = grid.label(label)
-    for shared in (image, label):
-        shared.setflags(write=False)
     return image, label
+
+
+def _prepared(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
+    case = store.case(name)
+    grid = WorkingGrid.of(case.shape, case.affine, volume.grid)
+    image, label = _normalised(store, name, channel, volume)
+    return grid.image(image), grid.label(label)
 
 
 def _draw_labels(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
