@@ -1,21 +1,28 @@
 """Weakly supervised in-context segmentation of 3D medical images, in JAX.
 
-`load_model` is imported on first use, so that `import wsicl_jax` stays light.
+What it offers is imported on first use, so that `import wsicl_jax` stays light.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsicl_jax.checkpoint import load_model
+    from wsicl_jax.infer.example import Example
+    from wsicl_jax.infer.segmenter import Segmenter
 
 __version__ = version("wsicl_jax")
-__all__ = ["__version__", "load_model"]
+__all__ = ["Example", "Segmenter", "__version__", "load_model"]
+
+_HOME = {
+    "Example": "wsicl_jax.infer.example",
+    "Segmenter": "wsicl_jax.infer.segmenter",
+    "load_model": "wsicl_jax.checkpoint",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_model":
-        from wsicl_jax.checkpoint import load_model
-
-        return load_model
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'wsicl_jax' has no attribute {name!r}")

@@ -4,6 +4,9 @@ The command line prints their message on one or two lines and exits with code 2;
 any other exception is a defect of this package and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class WsiclError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -29,6 +32,10 @@ class CheckpointError(WsiclError):
     """A checkpoint is missing, damaged, or does not fit the network."""
 
 
+class ExportError(WsiclError):
+    """A network cannot be written as asked, or what was written does not give its numbers."""
+
+
 class TrainingError(WsiclError):
     """Training cannot go on: it has diverged."""
 
@@ -39,3 +46,12 @@ class PreemptedError(WsiclError):
 
 class MissingExtraError(WsiclError, ImportError):
     """An optional dependency is absent; the message names the extra to install."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put `where` in front of the message of any error of use that is raised inside."""
+    try:
+        yield
+    except WsiclError as error:
+        raise (type(error)(f"{where}: {error}") if where else error) from error

@@ -34,3 +34,5 @@ class Stream(IntEnum):
     """Task of an episode of training."""
     DEGRADATION = 11
     """What makes the images of an image-to-image trial worse."""
+    CONTEXT_SET = 12
+    """Cases of a data set that show a task to `wsicl predict`."""

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.data.images import check_same_grid, read_channels, read_label, read_volume
+from wsicl_jax.data.images import (
+    check_same_grid,
+    read_channels,
+    read_label,
+    read_volume,
+    voxels_in,
+)
+from wsicl_jax.data.results import write_label_map
 from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)
@@ -283,3 +290,17 @@ def test_labels_stored_as_fractions_are_remarked(tmp_path):
     found = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
     assert found.remarks == ("floating-point labels, all whole numbers",)
     assert read_label(save(tmp_path / "b.nii.gz", ramp(np.uint8))).remarks == ()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_headers_alone_tell_how_many_voxels_a_file_holds(tmp_path, name, monkeypatch):
+    path = tmp_path / name
+    write_label_map(path, np.zeros((3, 4, 5), np.uint8), np.eye(4), {})
+    monkeypatch.setattr("wsicl_jax.data.images._decoded", lambda *_: pytest.fail("was read"))
+    assert voxels_in(path) == 60
+    with pytest.raises(DataError, match="is missing"):
+        voxels_in(tmp_path / f"missing{name[1:]}")
+
+
+def test_only_reading_tells_of_other_files(tmp_path):
+    assert voxels_in(tmp_path / "slice.dcm") is None

@@ -1,10 +1,14 @@
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from infer.volumes import VOLUME
 
-from wsicl_jax.config import ModelConfig
+from wsicl_jax.config import InferenceConfig, ModelConfig
+from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
 
 
@@ -23,3 +27,17 @@ def model():
     head = model.target_decoder.head
     head.kernel[...] = head.kernel[...] * 50
     return model
+
+
+@pytest.fixture(scope="session")
+def segmenter(model):
+    return Segmenter(model, VOLUME)
+
+
+@pytest.fixture
+def close_segmenter(segmenter):
+    """It looks a second time, and keeps every tile."""
+    # What is compiled is shared: settings of inference change no program.
+    close = copy.copy(segmenter)
+    close.config = InferenceConfig(fine=True, fine_agreement=0.0)
+    return close

@@ -1,125 +1,303 @@
+"""A batch of targets into files, by a task that marks what is bright."""
+
+import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
-from wsicl_jax.config import VolumeConfig
-from wsicl_jax.data.images import read_volume
-from wsicl_jax.errors import DataError
-from wsicl_jax.infer.predict import PredictSummary, predict_files
-from wsicl_jax.infer.segmenter import Example, Segmenter
+from wsicl_jax.data.formats.dicom_seg import read_segmentation
+from wsicl_jax.data.images import read_label, read_volume
+from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.infer.predict import PredictSummary, outputs_of, predict, refusals
+from wsicl_jax.infer.result import Segmentation
+from wsicl_jax.infer.targets import Target, find_targets
 from wsicl_jax.progress import console
-from wsicl_jax.prompts import Point
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+from dicom_written import write_series
 
 SHAPE = (5, 6, 9)
-AFFINE = np.array([[0, -0.75, 0, 3], [1.5, 0, 0, -2], [0, 0, -3, 9], [0, 0, 0, 1]], float)
+AFFINE = np.array([[0, -0.75, 0, 3], [1.5, 0, 0, -2], [0, 0, 3.0, 9], [0, 0, 0, 1]])
+ONE = {"structure": 1}
 
 
-def save(path, seed=0, shape=SHAPE):
+class Bright:
+    """Stands for a task: the share of voxels that each structure is, by brightness."""
+
+    def __init__(self, **structures):
+        self.structures = structures or ONE
+
+    def check_file(self, given):
+        pass
+
+    def stream(self, targets, *, read, probabilities, show):
+        for target in targets:
+            try:
+                yield target, self._found(read(target), probabilities)
+            except WsiclError as error:
+                yield target, error
+
+    def _found(self, target, probabilities):
+        if target.image.max() > 1:
+            raise DataError("target: too bright")
+        label = np.zeros(target.image.shape, np.uint8)
+        levels = np.linspace(0.5, 1, len(self.structures) + 1)[:-1]
+        for value, level in zip(self.structures.values(), levels, strict=True):
+            label[target.image > level] = value
+        maps = {name: target.image.astype(np.float16) for name in self.structures}
+        return Segmentation(
+            label, self.structures, target.affine, maps if probabilities else {}, ("bright",)
+        )
+
+
+def save(path, seed=0, shape=SHAPE, scale=1):
     path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(np.random.default_rng(seed).random(shape, np.float32), AFFINE), path)
+    image = np.random.default_rng(seed).random(shape, np.float32) * np.float32(scale)
+    nib.save(nib.Nifti1Image(image, AFFINE), path)
     return path
 
 
-@pytest.fixture(scope="module")
-def segmenter(model):
-    return Segmenter(model, VolumeConfig(grid=(4, 4, 4)))
+def targets_of(files, output, **options):
+    return find_targets(files, output, **options).targets
 
 
-@pytest.fixture
-def context(segmenter, tmp_path):
-    volume = read_volume(save(tmp_path / "context.nii"))
-    return segmenter.context([Example(volume, [Point(2.0, 3.0, 4.0)])])
+def refused(files, output, structures=ONE, *, ending=None, **options):
+    return refusals(targets_of(files, output, ending=ending), output, structures, **options)
 
 
-def test_masks_keep_the_targets_name_grid_and_affine(segmenter, context, tmp_path):
-    targets = [save(tmp_path / "in/a.nii.gz", 1), save(tmp_path / "in/b.nii", 2, (7, 4, 5))]
-    summary = predict_files(segmenter, context, targets, tmp_path / "new/out")
-    assert summary.written == tuple(tmp_path / "new/out" / t.name for t in targets)
-    assert summary.failed == {}
-    for target, path in zip(targets, summary.written, strict=True):
-        mask, image = nib.load(path), nib.load(target)
-        np.testing.assert_array_equal(mask.affine, image.affine)
-        assert mask.get_data_dtype() == np.uint8
-        expected = segmenter.segment(read_volume(target), context).mask
-        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_bad_target_is_named_and_does_not_end_the_batch(segmenter, context, tmp_path):
+def printed(shown):
+    with console().capture() as text:
+        console().print(shown)
+    return text.get()
+
+
+def test_label_maps_have_the_targets_grid_and_what_was_found(tmp_path):
+    files = [save(tmp_path / "in/a.nii.gz", 1), save(tmp_path / "in/b.nii", 2, (7, 4, 5))]
+    out = tmp_path / "new/out"
+    summary = predict(Bright(), targets_of(files, out), out)
+    assert summary.written == (out / "a.nii.gz", out / "b.nii") and not summary.failed
+    for file, path in zip(files, summary.written, strict=True):
+        found, image = nib.load(path), nib.load(file)
+        np.testing.assert_array_equal(found.affine, image.affine)
+        assert found.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(found.dataobj, image.get_fdata() > 0.5)
+    # One structure needs no names.
+    assert names_in(out) == ["a.nii.gz", "b.nii"]
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "seg.nrrd", "mha", "nii"])
+def test_the_format_is_that_asked_for(tmp_path, ending):
+    file, out = save(tmp_path / "in/a.nii.gz"), tmp_path / "out"
+    task = Bright(low=1, high=4)
+    predict(task, targets_of([file], out, ending=ending), out, probabilities=True)
+    beside = "nrrd" if ending == "seg.nrrd" else ending
+    files = {f"a.{ending}", f"a_low_prob.{beside}", f"a_high_prob.{beside}"}
+    assert set(names_in(out)) == files | (set() if ending == "seg.nrrd" else {"labels.json"})
+    image = read_volume(file)
+    np.testing.assert_array_equal(read_label(out / f"a.{ending}").label == 4, image.image > 0.75)
+    probability = read_volume(out / f"a_low_prob.{beside}")
+    np.testing.assert_array_equal(probability.image, image.image.astype(np.float16))
+    np.testing.assert_allclose(probability.affine, image.affine, atol=1e-4)
+
+
+def test_several_structures_are_named_in_a_file_beside_their_label_maps(tmp_path):
+    out = tmp_path / "out"
+    predict(Bright(low=1, höher=4), targets_of([save(tmp_path / "in/a.nii")], out), out)
+    assert json.loads((out / "labels.json").read_text()) == {"low": 1, "höher": 4}
+
+
+def test_a_dicom_series_becomes_dicom_seg(tmp_path):
+    array = np.random.default_rng(0).integers(0, 2, SHAPE).astype(np.int16)
+    write_series(tmp_path / "ct", array, AFFINE)
+    out = tmp_path / "out"
+    summary = predict(Bright(liver=3), targets_of([tmp_path / "ct"], out, ending="dcm"), out)
+    assert summary.written == (out / "ct.dcm",)
+    found = read_segmentation([out / "ct.dcm"], {"liver": 3}, SHAPE, AFFINE)
+    np.testing.assert_array_equal(found, array * 3)
+
+
+def test_probabilities_of_dicom_go_to_nifti(tmp_path):
+    write_series(tmp_path / "ct", np.indices(SHAPE)[0].astype(np.int16) % 2, AFFINE)
+    out = tmp_path / "out"
+    predict(
+        Bright(liver=3), targets_of([tmp_path / "ct"], out, ending="dcm"), out, probabilities=True
+    )
+    assert names_in(out) == ["ct.dcm", "ct_liver_prob.nii.gz"]
+    np.testing.assert_allclose(nib.load(out / "ct_liver_prob.nii.gz").affine, AFFINE, atol=1e-5)
+
+
+def test_a_bad_target_is_named_and_does_not_end_the_batch(tmp_path):
     good = [save(tmp_path / "in/a.nii.gz", 1), save(tmp_path / "in/z.nii.gz", 2)]
     cut = tmp_path / "in/cut.nii.gz"
     cut.write_bytes(good[0].read_bytes()[:200])
     text, missing = tmp_path / "in/notes.txt", tmp_path / "in/missing.nii.gz"
     text.write_text("hello")
-    targets = [good[0], cut, text, missing, good[1]]
-    summary = predict_files(segmenter, context, targets, tmp_path / "out")
+    bright = save(tmp_path / "in/bright.nii", scale=3)
+    out = tmp_path / "out"
+    files = [good[0], cut, text, missing, bright, good[1]]
+    summary = predict(Bright(a=1, b=2), targets_of(files, out), out)
     assert [path.name for path in summary.written] == ["a.nii.gz", "z.nii.gz"]
-    assert {name: str(name) in why for name, why in summary.failed.items()} == {
-        str(cut): True,
-        str(text): True,
-        str(missing): True,
-    }
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.nii.gz", "z.nii.gz"]
+    assert list(summary.failed) == list(map(str, (cut, text, missing, bright)))
+    for file in (cut, text, missing):
+        assert str(file) in summary.failed[str(file)]
+    assert summary.failed[str(bright)] == "target: too bright"
+    assert names_in(out) == ["a.nii.gz", "labels.json", "z.nii.gz"]
 
 
-def test_the_table_counts_masks_and_names_failures():
-    summary = PredictSummary((Path("out/a.nii"),), {"in/b.nii": "in/b.nii is missing"})
-    with console().capture() as shown:
-        console().print(summary.table())
-    assert "1 of 2 masks written" in shown.get() and "in/b.nii is missing" in shown.get()
+def test_where_every_target_fails_nothing_is_written(tmp_path):
+    out = tmp_path / "out"
+    predict(Bright(a=1, b=2), targets_of([save(tmp_path / "in/a.nii", scale=3)], out), out)
+    assert names_in(out) == []
 
 
-def test_targets_of_the_same_name_are_refused_before_anything_is_done(segmenter, context, tmp_path):
-    targets = [save(tmp_path / "one/a.nii"), save(tmp_path / "two/a.nii")]
-    with pytest.raises(DataError, match=r"several targets are named a\.nii"):
-        predict_files(segmenter, context, targets, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_full_disk_is_told_for_each_target_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    file, out = save(tmp_path / "in/a.nii"), tmp_path / "out"
+    monkeypatch.setattr("os.fsync", full)
+    summary = predict(Bright(a=1, b=2), targets_of([file], out), out)
+    assert "No space left" in summary.failed[str(file)] and names_in(out) == []
+
+
+def test_the_table_counts_and_names_failures_and_remarks(tmp_path):
+    summary = PredictSummary(
+        (Path("out/a.nii"),), {"in/b.nii": "in/b.nii is missing"}, {"in/a.nii": ("channel 1 of 2",)}
+    )
+    shown = printed(summary.table())
+    assert "1 of 2 label maps written to out" in shown and "in/b.nii is missing" in shown
+    assert "channel 1 of 2" in shown
+    assert "failed" not in printed(PredictSummary((), {}, {}).table())
+
+
+def test_what_was_chosen_and_what_the_task_says_are_remarks(tmp_path):
+    for number in range(2):
+        save(tmp_path / f"in/a_000{number}.nii")
+    out = tmp_path / "out"
+    summary = predict(Bright(), targets_of([tmp_path / "in"], out), out)
+    assert summary.remarks == {str(tmp_path / "in/a_0000.nii"): ("channel 0 of 2", "bright")}
+
+
+def test_files_of_probabilities_are_named_by_structure():
+    target = Target("a", (Path("in/a.nii.gz"),), Path("out/a.nii.gz"))
+    names = ["left lung", "left/lung", "höher"]
+    found = outputs_of(target, names, probabilities=True)
+    assert [path.name for path in found.probabilities.values()] == [
+        *("a_left_lung_1_prob.nii.gz", "a_left_lung_2_prob.nii.gz", "a_höher_prob.nii.gz"),
+    ]
+    assert outputs_of(target, names, probabilities=False).files == (Path("out/a.nii.gz"),)
+
+
+# What is refused before anything is read or written.
+
+
+def test_a_batch_without_a_problem_is_not_refused(tmp_path):
+    assert refused([save(tmp_path / "in/a.nii")], tmp_path / "new/out") == []
+
+
+def test_targets_of_the_same_name_are_refused(tmp_path):
+    files = [save(tmp_path / "one/a.nii"), save(tmp_path / "two/a.nii")]
+    (problem,) = refused(files, tmp_path / "out")
+    assert "several targets would be written to a.nii" in problem
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_target_is_never_replaced(segmenter, context, tmp_path, overwrite):
-    target = save(tmp_path / "in/a.nii")
-    before = target.read_bytes()
+def test_a_target_is_never_replaced(tmp_path, overwrite):
+    file = save(tmp_path / "in/a.nii")
     (tmp_path / "link").symlink_to(tmp_path / "in")
-    with pytest.raises(DataError, match=r"would replace targets .*a\.nii"):
-        predict_files(segmenter, context, [target], tmp_path / "link", overwrite=overwrite)
-    assert target.read_bytes() == before
+    problems = refused([file], tmp_path / "link", overwrite=overwrite)
+    assert "would replace targets" in problems[0] and "a.nii" in problems[0]
 
 
-def test_a_file_of_the_context_set_is_never_replaced(segmenter, context, tmp_path):
-    used = save(tmp_path / "out/a.nii")
-    before = used.read_bytes()
-    targets = [save(tmp_path / f"in/{name}.nii") for name in "ba"]
+def test_probabilities_replace_no_target_either(tmp_path):
+    files = [save(tmp_path / "in/a.nii"), save(tmp_path / "in/a_liver_prob.nii")]
+    first, second, _ = refused(
+        files, tmp_path / "in", {"liver": 1}, probabilities=True, overwrite=False
+    )
+    assert "written to a_liver_prob.nii" in first and "would replace targets" in second
+
+
+def test_a_file_of_the_context_set_is_never_replaced(tmp_path):
+    save(tmp_path / "out/a.nii")
+    files = [save(tmp_path / f"in/{name}.nii") for name in "ba"]
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    with pytest.raises(DataError, match=r"would replace context files .*out/a\.nii"):
-        predict_files(
-            segmenter,
-            context,
-            targets,
-            tmp_path / "out",
-            inputs=[tmp_path / "context.nii", tmp_path / "link/a.nii"],
-            overwrite=True,
-        )
-    assert used.read_bytes() == before
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
+    inputs = [tmp_path / "context.nii", tmp_path / "link/a.nii"]
+    (problem,) = refused(files, tmp_path / "out", inputs=inputs, overwrite=True)
+    assert "would replace context files" in problem and "out/a.nii" in problem
+    inputs = [tmp_path / "link/labels.json"]
+    (problem,) = refused(files, tmp_path / "out", {"a": 1, "b": 2}, inputs=inputs, overwrite=True)
+    assert "labels.json" in problem
 
 
-def test_an_existing_file_is_replaced_only_when_asked(segmenter, context, tmp_path):
-    targets = [save(tmp_path / f"in/{name}.nii", 1) for name in "ab"]
-    (tmp_path / "out").mkdir()
-    old = shutil.copy(targets[0], tmp_path / "out/b.nii")
-    before = old.read_bytes()
-    with pytest.raises(DataError, match=r"out/b\.nii exist already"):
-        predict_files(segmenter, context, targets, tmp_path / "out")
-    assert old.read_bytes() == before and not (tmp_path / "out/a.nii").exists()
-    summary = predict_files(segmenter, context, targets, tmp_path / "out", overwrite=True)
-    assert len(summary.written) == 2
+def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
+    files, out = [save(tmp_path / f"in/{name}.nii", 1) for name in "ab"], tmp_path / "out"
+    out.mkdir()
+    old = shutil.copy(files[0], out / "b.nii")
+    (problem,) = refused(files, out)
+    assert "out/b.nii exist already" in problem
+    assert refused(files, out, overwrite=True) == []
+    predict(Bright(), targets_of(files, out), out)
     assert nib.load(old).get_data_dtype() == np.uint8
 
 
-def test_an_output_that_is_a_file_is_refused(segmenter, context, tmp_path):
+def test_names_of_another_batch_are_replaced_only_when_asked(tmp_path):
+    file, out = save(tmp_path / "in/a.nii"), tmp_path / "out"
+    predict(Bright(a=1, b=2), targets_of([file], out), out)
+    other = [save(tmp_path / "in/b.nii")]
+    assert refused(other, out, {"a": 1, "b": 2}) == []
+    assert "labels.json, with other values, exist" in refused(other, out, {"a": 1, "b": 3})[0]
+    assert refused(other, out, {"a": 1, "b": 3}, overwrite=True) == []
+    # Where the files themselves have the names, there is no such file.
+    assert refused(other, out, {"a": 1, "b": 3}, ending="seg.nrrd") == []
+
+
+def test_an_output_that_is_or_lies_below_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(DataError, match="out cannot be used as a directory"):
-        predict_files(segmenter, context, [save(tmp_path / "in/a.nii")], tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path / "out/deep/er"):
+        (problem,) = refused([save(tmp_path / "in/a.nii")], out)
+        assert "cannot be used as a directory" in problem
+        with pytest.raises(DataError, match="cannot be used as a directory"):
+            predict(Bright(), [], out)
+
+
+def test_dicom_seg_of_what_is_no_dicom_is_refused(tmp_path):
+    (problem,) = refused([save(tmp_path / "in/a.nii")], tmp_path / "out", ending="dcm")
+    assert "in/a.nii: no DICOM" in problem
+
+
+def test_a_format_whose_package_is_missing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (problem,) = refused([save(tmp_path / "in/a.nii")], tmp_path / "out", ending="mha")
+    assert "SimpleITK" in problem and "wsicl_jax[itk]" in problem
+
+
+def test_all_problems_are_told_and_long_lists_cut(tmp_path):
+    (tmp_path / "out").mkdir()
+    files = [save(tmp_path / f"in/{name}.nii") for name in "abcde"]
+    for file in files:
+        shutil.copy(file, tmp_path / "out")
+    first, second = refused(files, tmp_path / "out", inputs=[tmp_path / "out/a.nii"])
+    assert "would replace context files" in first
+    assert "c.nii and 2 more exist already" in second
+
+
+def test_no_result_depends_on_the_affines_of_formats(tmp_path):
+    """A left-handed, permuted grid comes back as it was from ITK's formats too."""
+    file, out = save(tmp_path / "in/a.nii"), tmp_path / "out"
+    (target,) = targets_of([file], out)
+    for ending in ("mha", "nii.gz"):
+        predict(Bright(), [replace(target, output=out / f"a.{ending}")], out)
+    first, second = (sitk.ReadImage(str(out / f"a.{ending}")) for ending in ("mha", "nii.gz"))
+    np.testing.assert_allclose(first.GetDirection(), second.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(first.GetOrigin(), second.GetOrigin(), atol=1e-4)
+    np.testing.assert_array_equal(*(sitk.GetArrayFromImage(image) for image in (first, second)))

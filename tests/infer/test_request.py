@@ -1,30 +1,20 @@
-import itertools
+import importlib.resources
 import json
+import re
+from pathlib import Path
 
+import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
 
 from wsicl_jax.axes import Box
-from wsicl_jax.config import VolumeConfig
 from wsicl_jax.errors import DataError, PromptError
-from wsicl_jax.infer.request import example_with_mask, read_context
-from wsicl_jax.infer.segmenter import Segmenter
-from wsicl_jax.prompts import Point
+from wsicl_jax.infer.request import read_context, schema
+from wsicl_jax.prompts import Point, Scribble
 
 SHAPE = (9, 7, 5)
 LPS = np.array([[-1.5, 0, 0, 20], [0, -0.75, 0, 7.5], [0, 0, 3, 100], [0, 0, 0, 1]])
-PERMUTED = np.array([[0, 0, -3, 11.3], [0.7, 0, 0, -2], [0, 1.1, 0, 9], [0, 0, 0, 1]])
-OBLIQUE = np.array(
-    [
-        [-1.5 * np.sqrt(3) / 2, 0.375, 0, 20],
-        [-0.75, -0.75 * np.sqrt(3) / 2, 0, 7.5],
-        [0, 0, 3, 100],
-        [0, 0, 0, 1],
-    ]
-)
-POINTS = [[4, 3, 2], [8, 0, 4], [0, 6, 0]]
-BOXES = [[[1, 5], [2, 6], [3, 4]], [[0, 9], [6, 7], [0, 5]], [[8, 9], [1, 4], [0, 3]]]
 
 
 def save(path, array, affine=LPS):
@@ -42,12 +32,13 @@ def label():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two subjects in `images`, the masks beside the request."""
+    """Two subjects in `images`, the masks and prompts of other tools beside the request."""
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for name in ("sub1", "sub2"):
         save(tmp_path / f"images/{name}.nii.gz", rng.random(SHAPE, np.float32))
         save(tmp_path / f"{name}_label.nii.gz", label())
+    (tmp_path / "sub1.csv").write_text("index,axis-0,axis-1,axis-2\n0,2,3,4\n")
     return tmp_path
 
 
@@ -65,107 +56,147 @@ def read(folder, *entries, **keys):
     return read_context(write(folder, {"context": list(entries)} | keys))
 
 
-def test_points_boxes_and_masks_are_read_in_the_files_axis_order(folder):
-    first, second = read(
-        folder,
-        entry(points=[[4, 3.5, 2]], boxes=[[[1, 5], [2, 6], [3, 4]]]),
-        entry("sub2", mask="sub2_label.nii.gz"),
-    )
-    assert first.prompts == [Point(4.0, 3.5, 2.0), Box((1, 2, 3), (5, 6, 4))]
-    assert first.volume.image.shape == SHAPE
+def examples(folder, *entries, **keys):
+    (found,) = read(folder, *entries, **keys).structures.values()
+    return found
+
+
+POINT = entry(points=[[0, 0, 0]])
+MASK = entry("sub2", mask="sub2_label.nii.gz")
+
+
+def test_points_scribbles_boxes_and_masks_are_read_in_the_files_axis_order(folder):
+    path = [[4, 3.5, 2], [0, 0, 2]]
+    prompts = {"points": [[4, 3.5, 2]], "scribbles": [path], "boxes": [[[1, 5], [2, 6], [3, 4]]]}
+    first, second = [example.load() for example in examples(folder, entry(**prompts), MASK)]
+    assert first.prompts == [
+        Point(4.0, 3.5, 2.0),
+        Scribble(tuple(map(tuple, path))),
+        Box((1, 2, 3), (5, 6, 4)),
+    ]
     np.testing.assert_array_equal(first.volume.affine, LPS)
     np.testing.assert_array_equal(second.prompts[0], label() > 0)
     assert not np.array_equal(first.volume.image, second.volume.image)
 
 
+def test_coordinates_in_mm_hold_for_points_scribbles_and_boxes(folder):
+    prompts = {
+        "points": [[17, 5.25, 106]],
+        "scribbles": [[[20, 7.5, 100], [17, 5.25, 106]]],
+        "boxes": [[[14, 17], [5.25, 6], [106, 106]]],
+    }
+    (example,) = examples(folder, entry(**prompts), coordinates="mm")
+    assert example.load().prompts == [
+        Point(2, 3, 2),
+        Scribble(((0.0, 0.0, 0.0), (2.0, 3.0, 2.0))),
+        Box((2, 2, 2), (5, 4, 3)),
+    ]
+
+
 def test_labels_choose_what_the_mask_marks(folder):
-    (example,) = read(folder, entry(mask="sub1_label.nii.gz", labels=[1, 7]))
-    np.testing.assert_array_equal(example.prompts[0], np.isin(label(), [1, 7]))
+    (example,) = examples(folder, entry(mask="sub1_label.nii.gz", labels=[1, 7]))
+    np.testing.assert_array_equal(example.load().prompts[0], np.isin(label(), [1, 7]))
+
+
+def test_prompts_of_other_tools_are_read_from_their_files(folder):
+    keys = {"markups": ["sub1.csv", "sub2_label.nii.gz"]}
+    plain, turned = examples(folder, entry(**keys), entry(markup_axes="zyx", **keys))
+    assert [e.load().prompts[0] for e in (plain, turned)] == [Point(2, 3, 4), Point(4, 3, 2)]
+    assert len(plain.load().prompts) == 4
 
 
 def test_paths_may_be_absolute(folder):
     image = str(folder / "images/sub1.nii.gz")
-    assert len(read(folder, {"image": image, "points": [[0, 0, 0]]})) == 1
+    (example,) = examples(folder, {"image": image, "points": [[0, 0, 0]]})
+    assert example.load().prompts
 
 
-def test_a_mask_file_marks_every_voxel_that_is_not_zero(folder):
-    files = folder / "images/sub1.nii.gz", folder / "sub1_label.nii.gz"
-    example = example_with_mask(*files)
-    np.testing.assert_array_equal(example.prompts[0], label() > 0)
-    np.testing.assert_array_equal(example.volume.image, nib.load(files[0]).get_fdata())
+def test_examples_know_the_files_that_they_come_from(folder):
+    (example,) = examples(folder, entry(mask="sub1_label.nii.gz", markups=["sub1.csv"]))
+    names = ("images/sub1.nii.gz", "sub1_label.nii.gz", "sub1.csv")
+    assert example.files == tuple(folder / name for name in names)
 
 
-def test_examples_know_the_files_that_they_were_read_from(folder):
-    image, mask = folder / "images/sub1.nii.gz", folder / "sub1_label.nii.gz"
-    pointed, masked = read(folder, entry(points=[[0, 0, 0]]), entry(mask="sub1_label.nii.gz"))
-    assert list(pointed.files) == [image]
-    assert list(masked.files) == [image, mask]
-    assert list(example_with_mask(str(image), str(mask)).files) == [image, mask]
+def test_images_are_not_read_before_they_are_needed(folder):
+    (example,) = examples(folder, entry("sub3", points=[[0, 0, 0]]))
+    message = rf"^{folder}/context\.json: context 1: image: .*sub3\.nii\.gz is missing"
+    with pytest.raises(DataError, match=message):
+        example.load()
 
 
-def world_of(affine, *voxel):
-    return (affine @ [*voxel, 1])[:3]
+def test_what_lies_outside_is_said_with_file_entry_and_key(folder):
+    _, example = examples(folder, POINT, entry("sub2", points=[[0, 0, 0], [4, 7, 0]]))
+    message = rf"^{folder}/context\.json: context 2: points 2: \[4.0, 7.0, 0.0\] voxel .* outside"
+    with pytest.raises(PromptError, match=message):
+        example.load()
 
 
-def in_mm(ranges, affine):
-    """World ranges of the outer faces of a box of voxels."""
-    faces = [(low - 0.5, high - 0.5) for low, high in ranges]
-    corners = np.array([world_of(affine, *c) for c in itertools.product(*faces)])
-    return np.stack([corners.min(axis=0), corners.max(axis=0)], axis=1).round(4).tolist()
+def test_nobody_has_to_name_a_single_structure(folder):
+    context = read(folder, POINT, MASK)
+    assert context.values == {"structure": 1}
+    assert [len(found) for found in context.structures.values()] == [2]
 
 
-@pytest.mark.parametrize("affine", [LPS, PERMUTED, np.diag([0.3, 0.3, 0.9, 1])])
-def test_voxels_and_mm_paint_the_same_channels(model, tmp_path, affine):
-    save(tmp_path / "a.nii", np.random.default_rng(0).random(SHAPE, np.float32), affine)
-    points = [world_of(affine, *p).round(4).tolist() for p in POINTS]
-    boxes = [in_mm(box, affine) for box in BOXES]
-    voxel = read(tmp_path, {"image": "a.nii", "points": POINTS, "boxes": BOXES})
-    mm = read(tmp_path, {"image": "a.nii", "points": points, "boxes": boxes}, coordinates="mm")
-    assert mm[0].prompts[3:] == voxel[0].prompts[3:]
-    segmenter = Segmenter(model, VolumeConfig(grid=(8, 4, 6)))
-    np.testing.assert_array_equal(segmenter.context(mm).prompts, segmenter.context(voxel).prompts)
+def test_structures_have_values_in_the_order_of_their_appearance(folder):
+    context = read(
+        folder,
+        POINT | {"structure": "spleen"},
+        MASK | {"structures": {"liver": [1], "spleen": [2, 7]}},
+    )
+    assert context.values == {"spleen": 1, "liver": 2}
+    assert list(context.structures) == ["spleen", "liver"]
+    assert [len(found) for found in context.structures.values()] == [2, 1]
+    spleen, liver = context.structures["spleen"][1].load(), context.structures["liver"][0].load()
+    np.testing.assert_array_equal(spleen.prompts[0], np.isin(label(), [2, 7]))
+    np.testing.assert_array_equal(liver.prompts[0], label() == 1)
 
 
-def box_in_mm(folder, ranges, affine):
-    save(folder / "a.nii", np.zeros(SHAPE, np.float32), affine)
-    (example,) = read(folder, {"image": "a.nii", "boxes": [ranges]}, coordinates="mm")
-    return example.prompts[0]
+def test_values_may_be_chosen(folder):
+    context = read(
+        folder,
+        POINT | {"structure": "liver"},
+        MASK | {"structure": "spleen"},
+        structures={"liver": 5, "spleen": 2},
+    )
+    assert context.values == {"liver": 5, "spleen": 2}
+    assert list(context.structures) == ["spleen", "liver"]
 
 
-@pytest.mark.parametrize(
-    ("ranges", "start", "stop"),
-    [
-        ([[2.6, 4.4], [0, 0], [1, 2]], (3, 0, 1), (5, 1, 3)),
-        ([[2.4, 4.6], [0.4, 0.4], [1.6, 2]], (2, 0, 2), (6, 1, 3)),
-        ([[2.5, 4.5], [0.6, 0.6], [1.2, 1.3]], (3, 1, 1), (5, 2, 2)),
-    ],
-)
-def test_a_box_in_mm_covers_the_voxels_whose_cells_it_meets(tmp_path, ranges, start, stop):
-    assert box_in_mm(tmp_path, ranges, np.eye(4)) == Box(start, stop)
+def test_the_name_of_an_only_structure_need_not_be_repeated(folder):
+    context = read(folder, POINT, structures={"liver": 3})
+    assert list(context.structures) == ["liver"] and context.values == {"liver": 3}
 
 
-def test_a_flat_box_in_mm_is_one_slice_also_on_a_turned_grid(tmp_path):
-    middle = world_of(OBLIQUE, 4, 3, 2)
-    ranges = [[m - e, m + e] for m, e in zip(middle.tolist(), (0, 1.8, 2.5), strict=True)]
-    box = box_in_mm(tmp_path, ranges, OBLIQUE)
-    # World x runs mainly along the first axis of the file.
-    assert (box.start[0], box.stop[0]) == (4, 5)
-    assert box.extent[1] > 1 and box.extent[2] > 1
+NAMED = {"structures": {"liver": 2, "spleen": 5}}
+LIVER, SPLEEN = POINT | {"structure": "liver"}, MASK | {"structure": "spleen"}
+VALID = {
+    "first version": {"coordinates": "voxel", "context": [POINT, MASK]},
+    "all keys": {
+        "$schema": "prompts.schema.json",
+        "version": 1,
+        "coordinates": "mm",
+        **NAMED,
+        "context": [
+            LIVER | {"scribbles": [[[1, 2, 3.5]]], "boxes": [[[1, 5], [2, 6.5], [3, 3]]]},
+            SPLEEN | {"labels": [1], "markups": ["sub1.csv"], "markup_axes": "zyx"},
+            MASK | {"structures": {"liver": [1], "spleen": [2, 3]}},
+        ],
+    },
+}
 
 
-POINT = entry(points=[[0, 0, 0]])
+@pytest.mark.parametrize("name", VALID)
+def test_what_is_documented_is_valid_by_the_reader_and_the_schema(folder, name):
+    read_context(write(folder, VALID[name]))
+    jsonschema.validate(VALID[name], schema())
 
 
 def second(**keys):
     return {"context": [POINT, entry("sub2", **keys)]}
 
 
-def second_mm(**keys):
-    return {"coordinates": "mm", "context": [entry(mask="sub1_label.nii.gz"), entry(**keys)]}
-
-
-WRONG = {
-    "unknown key": ({"contexts": []}, "unknown key 'contexts'; nearest is 'context'"),
+FORMED = {
+    "unknown key": ({"contexts": [POINT]}, "unknown key 'contexts'; nearest is 'context'"),
     "unknown key of an entry": (
         second(point=[[0, 0, 0]]),
         "context 2: unknown key 'point'; nearest is 'points'",
@@ -174,46 +205,26 @@ WRONG = {
     "empty context": ({"context": []}, "context: .*at least 1"),
     "no list": ({"context": POINT}, "context: .*array"),
     "no object": ([POINT], ".*object"),
+    "unknown version": ({"version": 2, "context": [POINT]}, "version: .*1, got 2"),
     "unknown coordinates": (
         {"coordinates": "lps", "context": [POINT]},
         "coordinates: .*'voxel' or 'mm', got 'lps'",
     ),
     "no image": ({"context": [POINT, {"points": [[0, 0, 0]]}]}, "context 2: key 'image'"),
     "image of a wrong type": ({"context": [{"image": 3}]}, "context 1: image: .*string, got 3"),
+    "image without name": ({"context": [{"image": ""}]}, "context 1: image: .*at least 1"),
     "point without list": (second(points=[4, 3, 2]), "context 2: points 1: .*got 4"),
     "point of two numbers": (second(points=[[1, 2, 3], [4, 3]]), "context 2: points 2"),
     "point of four numbers": (second(points=[[1, 2, 3, 4]]), "context 2: points 1: .*at most 3"),
     "point of text": (second(points=[[1, 2, "3"]]), "context 2: points 1: .*number, got '3'"),
-    "point of NaN": (second(points=[[1, 2, np.nan]]), "context 2: points 1: .*finite"),
-    "point outside": (
-        second(points=[[0, 0, 0], [4, 7, 0]]),
-        r"context 2: points 2: \[4.0, 7.0, 0.0\] voxel .* outside the image of \(9, 7, 5\)",
-    ),
-    "point outside in mm": (
-        second_mm(points=[[20, 7.5, 100], [5, 8.625, 106]]),
-        r"context 2: points 2: \[5.0, 8.625, 106.0\] mm is at voxel \(10, -1.5, 2\), outside",
-    ),
+    "empty scribble": (second(scribbles=[[]]), "context 2: scribbles 1: .*at least 1"),
     "box of two axes": (second(boxes=[[[1, 2], [3, 4]]]), "context 2: boxes 1"),
     "box as corners": (second(boxes=[[[1, 2, 3], [3, 4, 5]]]), "context 2: boxes 1: .*at most 2"),
-    "empty box": (second(boxes=[[[1, 1], [3, 4], [0, 2]]]), "context 2: boxes 1: .* is empty"),
-    "reversed box": (second(boxes=[[[2, 1], [3, 4], [0, 2]]]), "context 2: boxes 1: .*reversed"),
-    "reversed box in mm": (
-        second_mm(boxes=[[[20, 10], [3, 4], [100, 102]]]),
-        "context 2: boxes 1: .* mm has a reversed range",
-    ),
-    "fractional box": (second(boxes=[[[1, 2.5], [3, 4], [0, 2]]]), "context 2: boxes 1: .*whole"),
-    "box outside": (
-        second(boxes=[[[1, 10], [3, 4], [0, 2]]]),
-        r"context 2: boxes 1: .*leaves the image of \(9, 7, 5\)",
-    ),
-    "box outside in mm": (
-        second_mm(boxes=[[[10, 15], [3, 4], [90, 102]]]),
-        r"context 2: boxes 1: .* mm is voxels \(3, 5, -3\) to \(8, 7, 2\), which leaves",
-    ),
     "no prompt": (
         second(),
-        "context 2: image has no prompt; give points, scribbles, boxes or mask",
+        "context 2: image has no prompt; give points, scribbles, boxes, mask or markups",
     ),
+    "empty prompts": (second(points=[], markups=[]), "context 2: image has no prompt"),
     "labels without mask": (
         second(points=[[0, 0, 0]], labels=[1]),
         "context 2: labels: .*mask is missing",
@@ -224,29 +235,93 @@ WRONG = {
         second(mask="sub2_label.nii.gz", labels=["1"]),
         "context 2: labels 1: .*integer, got '1'",
     ),
-    "absent label": (
-        second(mask="sub2_label.nii.gz", labels=[3, 4]),
-        r"context 2: mask: .*sub2_label.* no voxel of labels \[3, 4\]; it has labels \[1, 2, 7\]",
+    "markup without list": (second(markups="sub1.csv"), "context 2: markups: .*array"),
+    "unknown axes": (
+        second(markups=["sub1.csv"], markup_axes="xzy"),
+        "context 2: markup_axes: .*'xyz' or 'zyx', got 'xzy'",
+    ),
+    "axes of nothing": (
+        second(points=[[0, 0, 0]], markup_axes="zyx"),
+        "context 2: markup_axes: there are no markups",
+    ),
+    "structure without name": (second(points=[[0, 0, 0]], structure=""), "context 2: structure: "),
+    "structures without mask": (
+        second(points=[[0, 0, 0]], structures={"liver": [1]}),
+        "context 2: structures: .* mask is missing",
+    ),
+    "structures beside others": (
+        second(mask="sub2_label.nii.gz", structures={"a": [1]}, labels=[2], points=[[0, 0, 0]]),
+        "context 2: structures: it goes with mask alone, not with labels, points",
+    ),
+    "structures without labels": (
+        second(mask="sub2_label.nii.gz", structures={"liver": []}),
+        "context 2: structures: liver: .*at least 1",
+    ),
+    "value of zero": ({"structures": {"liver": 0}, "context": [LIVER]}, "structures: liver: .*got"),
+    "large value": ({"structures": {"liver": 2**16}, "context": [LIVER]}, "structures: liver: .*"),
+    "no structures": ({"structures": {}, "context": [LIVER]}, "structures: .*at least 1"),
+}
+"""What the schema finds too."""
+
+MEANT = {
+    "point of NaN": (second(points=[[1, 2, np.nan]]), "context 2: points 1: .*finite"),
+    "two of a value": (
+        {"structures": {"liver": 2, "spleen": 2}, "context": [LIVER, SPLEEN]},
+        "structures: two have the same value",
+    ),
+    "unknown structure": (
+        NAMED | {"context": [LIVER, SPLEEN, MASK | {"structure": "{livr}"}]},
+        r"context 3: structure '\{livr\}' is not among structures, which are \['liver', 'spleen'\]",
+    ),
+    "unnamed structure": (
+        NAMED | {"context": [LIVER, SPLEEN, MASK]},
+        "context 3: structure 'structure' is not among structures",
+    ),
+    "structure not shown": (
+        NAMED | {"context": [LIVER]},
+        "structures: no context image shows 'spleen'",
+    ),
+    "twice a key": (
+        '{"context": [{"image": "a.nii", "points": [[0, 0, 0]], "points": [[1, 1, 1]]}]}',
+        "key 'points' is there twice",
     ),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*FORMED, *MEANT])
 def test_a_wrong_request_is_refused_with_file_entry_and_key(folder, name):
-    request, message = WRONG[name]
+    request, message = (FORMED | MEANT)[name]
     path = write(folder, request)
     with pytest.raises(PromptError, match=f"^{path}: {message}") as refused:
         read_context(path)
     assert len(str(refused.value).removeprefix(str(path))) < 250
 
 
+@pytest.mark.parametrize("name", FORMED)
+def test_the_schema_finds_what_is_wrong_with_the_form(name):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(FORMED[name][0], schema())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "no JSON"), ("", "no JSON"), ('{"context": [}', "no JSON: .*line 1 column 14")],
+    [
+        ("{", "no JSON"),
+        ("", "no JSON"),
+        ('{"context": [}', "no JSON: .*line 1 column 14"),
+        ("[" * 100_000, "no JSON"),
+    ],
 )
 def test_a_file_that_is_no_json_is_refused(folder, content, message):
     path = write(folder, content)
     with pytest.raises(DataError, match=f"^{path}: {message}"):
+        read_context(path)
+
+
+def test_bytes_that_are_no_text_are_refused(folder):
+    path = folder / "context.json"
+    path.write_bytes(b'{"context": "\xff\xfe"}')
+    with pytest.raises((DataError, PromptError), match=f"^{path}: "):
         read_context(path)
 
 
@@ -255,33 +330,25 @@ def test_a_missing_request_is_refused(tmp_path):
         read_context(tmp_path / "none.json")
 
 
-def test_a_missing_image_is_refused_with_its_entry(folder):
-    with pytest.raises(DataError, match=r"json: context 2: image: .*sub3\.nii\.gz is missing"):
-        read(folder, POINT, entry("sub3", points=[[0, 0, 0]]))
+def test_the_published_schema_is_what_the_reader_says():
+    published = importlib.resources.files("wsicl_jax.infer") / "prompts.schema.json"
+    assert json.loads(published.read_text()) == schema(), (
+        "write json.dumps(schema(), indent=2) to wsicl_jax/infer/prompts.schema.json"
+    )
 
 
-def test_a_mask_of_another_shape_is_refused(folder):
-    save(folder / "small.nii.gz", label()[1:])
-    message = r"context 1: mask: .*small\.nii\.gz is \(8, 7, 5\) but .*sub1\.nii\.gz is \(9, 7, 5\)"
-    with pytest.raises(DataError, match=message):
-        read(folder, entry(mask="small.nii.gz"))
+def test_the_schema_is_of_draft_2020_12_and_describes_each_key():
+    found = schema()
+    jsonschema.Draft202012Validator.check_schema(found)
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    for model in (found, *found["$defs"].values()):
+        assert all(key["description"] for key in model["properties"].values())
 
 
-@pytest.mark.parametrize(("column", "change_mm"), [(0, 0.1), (3, 0.3)])
-def test_a_mask_of_another_affine_is_refused(folder, column, change_mm):
-    affine = LPS.copy()
-    affine[0, column] += change_mm
-    save(folder / "moved.nii.gz", label(), affine)
-    with pytest.raises(DataError, match=r"context 1: mask: .*moved\.nii\.gz .*different affines"):
-        read(folder, entry(mask="moved.nii.gz"))
-
-
-def test_affines_that_differ_by_rounding_are_the_same(folder):
-    save(folder / "rounded.nii.gz", label(), LPS + 1e-5 * (LPS != 0))
-    assert read(folder, entry(mask="rounded.nii.gz"))
-
-
-def test_an_empty_mask_is_refused(folder):
-    save(folder / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
-    with pytest.raises(PromptError, match=r"empty\.nii\.gz has no voxel non-zero"):
-        example_with_mask(folder / "images/sub1.nii.gz", folder / "empty.nii.gz")
+def test_examples_of_the_documentation_are_valid(folder):
+    documentation = (Path(__file__).parents[2] / "docs/prompts.md").read_text()
+    blocks = re.findall(r"```json\n(.*?)```", documentation, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        jsonschema.validate(json.loads(block), schema())
+        read_context(write(folder, block))

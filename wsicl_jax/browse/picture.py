@@ -1,15 +1,19 @@
-"""A case as a picture: three planes of every channel, with the outlines of its labels."""
+"""Images as pictures: three planes of each, with the outlines of its labels."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, Num
+from jaxtyping import Float, Integer, Num
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from wsicl_jax.axes import Index3
+from wsicl_jax.axes import Index3, spacing_of
+from wsicl_jax.data.images import Volume
 from wsicl_jax.data.store import Store
 from wsicl_jax.geometry import WorkingGrid
 
@@ -26,36 +30,74 @@ _SIDES = (("P", "A", "I", "S"), ("L", "R", "I", "S"), ("L", "R", "P", "A"))
 _PERCENTILES = (0.5, 99.5)
 
 
-def case_figure(store: Store, name: str, path: Path) -> None:
-    """Write a PNG: a row for each channel, the planes through where most labels meet.
+class Row(NamedTuple):
+    """One image of a picture, on its own grid."""
 
-    Axes are turned to RAS+ and drawn in true proportions; left is the subject's left.
+    name: str
+    image: Num[np.ndarray, "x y z"]
+    label: Integer[np.ndarray, "x y z"]
+    affine: Float[np.ndarray, "4 4"]
+    """From voxels to RAS+ mm."""
+
+
+def case_figure(store: Store, name: str, path: Path) -> None:
+    """Write a PNG of a case: a row for each channel, as `rows_figure` draws them.
 
     Raises:
         DataError: there is no such case, or it cannot be read.
     """
     case = store.case(name)
-    way = WorkingGrid.of(case.shape, case.affine)
-    label = way.label(store.read_label(name))
-    spacing = np.linalg.norm(way.affine(case.affine)[:3, :3], axis=0)
-    values = sorted(case.voxel_counts)
-    color_of = {value: colormaps["hsv"](i * _GOLDEN % 1) for i, value in enumerate(values)}
-    centre = _centre(label)
+    label = store.read_label(name)
+    rows = [
+        Row(channel, store.read_image(name, number), label, case.affine)
+        for number, channel in enumerate(store.channel_names)
+    ]
+    counts = {value: case.voxel_counts[value] for value in sorted(case.voxel_counts)}
+    title = f"{store.name}   {name}   {_size(case.shape, case.spacing_mm)}, {case.orientation}"
+    rows_figure(rows, store.label_names, title, path, counts)
 
-    channels = store.channel_names
-    extent = np.array(label.shape) * spacing
-    widths = [extent[1], extent[0], extent[0]]
-    figure = Figure(figsize=(11, 3.7 * len(channels) + 0.4), layout="constrained")
+
+def rows_figure(
+    rows: Sequence[Row],
+    names: Mapping[int, str],
+    title: str,
+    path: Path,
+    counts: Mapping[int, int] | None = None,
+) -> None:
+    """Write a PNG: a row for each image, the planes through where most of its labels meet.
+
+    Axes are turned to RAS+ and drawn in true proportions; left is the subject's left. `names` are
+    those of the labels, of which the largest ones by `counts` of voxels are named.
+    """
+    if counts is None:
+        present = [np.unique(row.label, return_counts=True) for row in rows]
+        found: Counter[int] = Counter()
+        for values, sizes in present:
+            found.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
+        counts = {value: found[value] for value in sorted(found) if value}
+    values = list(counts)
+    color_of = {value: colormaps["hsv"](i * _GOLDEN % 1) for i, value in enumerate(values)}
+    ways = [WorkingGrid.of(row.label.shape, row.affine) for row in rows]
+    extents = [
+        way.turned_shape * np.array(spacing_of(way.affine(row.affine)))
+        for way, row in zip(ways, rows, strict=True)
+    ]
+    widest = np.max(extents, axis=0)
+    figure = Figure(figsize=(11, 3.7 * len(rows) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(channels), 3, squeeze=False, width_ratios=widths)
-    for channel, row in enumerate(grid):
-        image = way.label(store.read_image(name, channel))
+    grid = figure.subplots(
+        len(rows), 3, squeeze=False, width_ratios=[widest[1], widest[0], widest[0]]
+    )
+    for row, way, extent, axes in zip(rows, ways, extents, grid, strict=True):
+        label = way.label(row.label)
+        image = way.label(row.image)
         ends = np.percentile(image, _PERCENTILES)
-        for flat, axis in enumerate(row):
-            _draw(axis, image, label, flat, centre, spacing, ends, color_of)
-        row[0].set_ylabel(channels[channel], fontsize=10, color="white")
-    shown = sorted(sorted(values, key=case.voxel_counts.__getitem__)[-_NAMES_SHOWN:])
-    handles = [Line2D([], [], color=color_of[v], label=store.label_names[v]) for v in shown]
+        centre = _centre(label)
+        for flat, axis in enumerate(axes):
+            _draw(axis, image, label, flat, centre, extent / label.shape, ends, color_of)
+        axes[0].set_ylabel(row.name, fontsize=10, color="white")
+    shown = sorted(sorted(values, key=counts.__getitem__)[-_NAMES_SHOWN:])
+    handles = [Line2D([], [], color=color_of[v], label=names.get(v, str(v))) for v in shown]
     if len(values) > len(shown):
         handles.append(Line2D([], [], alpha=0, label=f"and {len(values) - len(shown)} more"))
     if handles:
@@ -66,14 +108,19 @@ def case_figure(store: Store, name: str, path: Path) -> None:
             frameon=False,
             labelcolor="white",
         )
-    shape, steps = (" x ".join(f"{v:.4g}" for v in x) for x in (case.shape, case.spacing_mm))
-    figure.suptitle(
-        f"{store.name}   {name}   {shape} voxels of {steps} mm, {case.orientation}",
-        fontsize=10,
-        color="white",
-    )
+    figure.suptitle(title, fontsize=10, color="white")
     figure.set_facecolor("black")
     figure.savefig(path, dpi=110)
+
+
+def size_of(volume: Volume) -> str:
+    """Voxels and spacing of an image, for a title."""
+    return _size(volume.image.shape, volume.spacing_mm)
+
+
+def _size(shape: Sequence[int], spacing_mm: Sequence[float]) -> str:
+    voxels, steps = (" x ".join(f"{v:.4g}" for v in x) for x in (shape, spacing_mm))
+    return f"{voxels} voxels of {steps} mm"
 
 
 def _draw(

@@ -1,6 +1,7 @@
 """Images and label maps from files of any known format, checked before anything is done."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,22 @@ class LabelMap(NamedTuple):
     """From voxel indices to RAS+ millimetres, float64."""
     remarks: tuple[str, ...]
     """What is unusual about its file."""
+
+
+def voxels_in(path: str | Path) -> int | None:
+    """How many voxels a file holds, by its header alone; None if only reading it tells.
+
+    Raises:
+        DataError: the file is missing, or its header is damaged.
+    """
+    path = Path(path)
+    for endings, read_shape in (
+        (nifti.ENDINGS, nifti.read_shape),
+        (itk.ENDINGS, itk.read_shape),
+    ):
+        if path.name.lower().endswith(endings):
+            return math.prod(map(int, read_shape(path)))
+    return None
 
 
 def read_volume(path: str | Path) -> Volume:

@@ -1,22 +1,69 @@
-"""Segment a batch of image files."""
+"""Segment a batch of targets into files."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from wsicl_jax.data.formats.nifti import write_mask
-from wsicl_jax.data.images import read_volume
+from wsicl_jax.data.formats.dicom_file import is_dicom
+from wsicl_jax.data.images import Volume
+from wsicl_jax.data.results import (
+    HAVE_NAMES,
+    check_installed,
+    format_of,
+    write_label_map,
+    write_probabilities,
+)
 from wsicl_jax.errors import DataError, WsiclError
-from wsicl_jax.infer.segmenter import ContextSet, Segmenter
+from wsicl_jax.files import write_whole
+from wsicl_jax.infer.result import Segmentation
+from wsicl_jax.infer.targets import Target, as_file_name, read_target
 from wsicl_jax.progress import track
+
+LABELS = "labels.json"
+"""Names the values of label maps, beside those whose format has no place for names."""
 
 _NAMED = 3
 """Most file names in an error message."""
+
+_BESIDE = {"seg.nrrd": "nrrd", "dcm": "nii.gz"}
+"""The format of probabilities where that of label maps holds none."""
+
+
+@runtime_checkable
+class Segments(Protocol):
+    """What is needed of a task."""
+
+    structures: dict[str, int]
+
+    def check_file(self, given: Path) -> None: ...
+
+    def stream(
+        self,
+        targets: Sequence[Target],
+        *,
+        read: Callable[[Target], Volume],
+        probabilities: bool,
+        show: bool,
+    ) -> Iterator[tuple[Target, Segmentation | WsiclError]]: ...
+
+
+class Outputs(NamedTuple):
+    """The files that become of one target."""
+
+    label_map: Path
+    probabilities: dict[str, Path]
+    """By structure; empty unless asked for."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.label_map, *self.probabilities.values())
 
 
 @dataclass(frozen=True)
@@ -24,83 +71,183 @@ class PredictSummary:
     """What became of every target."""
 
     written: tuple[Path, ...]
-    """Masks, in the targets' order."""
+    """Label maps, in the targets' order."""
     failed: dict[str, str]
-    """Target, as it was given, to why it has no mask."""
+    """Name of a target to why it has no label map."""
+    remarks: dict[str, tuple[str, ...]]
+    """Name of a target to what was done otherwise than usual."""
 
     def table(self) -> RenderableType:
-        """The counts, and one row for every failed target, for `console().print`."""
-        headline = Text(
-            f"{len(self.written)} of {len(self.written) + len(self.failed)} masks written"
-        )
-        if not self.failed:
-            return headline
-        table = Table("failed", "reason")
-        for name, reason in self.failed.items():
-            table.add_row(Text(name), Text(reason))
-        return Group(headline, table)
+        """The counts, and a row for every failure and remark, for `console().print`."""
+        total = len(self.written) + len(self.failed)
+        folders = {str(path.parent) for path in self.written}
+        where = f" to {folders.pop()}" if len(folders) == 1 else ""
+        shown: list[RenderableType] = [
+            Text(f"{len(self.written)} of {total} label maps written{where}")
+        ]
+        for title, rows in (
+            ("failed", [(name, reason) for name, reason in self.failed.items()]),
+            ("remark", [(name, text) for name, texts in self.remarks.items() for text in texts]),
+        ):
+            if rows:
+                shown.append(table_of(("target", title), rows))
+        return Group(*shown)
 
 
-def predict_files(
-    segmenter: Segmenter,
-    context: ContextSet,
-    targets: Sequence[Path],
+def table_of(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose long paths are broken into lines, not cut."""
+    table = Table(*(Column(title, overflow="fold") for title in titles))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def outputs_of(target: Target, names: Sequence[str], *, probabilities: bool) -> Outputs:
+    """The files of a target: `case.nii.gz`, and `case_liver_prob.nii.gz` for each structure."""
+    if not probabilities:
+        return Outputs(target.output, {})
+    ending = format_of(target.output)
+    stem = target.output.name[: -len(ending) - 1]
+    parts = [as_file_name(name) for name in names]
+    found = {}
+    for number, (name, part) in enumerate(zip(names, parts, strict=True), 1):
+        part = part if part and parts.count(part) == 1 else f"{part}_{number}"
+        file = f"{stem}_{part}_prob.{_BESIDE.get(ending, ending)}"
+        found[name] = target.output.with_name(file)
+    return Outputs(target.output, found)
+
+
+def refusals(
+    targets: Sequence[Target],
     output: Path,
+    structures: Mapping[str, int],
     *,
     inputs: Sequence[Path] = (),
+    probabilities: bool = False,
     overwrite: bool = False,
-) -> PredictSummary:
-    """Segment each target into a file of the same name in the directory `output`.
+) -> list[str]:
+    """Why a batch must not begin: all that names and places of its files tell, nothing is read.
 
-    A mask is uint8, on its target's own grid and affine. A target that cannot be used is
-    named in the summary and does not end the batch. No mask replaces a target or one of
-    `inputs`, the files that the context set came from (`Example.files`).
+    No result replaces a target or one of `inputs`, the files that the context set comes from;
+    other files only with `overwrite`. `structures` gives the value of each.
+    """
+    found = [outputs_of(t, list(structures), probabilities=probabilities) for t in targets]
+    files = [file for outputs in found for file in outputs.files]
+    problems = []
+    for ending in sorted({format_of(file) for file in files}):
+        try:
+            check_installed(ending)
+        except DataError as error:
+            problems.append(str(error))
+    other = [t.name for t in targets if format_of(t.output) == "dcm" and not is_dicom(t.files[0])]
+    if other:
+        problems.append(
+            f"{_some(other)}: no DICOM, to which DICOM-SEG could refer; choose another format"
+        )
+    if twice := [path.name for path, count in Counter(files).items() if count > 1]:
+        problems.append(
+            f"several targets would be written to {_some(twice)}, since a result takes its "
+            "target's name; predict them into different directories"
+        )
+    names = _labels_file(output, structures, [target.output for target in targets])
+    beside = [names] if names else []
+    for what, kept in (
+        ("targets", [file for target in targets for file in target.files]),
+        ("context files", inputs),
+    ):
+        places = {file.resolve() for file in kept}
+        if replaced := [str(path) for path in (*files, *beside) if path.resolve() in places]:
+            problems.append(
+                f"results would replace {what} {_some(replaced)}; give another directory"
+            )
+    existing = [str(path) for path in files if path.exists()]
+    if names and names.exists() and names.read_bytes() != _labels(structures):
+        existing.append(f"{names}, with other values,")
+    if existing and not overwrite:
+        problems.append(
+            f"{_some(existing)} exist already; allow overwriting or give another directory"
+        )
+    place = next((p for p in (output, *output.parents) if p.exists()), None)
+    if place is not None and not place.is_dir():
+        problems.append(f"{output} cannot be used as a directory: {place} is a file")
+    return problems
+
+
+def predict(
+    task: Segments, targets: Sequence[Target], output: Path, *, probabilities: bool = False
+) -> PredictSummary:
+    """Segment each target into its files in the directory `output`; see `refusals` first.
+
+    A target that cannot be used is named in the summary and does not end the batch. Where there
+    are several structures and the format has no place for their names, labels.json tells the
+    value of each.
 
     Raises:
-        DataError: before anything is read or written, if a mask would replace a target or
-            an input, or another file and `overwrite` is false; if two targets have the same
-            name; if `output` is no directory and cannot become one.
+        DataError: `output` is no directory and cannot become one.
     """
-    masks = [output / target.name for target in targets]
-    _check_names(targets, masks, inputs, overwrite)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output} cannot be used as a directory: {error.strerror}") from error
-    written, failed = [], {}
+    written: list[Path] = []
+    failed: dict[str, str] = {}
+    remarks: dict[str, tuple[str, ...]] = {}
+    told: dict[str, tuple[str, ...]] = {}
+
+    def read(target: Target) -> Volume:
+        if len(target.files) == 1:
+            task.check_file(target.files[0])
+        volume, told[target.name] = read_target(target)
+        return volume
+
+    names = _labels_file(output, task.structures, [target.output for target in targets])
+    found = task.stream(targets, read=read, probabilities=probabilities, show=False)
     with track(len(targets), "predicting") as bar:
-        for target, path in zip(targets, masks, strict=True):
-            bar.status(target.name)
+        for target, outcome in found:
+            bar.status(target.output.name)
             try:
-                found = segmenter.segment(read_volume(target), context)
-                write_mask(path, found.mask, affine_source=target)
+                if isinstance(outcome, WsiclError):
+                    raise outcome
+                _write(target, outcome)
+                if names and not written:
+                    _write_labels(names, task.structures)
             except WsiclError as error:
-                failed[str(target)] = str(error)
+                failed[target.name] = str(error)
             else:
-                written.append(path)
+                written.append(target.output)
+                if said := (*told[target.name], *outcome.remarks):
+                    remarks[target.name] = said
+            del outcome
             bar.advance()
-    return PredictSummary(tuple(written), failed)
+    return PredictSummary(tuple(written), failed, remarks)
 
 
-def _check_names(
-    targets: Sequence[Path], masks: Sequence[Path], inputs: Sequence[Path], overwrite: bool
-) -> None:
-    twice = [name for name, count in Counter(path.name for path in masks).items() if count > 1]
-    if twice:
-        raise DataError(
-            f"several targets are named {_some(twice)}, and a mask takes its target's name; "
-            "predict them into different directories"
-        )
-    for what, files in (("targets", targets), ("context files", inputs)):
-        kept = {file.resolve() for file in files}
-        replaced = [str(path) for path in masks if path.resolve() in kept]
-        if replaced:
-            raise DataError(f"masks would replace {what} {_some(replaced)}; give another directory")
-    existing = [str(path) for path in masks if path.exists()]
-    if existing and not overwrite:
-        raise DataError(
-            f"{_some(existing)} exist already; allow overwriting or give another directory"
-        )
+def _write(target: Target, found: Segmentation) -> None:
+    kept = bool(found.probabilities)
+    outputs = outputs_of(target, list(found.structures), probabilities=kept)
+    # The label map comes last: where it is, all of its target is.
+    for name, path in outputs.probabilities.items():
+        write_probabilities(path, found.probabilities[name], found.affine, target.files)
+    write_label_map(
+        outputs.label_map, found.label_map, found.affine, found.structures, target.files
+    )
+
+
+def _labels_file(output: Path, structures: Mapping[str, int], files: Sequence[Path]) -> Path | None:
+    """Where the names go that the files themselves cannot hold; None if they need no place."""
+    nameless = any(format_of(file) not in HAVE_NAMES for file in files)
+    return output / LABELS if len(structures) > 1 and nameless else None
+
+
+def _labels(structures: Mapping[str, int]) -> bytes:
+    return (json.dumps(dict(structures), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _write_labels(path: Path, structures: Mapping[str, int]) -> None:
+    try:
+        write_whole(path, _labels(structures))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,84 +1,218 @@
-"""The JSON file that names a context set: images, and what marks the structure on them.
+"""The JSON file that names a context set: images, and what marks the structures on them.
 
-`docs/predict.md` describes the format to its users.
+`docs/prompts.md` describes the format to its users, `prompts.schema.json` to their editors.
 """
 
 import difflib
-import itertools
+import json
 import reprlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from jaxtyping import Bool, Float
-from nibabel.orientations import io_orientation
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticCustomError
 
-from wsicl_jax.axes import Box, Shape3
-from wsicl_jax.data.images import Volume, check_same_grid, read_label, read_volume
-from wsicl_jax.errors import DataError, PromptError
-from wsicl_jax.infer.segmenter import Example, located
-from wsicl_jax.prompts import Point, Prompt, Scribble
+from wsicl_jax.errors import DataError, PromptError, located
+from wsicl_jax.infer.example import Example
+from wsicl_jax.infer.positions import Coordinates
 
-_VOXEL_DECIMALS = 3
-"""Decimals of voxel positions that come from mm: a float32 affine leaves nothing beyond."""
+_ONE = "structure"
+"""Name of the structure where nobody names it."""
 
-Coordinates = Literal["voxel", "mm"]
+_PROMPTS = ("points", "scribbles", "boxes", "mask", "markups")
+_NOT_BESIDE_STRUCTURES = ("structure", "labels", "points", "scribbles", "boxes", "markups")
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-_Triple = tuple[_Number, _Number, _Number]
+_Position = tuple[_Number, _Number, _Number]
 _Range = tuple[_Number, _Number]
-_Ranges = tuple[_Range, _Range, _Range]
-_Label = Annotated[int, Field(ge=1)]
-_RULES = ConfigDict(extra="forbid", strict=True)
+_Path = Annotated[str, Field(min_length=1)]
+_Name = Annotated[str, Field(min_length=1)]
+_Labels = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+_Value = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Entry(BaseModel):
-    model_config = _RULES
-    image: str
-    points: list[_Triple] = []
-    scribbles: list[Annotated[list[_Triple], Field(min_length=1)]] = []
-    boxes: list[_Ranges] = []
-    mask: str | None = None
-    labels: Annotated[list[_Label], Field(min_length=1)] | None = None
+@dataclass(frozen=True)
+class Context:
+    """The context set of a file; images are not read yet."""
+
+    structures: dict[str, list[Example]]
+    values: dict[str, int]
+    """Value of each structure in label maps."""
+
+
+class _Schema(GenerateJsonSchema):
+    """Without titles, which repeat names, and without null, which says what a missing key says."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        found = super().default_schema(schema)
+        return {key: value for key, value in found.items() if value is not None}
+
+
+class ContextEntry(BaseModel):
+    """A context image and what marks structures on it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        title="Context image",
+        json_schema_extra={
+            "anyOf": [
+                {"required": [key], "properties": {key: {"minItems": 1}}} for key in _PROMPTS
+            ],
+            "dependentRequired": {
+                "labels": ["mask"],
+                "structures": ["mask"],
+                "markup_axes": ["markups"],
+            },
+            "dependentSchemas": {
+                "structures": {"properties": dict.fromkeys(_NOT_BESIDE_STRUCTURES, False)}
+            },
+        },
+    )
+
+    image: _Path
+    """File of the image; paths are relative to this JSON file."""
+    structure: _Name | None = None
+    """Name of what is marked, if there are several."""
+    points: list[_Position] = []
+    """Positions inside the structure, [x, y, z] each."""
+    scribbles: list[Annotated[list[_Position], Field(min_length=1)]] = []
+    """Lines inside the structure, each a list of positions that are joined."""
+    boxes: list[tuple[_Range, _Range, _Range]] = []
+    """Tight around the structure, [[x0, x1], [y0, y1], [z0, z1]] each."""
+    mask: _Path | None = None
+    """File of a label map on the image's grid."""
+    labels: _Labels | None = None
+    """Labels of the mask that make up the structure; without, all that are not zero."""
+    structures: Annotated[dict[_Name, _Labels], Field(min_length=1)] | None = None
+    """Instead of `structure` and `labels`: the labels of the mask by the structure they make up."""
+    markups: list[_Path] = []
+    """Files of prompts that 3D Slicer, napari or another tool wrote."""
+    markup_axes: Literal["xyz", "zyx"] = "xyz"
+    """Order of the axes in files that count voxels, as napari's do."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ContextEntry":
+        if self.labels is not None and self.mask is None:
+            raise _rule("labels: they choose among the labels of a mask, but mask is missing")
+        if self.structures is not None:
+            if self.mask is None:
+                raise _rule("structures: they name labels of a mask, but mask is missing")
+            if also := [key for key in _NOT_BESIDE_STRUCTURES if key in self.model_fields_set]:
+                raise _rule(
+                    f"structures: it goes with mask alone, not with {', '.join(also)}; give these "
+                    "in an entry of their own"
+                )
+        if "markup_axes" in self.model_fields_set and not self.markups:
+            raise _rule("markup_axes: there are no markups whose axes it could say")
+        if not any(getattr(self, key) for key in _PROMPTS):
+            raise _rule(f"image has no prompt; give {', '.join(_PROMPTS[:-1])} or {_PROMPTS[-1]}")
+        return self
 
 
 class _Request(BaseModel):
-    model_config = _RULES
+    """A context set: images, and prompts that mark structures on them."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, title="Context set"
+    )
+
+    schema_: Annotated[str | None, Field(alias="$schema")] = None
+    """Where the schema of this format is, for editors."""
+    version: Literal[1] = 1
+    """Version of this format."""
     coordinates: Coordinates = "voxel"
-    context: Annotated[list[_Entry], Field(min_length=1)]
+    """What points, scribbles and boxes are given in: voxels of the image, or RAS+ mm."""
+    structures: Annotated[dict[_Name, _Value], Field(min_length=1)] | None = None
+    """Value of each structure in results; without, 1, 2, ... as they appear."""
+    context: Annotated[list[ContextEntry], Field(min_length=1)]
+    """The context images."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Request":
+        if self.structures is None:
+            return self
+        known = list(self.structures)
+        if len(set(self.structures.values())) < len(known):
+            raise _rule(f"structures: two have the same value in {self.structures}")
+        shown = {name for entry in self.context for name in self.shown_by(entry)}
+        for number, entry in enumerate(self.context, 1):
+            for name in self.shown_by(entry):
+                if name not in known:
+                    raise _rule(
+                        f"context {number}: structure {name!r} is not among structures, which are "
+                        f"{known}"
+                    )
+        if missing := [name for name in known if name not in shown]:
+            raise _rule(f"structures: no context image shows {', '.join(map(repr, missing))}")
+        return self
+
+    def shown_by(self, entry: ContextEntry) -> dict[str, list[int] | None]:
+        """The structures of an entry and the labels of its mask that make them up."""
+        if entry.structures is not None:
+            return dict(entry.structures)
+        one = list(self.structures or {})
+        default = one[0] if len(one) == 1 else _ONE
+        return {entry.structure or default: entry.labels}
 
 
-def read_context(path: str | Path) -> list[Example]:
-    """The examples that a JSON file names, prompts in voxels of each image's own grid.
+def read_context(path: str | Path) -> Context:
+    """The context set that a JSON file names, its structures in the order of their values.
+
+    Images are not read, so that prompts outside of them are found by `Example.load`.
 
     Raises:
-        DataError: the file, an image or a mask cannot be read, or a mask is not on its
-            image's grid.
-        PromptError: the JSON is not of the documented form, there is no context image, or
-            a prompt is missing, not well formed, or outside its image.
-        Both name the file, the number of the context entry (from 1) and the key.
+        DataError: the file cannot be read, or is no JSON.
+        PromptError: it is not of the documented form.
+        Both name the file, the number of the context entry (from 1) and the key, and so do the
+        errors of the examples.
     """
     path = Path(path)
     with located(str(path)):
         request = _parse(path)
-        examples = []
-        for number, entry in enumerate(request.context, 1):
-            with located(f"context {number}"):
-                examples.append(_example(entry, request.coordinates, path.parent))
-        return examples
+    structures: dict[str, list[Example]] = {name: [] for name in request.structures or {}}
+    for number, entry in enumerate(request.context, 1):
+        for name, labels in request.shown_by(entry).items():
+            example = _example(entry, labels, request.coordinates, path, number)
+            structures.setdefault(name, []).append(example)
+    values = request.structures or {name: value for value, name in enumerate(structures, 1)}
+    by_value = sorted(structures, key=values.__getitem__)
+    return Context({name: structures[name] for name in by_value}, dict(values))
 
 
-def example_with_mask(image_path: str | Path, mask_path: str | Path) -> Example:
-    """An image whose structure is marked by every non-zero voxel of a mask file.
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the format.
 
-    Raises:
-        DataError: a file cannot be read, or the mask is not on the image's grid.
-        PromptError: the mask is empty.
+    It does not say that values differ, that names match, nor what needs the images.
     """
-    files = Path(image_path), Path(mask_path)
-    volume = read_volume(image_path)
-    return Example(volume, [_read_mask(*files, volume, None)], files)
+    dialect = {"$schema": GenerateJsonSchema.schema_dialect}
+    return dialect | _Request.model_json_schema(schema_generator=_Schema)
+
+
+def _example(
+    entry: ContextEntry, labels: list[int] | None, coordinates: Coordinates, path: Path, number: int
+) -> Example:
+    folder = path.parent
+    suffix = "_mm" if coordinates == "mm" else ""
+    given = {f"{key}{suffix}": getattr(entry, key) for key in ("points", "scribbles", "boxes")}
+    return Example(
+        folder / entry.image,
+        mask=None if entry.mask is None else folder / entry.mask,
+        labels=labels,
+        markups=[folder / file for file in entry.markups],
+        markup_axes=entry.markup_axes,
+        name=f"{path}: context {number}",
+        **given,
+    )
 
 
 def _parse(path: Path) -> _Request:
@@ -87,9 +221,13 @@ def _parse(path: Path) -> _Request:
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
     try:
-        return _Request.model_validate_json(content)
+        request = _Request.model_validate_json(content)
     except ValidationError as error:
         problems = error.errors()
+    else:
+        # Of keys that are there twice, readers of JSON would drop one in silence.
+        json.loads(content, object_pairs_hook=_without_twins)
+        return request
     # A misspelt key is also a missing one; what was given says more.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     if problem["type"] == "json_invalid":
@@ -99,16 +237,15 @@ def _parse(path: Path) -> _Request:
 
 def _explain(kind: str, location: tuple[int | str, ...], message: str, given: Any) -> str:
     if kind == "extra_forbidden":
-        model = _Entry if len(location) > 1 else _Request
-        nearest = difflib.get_close_matches(
-            str(location[-1]), list(model.model_fields), n=1, cutoff=0.0
-        )[0]
+        model = ContextEntry if len(location) > 1 else _Request
+        keys = [field.alias or name for name, field in model.model_fields.items()]
+        nearest = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.0)[0]
         message = f"unknown key {location[-1]!r}; nearest is {nearest!r}"
         location = location[:-1]
     elif kind == "missing" and isinstance(location[-1], str):
         message = f"key {location[-1]!r} is missing"
         location = location[:-1]
-    else:
+    elif kind != _RULE:
         # A number or a range at fault is said with the point or box that it belongs to.
         location = location[:4]
         message = f"{message[0].lower()}{message[1:]}, got {reprlib.repr(given)}"
@@ -116,104 +253,17 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str, given: An
     return f"{where}: {message}".removeprefix(": ")
 
 
-def _example(entry: _Entry, coordinates: Coordinates, folder: Path) -> Example:
-    files = [folder / entry.image]
-    with located("image"):
-        volume = read_volume(files[0])
-    prompts: list[Prompt] = []
-    for number, position in enumerate(entry.points, 1):
-        with located(f"points {number}"):
-            prompts.append(_point(position, coordinates, volume))
-    for number, path in enumerate(entry.scribbles, 1):
-        with located(f"scribbles {number}"):
-            positions = (tuple(_point(position, coordinates, volume)) for position in path)
-            prompts.append(Scribble(tuple(positions)))
-    for number, ranges in enumerate(entry.boxes, 1):
-        with located(f"boxes {number}"):
-            prompts.append(_box(ranges, coordinates, volume))
-    if entry.mask is not None:
-        files.append(folder / entry.mask)
-        with located("mask"):
-            prompts.append(_read_mask(*files, volume, entry.labels))
-    elif entry.labels is not None:
-        raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
-    if not prompts:
-        raise PromptError("image has no prompt; give points, scribbles, boxes or mask")
-    return Example(volume, prompts, files)
+_RULE = "rule"
 
 
-def _point(position: _Triple, coordinates: Coordinates, volume: Volume) -> Point:
-    point = Point(*position)
-    if coordinates == "mm":
-        point = Point(*_to_voxels(np.array([position]), volume.affine)[0].tolist())
-    shape = volume.image.shape
-    if not all(-0.5 <= value <= size - 0.5 for value, size in zip(point, shape, strict=True)):
-        raise PromptError(
-            f"{list(position)} {coordinates} is at voxel {_brief(point)}, outside the image of "
-            f"{shape} voxels"
-        )
-    return point
+def _rule(text: str) -> PydanticCustomError:
+    return PydanticCustomError(_RULE, "{text}", {"text": text})
 
 
-def _box(ranges: _Ranges, coordinates: Coordinates, volume: Volume) -> Box:
-    given = f"{[list(r) for r in ranges]} {coordinates}"
-    if any(low > high for low, high in ranges):
-        raise PromptError(f"{given} has a reversed range; give the smaller end first")
-    if coordinates == "mm":
-        box = _box_around(ranges, volume.affine)
-    else:
-        if any(low == high for low, high in ranges):
-            raise PromptError(
-                f"{given} is empty; voxel ranges are half-open, [7, 8] is the slice of index 7"
-            )
-        if not all(end.is_integer() for ends in ranges for end in ends):
-            raise PromptError(f"{given} has ends that are no whole numbers of voxels")
-        box = _as_box(*np.array(ranges).T)
-    shape: Shape3 = volume.image.shape
-    if min(box.start) < 0 or any(np.greater(box.stop, shape)):
-        raise PromptError(
-            f"{given} is voxels {box.start} to {box.stop}, which leaves the image of {shape} voxels"
-        )
-    return box
-
-
-def _box_around(ranges: _Ranges, affine: np.ndarray) -> Box:
-    """The voxels whose cells meet a box in mm; along an axis of no extent, one slice."""
-    corners = _to_voxels(np.array(list(itertools.product(*ranges))), affine)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    start = np.floor(low + 0.5)
-    stop = np.maximum(np.ceil(high + 0.5), start + 1)
-    for voxel_axis, world_axis in enumerate(io_orientation(affine)[:, 0].astype(int)):
-        # On a turned grid the corners of a flat box lie on many slices.
-        if ranges[world_axis][0] == ranges[world_axis][1]:
-            start[voxel_axis] = np.floor((low + high)[voxel_axis] / 2 + 0.5)
-            stop[voxel_axis] = start[voxel_axis] + 1
-    return _as_box(start, stop)
-
-
-def _to_voxels(
-    positions_mm: Float[np.ndarray, "n 3"], affine: Float[np.ndarray, "4 4"]
-) -> Float[np.ndarray, "n 3"]:
-    offsets = (positions_mm - affine[:3, 3]).T
-    return np.round(np.linalg.solve(affine[:3, :3], offsets).T, _VOXEL_DECIMALS)
-
-
-def _as_box(start: np.ndarray, stop: np.ndarray) -> Box:
-    return Box(tuple(map(int, start)), tuple(map(int, stop)))
-
-
-def _brief(point: Point) -> str:
-    return "({:.4g}, {:.4g}, {:.4g})".format(*point)
-
-
-def _read_mask(
-    image_path: Path, path: Path, volume: Volume, labels: list[int] | None
-) -> Bool[np.ndarray, "x y z"]:
-    label, affine, _ = read_label(path)
-    check_same_grid((image_path, path), (volume.image.shape, label.shape), (volume.affine, affine))
-    mask = label != 0 if labels is None else np.isin(label, labels)
-    if not mask.any():
-        present = np.setdiff1d(label, 0).tolist()
-        wanted = "non-zero" if labels is None else f"of labels {labels}"
-        raise PromptError(f"{path} has no voxel {wanted}; it has labels {present[:20]}")
-    return mask
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twin = next(key for key in keys if keys.count(key) > 1)
+        raise PromptError(f"key {twin!r} is there twice in one object; give it once")
+    return found

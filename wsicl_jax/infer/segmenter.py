@@ -1,143 +1,155 @@
-"""A network as a segmenter: images of any grid in, a mask on the target's own grid out."""
+"""A network as a segmenter: images of any grid in, label maps on the targets' own grids out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
-from wsicl_jax.config import VolumeConfig
-from wsicl_jax.data.images import Volume
-from wsicl_jax.errors import DataError, PromptError, WsiclError
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.intensity import normalise
-from wsicl_jax.model.dual_branch import CUT, DualBranch
-from wsicl_jax.prompts import Prompt, on_grid, to_channel
+from wsicl_jax.config import InferenceConfig, VolumeConfig, inference_config
+from wsicl_jax.model.dual_branch import DualBranch
 
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One context image with its prompts."""
-
-    volume: Volume
-    prompts: Sequence[Prompt]
-    """Points and boxes in voxels of this image's own grid, masks of its shape; kinds may mix."""
-    files: Sequence[Path] = ()
-    """What it was read from, so that no mask is written over it."""
-
-
-@dataclass(frozen=True, eq=False)
-class ContextSet:
-    """Context images and their prompt channels on the working grid, ready for any target."""
-
-    images: Float[Array, "context x y z"]
-    prompts: Float[Array, "context x y z"]
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """What the network found in one target, on the target's own grid."""
-
-    mask: Bool[np.ndarray, "x y z"]
-    """Where the score is above `model.dual_branch.CUT`."""
-    score: Float[np.ndarray, "x y z"]
-    """The network's output, regressed towards 1 inside and 0 outside; float32."""
+if TYPE_CHECKING:
+    from wsicl_jax.infer.example import Example
+    from wsicl_jax.infer.task import Task
 
 
 class Segmenter:
     """Segments what the prompts of a context set show, in any number of targets.
 
-        segmenter = Segmenter.load("demo/run")
-        context = segmenter.context([Example(read_volume("a.nii.gz"), [Point(40.0, 32.0, 18.0)])])
-        mask = segmenter.segment(read_volume("b.nii.gz"), context).mask
+        seg = Segmenter.load("runs/hippocampus")
+        task = seg.task([Example("sub1.nii.gz", points_mm=[(12.5, -30.0, 8.0)])])
+        task.segment("target.nii.gz").save("mask.nii.gz")
 
-    The network is compiled once for each number of context images.
+    The network is compiled once for each number of context images. It runs on one device of this
+    process, one context image at a time: memory does not grow with the context set.
     """
 
-    def __init__(self, model: DualBranch, volume: VolumeConfig):
-        graph, self._parameters = nnx.split(model, nnx.Param)
-        self._volume = volume
+    def __init__(
+        self,
+        model: DualBranch,
+        volume: VolumeConfig,
+        config: InferenceConfig | None = None,
+        *,
+        knows_close_views: bool = False,
+    ):
+        self.volume = volume
+        self.config = config or InferenceConfig()
+        self.knows_close_views = knows_close_views
+        """Whether the network was trained on views such as a second look takes."""
+        graph, self._parameters = nnx.split(_one_context_at_a_time(model), nnx.Param)
 
-        def forward(parameters, target, images, prompts):
-            inputs = (x[None, ..., None] for x in (target, images, prompts))
-            return nnx.merge(graph, parameters)(*inputs)[0, ..., 0]
+        def encode(parameters, target):
+            return nnx.merge(graph, parameters).encode(target[None, ..., None])
 
-        self._forward = jax.jit(forward)
+        def answer(parameters, encoded, images, prompts, weights):
+            contexts = (x[None, ..., None] for x in (images, prompts))
+            network = nnx.merge(graph, parameters)
+            return network.answer(encoded, *contexts, weights[None])[0, ..., 0]
+
+        self._encode = jax.jit(encode)
+        self._answer = jax.jit(answer)
+        self._program_bytes: dict[int, int] = {}
 
     @classmethod
-    def load(cls, path: str | Path) -> "Segmenter":
-        """The network of a checkpoint, with the working grid and percentiles of its training.
+    def load(cls, path: str | Path, **settings: Any) -> "Segmenter":
+        """The network of a checkpoint or of a file that was exported, with its working grid and
+        percentiles.
+
+        `settings` are those of `config.InferenceConfig`, such as `max_memory_gb=8`.
 
         Raises:
-            CheckpointError: there is no checkpoint, it is damaged, or does not fit.
+            CheckpointError: there is no such network, it is damaged, or does not fit.
+            ConfigError: a setting is unknown or out of range.
         """
-        # Once: a run in training may save, and then `path` means another checkpoint.
-        checkpoint = find_checkpoint(path)
-        return cls(load_model(checkpoint), experiment_config(read_metadata(checkpoint)).volume)
+        config = inference_config(**settings)
+        if Path(path).is_file():
+            from wsicl_jax.export.weights import load_weights
 
-    def context(self, examples: Sequence[Example]) -> ContextSet:
-        """The examples on the working grid; use the result for as many targets as there are.
+            model, experiment = load_weights(path)
+        else:
+            # Once: a run in training may save, and then `path` means another checkpoint.
+            checkpoint = find_checkpoint(path)
+            experiment = experiment_config(read_metadata(checkpoint))
+            model = load_model(checkpoint)
+        close = experiment.episode.close_share > 0
+        return cls(model, experiment.volume, config, knows_close_views=close)
+
+    def task(
+        self,
+        structures: "Sequence[Example] | Mapping[str, Sequence[Example]]" = (),
+        values: Mapping[str, int] | None = None,
+    ) -> "Task":
+        """What to segment: context images that show a structure, or several structures by name.
+
+        Structures get the values 1, 2, ... in label maps, or those of `values`. Without any
+        context image the prompts on the target itself say what is meant.
 
         Raises:
-            PromptError: there is no example, or one (named by its number, from 1) has no
-                prompt, one outside its image, or a mask that is empty or of another shape.
-            DataError: an image is not 3D, not finite, or has a useless affine.
+            DataError: an image or a label map cannot be read or used.
+            PromptError: an example has no prompt, or one outside its image, or one that is empty;
+                two structures have the same value.
         """
-        if not examples:
-            raise PromptError("no context image; at least one with a prompt is needed")
-        images, channels = [], []
-        for number, example in enumerate(examples, 1):
-            with located(f"context {number}"):
-                grid = self._grid(example.volume)
-                images.append(self._image(example.volume, grid))
-                channels.append(_channel(example.prompts, grid))
-        return ContextSet(jnp.asarray(np.stack(images)), jnp.asarray(np.stack(channels)))
+        from wsicl_jax.infer.task import Task
 
-    def segment(self, target: Volume, context: ContextSet) -> Segmentation:
-        """Find in the target what the context set shows.
+        return Task(self, structures, values)
 
-        Raises:
-            DataError: the target is not 3D, not finite, or has a useless affine.
-            ShapeError: the context set is of another working grid.
+    def encode(self, target: Float[np.ndarray, "x y z"]) -> Any:
+        """The target's half of the network's work, for `answer`; images on the working grid."""
+        return self._encode(self._parameters, target)
+
+    def answer(
+        self,
+        encoded: Any,
+        images: Float[Array | np.ndarray, "context x y z"],
+        prompts: Float[Array | np.ndarray, "context x y z"],
+        weights: Float[np.ndarray, " context"] | None = None,
+    ) -> Float[np.ndarray, "x y z"]:
+        """The network's output, regressed towards 1 inside and 0 outside; float32.
+
+        A context image of weight 0 counts as if it were not there; None weighs all alike.
         """
-        with located("target"):
-            grid = self._grid(target)
-            image = self._image(target, grid)
-        output = self._forward(self._parameters, image, context.images, context.prompts)
-        score = grid.restore(np.asarray(output))
-        return Segmentation(score > CUT, score)
+        if weights is None:
+            weights = np.ones(len(images), np.float32)
+        return np.asarray(self._answer(self._parameters, encoded, images, prompts, weights))
 
-    def _grid(self, volume: Volume) -> WorkingGrid:
-        shape, affine = volume.image.shape, volume.affine
-        if len(shape) != 3 or not volume.image.size:
-            raise DataError(f"image has shape {shape}; expected a 3D volume")
-        if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-            raise DataError("affine is singular or not finite, so the axes have no direction")
-        return WorkingGrid.of(shape, affine, self._volume.grid)
+    def program_bytes(self, contexts: int) -> int:
+        """What the compiled network holds of the host's memory while it runs; 0 on an accelerator.
 
-    def _image(self, volume: Volume, grid: WorkingGrid) -> Float[np.ndarray, "x y z"]:
-        # Percentiles of an image with NaN are NaN, which would pass for a constant image.
-        if not np.isfinite(volume.image).all():
-            raise DataError("image has voxels that are NaN or infinite; replace them first")
-        return grid.image(normalise(volume.image, self._volume.percentiles))
+        It is compiled for this number of context images, which the first target needs anyway.
+        """
+        if contexts not in self._program_bytes:
+            self._program_bytes[contexts] = self._measured(contexts)
+        return self._program_bytes[contexts]
+
+    def _measured(self, contexts: int) -> int:
+        if jax.default_backend() != "cpu":
+            return 0
+        target = jax.ShapeDtypeStruct(self.volume.grid, np.float32)
+        shown = jax.ShapeDtypeStruct((contexts, *self.volume.grid), np.float32)
+        weights = jax.ShapeDtypeStruct((contexts,), np.float32)
+        encoded = jax.eval_shape(self._encode, self._parameters, target)
+        programs = (
+            self._encode.lower(self._parameters, target),
+            self._answer.lower(self._parameters, encoded, shown, shown, weights),
+        )
+        held = 0
+        for program in programs:
+            needs = program.compile().memory_analysis()
+            held = max(held, needs.temp_size_in_bytes + needs.output_size_in_bytes)
+        return held + sum(
+            x.size * x.dtype.itemsize for x in jax.tree.leaves((encoded, shown, shown))
+        )
 
 
-@contextmanager
-def located(where: str) -> Iterator[None]:
-    """Put `where` in front of the message of any error of use that is raised inside."""
-    try:
-        yield
-    except WsiclError as error:
-        raise type(error)(f"{where}: {error}") from error
-
-
-def _channel(prompts: Sequence[Prompt], grid: WorkingGrid) -> Float[np.ndarray, "X Y Z"]:
-    if not prompts:
-        raise PromptError("image has no prompt; give a point, a box or a mask")
-    return to_channel([on_grid(prompt, grid) for prompt in prompts], grid.grid)
+def _one_context_at_a_time(model: DualBranch) -> DualBranch:
+    graph, parameters = nnx.split(model, nnx.Param)
+    model = nnx.merge(graph, parameters)
+    context = dataclasses.replace(model.config.context, mini_context=1, remat="none")
+    model.config = dataclasses.replace(model.config, context=context)
+    return model

@@ -1,17 +1,23 @@
-"""NRRD and MetaImage files through SimpleITK."""
+"""NRRD and MetaImage files through SimpleITK, read and written."""
 
 import gzip
 import os
 import re
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from wsicl_jax.data.formats.decoded import Decoded
 from wsicl_jax.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK
 
 ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -28,12 +34,7 @@ def read(path: Path) -> Decoded:
         DataError: SimpleITK is not installed, or the file is missing, empty, damaged, of
             colours, has a singular affine, or is not of 3 dimensions, or of 4 with frames.
     """
-    try:
-        import SimpleITK as sitk  # noqa: N813
-    except ImportError as error:
-        raise DataError(
-            f"{path} needs SimpleITK to be read: pip install 'wsicl_jax[itk]'"
-        ) from error
+    sitk = _simple_itk(f"{path} needs SimpleITK to be read")
     is_nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
     _check_there(path)
     reader = sitk.ImageFileReader()
@@ -56,8 +57,77 @@ def read(path: Path) -> Decoded:
     return Decoded(voxels, _affine(image), remarks)
 
 
+def read_shape(path: Path) -> tuple[int, ...]:
+    """The shape of a file's voxels, from its header. Raises as `read`."""
+    sitk = _simple_itk(f"{path} needs SimpleITK to be read")
+    _check_there(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, str(error)) from error
+    return reader.GetSize()
+
+
+def write(
+    path: Path,
+    voxels: Num[np.ndarray, "x y z"],
+    affine: Float[np.ndarray, "4 4"],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write voxels in their own type, compressed, in the format of the name: .nrrd or .mha.
+
+    `affine` is in mm; `metadata` are further keys of the header. The file appears under its
+    name only when it is whole.
+
+    Raises:
+        DataError: SimpleITK is not installed, or the file cannot be written.
+    """
+    sitk = _simple_itk(f"{path} needs SimpleITK to be written")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    lps = _LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    for key, value in (metadata or {}).items():
+        image.SetMetaData(key, value)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".wsicl-") as folder:
+            # Under its own name, which tells ITK the format.
+            whole = Path(folder) / path.name
+            sitk.WriteImage(image, str(whole), useCompression=True)
+            with whole.open("rb") as file:
+                os.fsync(file.fileno())
+            whole.replace(path)
+    except (OSError, RuntimeError) as error:
+        lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+        raise DataError(f"{path} cannot be written: {lines[-1].strip()}") from error
+
+
+def _simple_itk(need: str) -> ModuleType:
+    try:
+        import SimpleITK as sitk  # noqa: N813
+    except ImportError as error:
+        raise DataError(f"{need}: pip install 'wsicl_jax[itk]'") from error
+    return sitk
+
+
+def decoded(image: "SimpleITK.Image") -> tuple[np.ndarray, Float[np.ndarray, "4 4"]]:
+    """Voxels and affine (mm) of an image of three dimensions that SimpleITK holds.
+
+    Raises:
+        DataError: it has other dimensions.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    voxels, _ = _spatial_first("image", sitk.GetArrayViewFromImage(image), image.GetDimension())
+    return voxels, _affine(image)
+
+
 def _spatial_first(
-    path: Path, array: np.ndarray, dimension: int
+    path: Path | str, array: np.ndarray, dimension: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Axes (x, y, z) or (x, y, z, channel) from SimpleITK's ([frame,] z, y, x [, value])."""
     many_values = array.ndim > dimension

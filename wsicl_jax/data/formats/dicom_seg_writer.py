@@ -1,0 +1,152 @@
+"""DICOM-SEG files through highdicom: one binary segment for each structure of a label map.
+
+The grid of the label map may have its axes in any order and direction: each slice of the series
+looks up where its pixels lie in it.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from wsicl_jax.data.formats.dicom_file import Plane, planes_of, read_object
+from wsicl_jax.errors import DataError
+from wsicl_jax.files import write_whole
+
+_OFF_VOXELS = 0.1
+"""Pixels that lie this close to voxels of the label map differ by rounding only."""
+
+_LONGEST_NAME = 64
+"""Characters that DICOM allows for the label of a segment."""
+
+_MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
+"""What a result names of its study; the standard lets it be empty, and who removes names from
+files often removes it as a whole."""
+
+_SERIES_NUMBER = 1000
+"""Added to that of the series: a number of its own, which stands behind those of a scanner."""
+
+
+def write_segmentation(
+    path: Path,
+    label: Integer[np.ndarray, "x y z"],
+    affine: Float[np.ndarray, "4 4"],
+    names: Mapping[str, int],
+    series: Sequence[Path],
+) -> None:
+    """Write the structures that lie on the grid of a series, with reference to its images.
+
+    `names` gives the value of each structure in the label map, `affine` is in mm, `series` are
+    all the files of the series. Segments are numbered by value, and have the structures' names.
+
+    Raises:
+        DataError: highdicom is not installed, a file cannot be read or lies off the grid, the
+            series lacks what DICOM-SEG needs, a name is too long, or the file cannot be written.
+    """
+    try:
+        import highdicom as hd
+        from pydicom.sr.codedict import codes
+    except ImportError as error:
+        raise DataError(
+            f"{path} needs highdicom to be written: pip install 'wsicl_jax[dicom]'"
+        ) from error
+    too_long = [name for name in names if len(name) > _LONGEST_NAME]
+    if too_long:
+        raise DataError(
+            f"{path}: DICOM allows names of {_LONGEST_NAME} characters, {too_long[0]!r} has "
+            f"{len(too_long[0])}; rename the structure"
+        )
+    ordered = sorted(names, key=lambda name: names[name])
+    numbers = np.zeros(int(max(label.max(initial=0), *names.values())) + 1, np.uint16)
+    for number, name in enumerate(ordered, start=1):
+        numbers[names[name]] = number
+    sources, frames = [], []
+    for file in series:
+        source = read_object(file)
+        source.pop("PixelData", None)
+        for plane in planes_of(file, source):
+            shape = int(source.Rows), int(source.Columns)
+            frames.append(numbers[_slice_at(file, plane, shape, label, affine)])
+        sources.append(source)
+        for key in _MAY_BE_EMPTY:
+            if key not in source:
+                setattr(source, key, "")
+    ours = metadata.metadata("wsicl_jax")
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=ours["Name"], version=ours["Version"], family=codes.DCM.ArtificialIntelligence
+    )
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, name in enumerate(ordered, start=1)
+    ]
+    found = np.stack(frames)
+    content = io.BytesIO()
+    try:
+        made = hd.seg.Segmentation(
+            source_images=sources,
+            pixel_array=found,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=int(sources[0].get("SeriesNumber") or 0) + _SERIES_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=ours["Name"],
+            manufacturer_model_name=ours["Name"],
+            software_versions=ours["Version"],
+            device_serial_number="0",
+            omit_empty_frames=bool(found.any()),
+            series_description="Segmentation",
+        )
+        # Names of structures and of patients may be of any language: UTF-8.
+        made.SpecificCharacterSet = "ISO_IR 192"
+        made.save_as(content)
+    # What headers lack or break, highdicom meets in more ways than it documents.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path} cannot be made as DICOM-SEG of {series[0]} and its series: {reason}; "
+            "choose another format"
+        ) from error
+    try:
+        write_whole(path, content.getvalue())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _slice_at(
+    file: Path, plane: Plane, shape: tuple[int, int], label: np.ndarray, affine: np.ndarray
+) -> np.ndarray:
+    """The label map's values at the pixels (row, column) of a plane."""
+    into = np.linalg.inv(affine)
+    start = into[:3, :3] @ plane.position + into[:3, 3]
+    steps = into[:3, :3] @ plane.steps
+    whole_start, whole_steps = np.rint(start), np.rint(steps)
+    rows, columns = shape
+    last = np.array([columns - 1, rows - 1])
+    off = np.linalg.norm(start - whole_start) + np.abs((steps - whole_steps) @ last).max()
+    end = whole_start + whole_steps @ last
+    outside = (np.minimum(whole_start, end) < 0).any()
+    outside |= (np.maximum(whole_start, end) >= label.shape).any()
+    if off > _OFF_VOXELS or outside or (np.abs(whole_steps).sum(axis=0) != 1).any():
+        raise DataError(
+            f"{file} does not lie on the grid of the label map, of {label.shape} voxels; give the "
+            "files of the series that was segmented"
+        )
+    row, column = np.indices(shape)
+    places = whole_start[:, None, None] + np.tensordot(whole_steps, [column, row], axes=1)
+    x, y, z = places.astype(int)
+    return label[x, y, z]
