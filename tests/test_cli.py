@@ -106,6 +106,12 @@ def test_settings_may_stand_on_both_sides_of_an_option(run, tmp_path):
     assert content["evaluation"]["prompts"] == [1, 2]
 
 
+def examples(source: Path) -> list[str]:
+    """Two context images, as in all of these tests: the network is compiled for a number."""
+    pairs = [(f"imagesTr/case{n}_0000.nii.gz", f"labelsTr/case{n}.nii.gz") for n in (0, 3)]
+    return [word for pair in pairs for word in ("--example", *(str(source / f) for f in pair))]
+
+
 def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
     context = tmp_path / "context.json"
     image = str(source / "imagesTr" / "case0_0000.nii.gz")
@@ -115,9 +121,14 @@ def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
     targets = [str(source / "imagesTr" / f"case{n}_0000.nii.gz") for n in (1, 2)]
     example = [image, str(source / "labelsTr" / "case0.nii.gz")]
     arguments = ["predict", str(run), "--context", str(context), "--example", *example]
-    assert main([*arguments, "--output", str(tmp_path / "masks"), *targets]) == 0
-    for target in targets:
-        mask = nib.load(tmp_path / "masks" / Path(target).name)
+    # Targets may stand on both sides of an option.
+    assert main([*arguments, targets[0], "--output", str(tmp_path / "masks"), targets[1]]) == 0
+    assert {file.name for file in (tmp_path / "masks").iterdir()} == {
+        "case1.nii.gz",
+        "case2.nii.gz",
+    }
+    for file in (tmp_path / "masks").iterdir():
+        mask = nib.load(file)
         assert mask.shape == SHAPE
         np.testing.assert_array_equal(mask.affine, AFFINE)
         assert set(np.unique(mask.dataobj)) <= {0, 1}
@@ -130,12 +141,67 @@ def test_predict_names_a_bad_target_and_ends_with_code_1(
     bad = Path("bad.nii.gz")
     bad.write_bytes(b"no image")
     good = source / "imagesTr" / "case1_0000.nii.gz"
-    example = [str(good), str(source / "labelsTr" / "case1.nii.gz")]
     output = tmp_path / "masks"
-    arguments = ["predict", str(run), "--example", *example, "--output", str(output)]
+    arguments = ["predict", str(run), *examples(source), "--output", str(output)]
     assert main([*arguments, str(bad), str(good)]) == 1
     assert "bad.nii.gz" in capsys.readouterr().out
-    assert [file.name for file in output.iterdir()] == [good.name]
+    assert [file.name for file in output.iterdir()] == ["case1.nii.gz"]
+
+
+def test_predict_is_shown_the_task_by_cases_of_a_data_set(run, source, tmp_path, capsys):
+    folder = shutil.copytree(source, tmp_path / "raw")
+    arguments = ["predict", str(run), "--dataset", str(folder), "--subjects", "2"]
+    arguments += ["--output", str(tmp_path / "out"), "--format", "seg.nrrd"]
+    assert main(arguments) == 2
+    assert "no target is given" in capsys.readouterr().err
+    (folder / "imagesTs").mkdir()
+    image = folder / "imagesTr" / "case0_0000.nii.gz"
+    image.rename(folder / "imagesTs" / "new_0000.nii.gz")
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "imagesTs: 1 image" in printed and "2 of 7 training cases" in printed
+    assert "1 of 1 label maps written" in printed
+    header = (tmp_path / "out" / "new.seg.nrrd").read_bytes()
+    assert b"Segment0_Name:=left" in header and b"Segment1_Name:=right" in header
+
+
+def test_predict_with_labels_writes_a_label_map_names_and_probabilities(run, source, tmp_path):
+    target = str(source / "imagesTr" / "case1_0000.nii.gz")
+    arguments = ["predict", str(run), target, *examples(source), "--labels", "l=1,r=2"]
+    arguments += ["--output", str(tmp_path / "out"), "--probabilities", "--no-fine"]
+    assert main(arguments) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        *("case1.nii.gz", "case1_l_prob.nii.gz", "case1_r_prob.nii.gz", "labels.json"),
+    }
+    assert json.loads((tmp_path / "out" / "labels.json").read_text()) == {"l": 1, "r": 2}
+    assert nib.load(tmp_path / "out" / "case1_l_prob.nii.gz").get_data_dtype() == np.float32
+
+
+def test_a_dry_run_tells_what_predict_would_do_and_all_that_is_wrong(
+    run, source, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(source)
+    arguments = ["predict", str(run), "imagesTr/case1_0000.nii.gz", "--output", str(tmp_path / "o")]
+    assert main([*arguments, *examples(source), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("1 mask", "20 x 14 x 18", "case1.nii.gz", "8 x 8 x 8", "at one time"):
+        assert text in printed
+    assert not (tmp_path / "o").exists()
+    # What is wrong with a target alone does not stop the others.
+    assert main([*arguments, *examples(source), "missing.nii", "--dry-run"]) == 1
+    assert "missing.nii is missing" in capsys.readouterr().out
+    little = ["--max-memory", "0.001", "--dry-run"]
+    assert main([*arguments, *examples(source), "missing.nii", *little]) == 2
+    printed = capsys.readouterr().out
+    assert "missing.nii is missing" in printed and "max_memory_gb is 0.001" in printed
+    # And what is refused is told in all.
+    wrong = ["--example", "imagesTr/no.nii", "labelsTr/case0.nii.gz", "imagesTr/case1_0000.nii.gz"]
+    assert main([*arguments, *wrong, "--dry-run"]) == 2
+    printed = capsys.readouterr().out
+    assert "no.nii is missing" in printed and "several targets" in printed
+    assert main([*arguments, *wrong]) == 2
+    assert "several targets" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_info_describes_a_store_and_a_run(store, run, capsys):
@@ -270,6 +336,8 @@ def of_a_changed_store(store, sweep, tmp_path_factory):
     return folder / "episodes" / "Dataset001_Blocks.json"
 
 
+PREDICT = ["predict", "{run}", "t.nii", "--output", "{new}"]
+
 SCORE = ["--name", "other", "--kind", "box", "--prompts", "2", "--output", "{new}"]
 
 MISTAKES = {
@@ -333,10 +401,46 @@ MISTAKES = {
         "cannot be read",
     ),
     "a report of nothing": (["report", "{empty}", "--output", "{new}"], "has no scores"),
-    "no context": (["predict", "{run}", "t.nii.gz", "--output", "{new}"], "context"),
+    "no context": (PREDICT, "no context set; give"),
     "a context file nowhere": (
-        ["predict", "{run}", "t.nii.gz", "--context", "c.json", "--output", "{new}"],
+        [*PREDICT, "--context", "c.json"],
         "c.json",
+    ),
+    "no target": (
+        ["predict", "{run}", "--example", "a.nii", "b.nii", "--output", "{new}"],
+        "no target is given",
+    ),
+    "a folder without images": (
+        ["predict", "{run}", "{empty}", "--example", "a.nii", "b.nii", "--output", "{new}"],
+        "no image in it",
+    ),
+    "two sources of a context set": (
+        [*PREDICT, "--dataset", "d", "--context", "c"],
+        "leave out --context",
+    ),
+    "structures of no data set": (
+        [*PREDICT, "--example", "a.nii", "b.nii", "--structures", "liver"],
+        "--structures chooses from a data set",
+    ),
+    "a structure that a data set lacks": (
+        [*PREDICT, "--dataset", "{source}", "--structures", "heart"],
+        "it has ['left', 'right']",
+    ),
+    "labels without masks": (
+        [*PREDICT, "--context", "c.json", "--labels", "a=1"],
+        "give images with masks",
+    ),
+    "a context image that is not there": (
+        [*PREDICT, "--example", "a.nii", "b.nii"],
+        "a.nii is missing",
+    ),
+    "a checkpoint for predicting that is not there": (
+        ["predict", "no/run", "t.nii", "--example", "a.nii", "b.nii", "--output", "{new}"],
+        "no/run",
+    ),
+    "DICOM-SEG of what is no DICOM": (
+        [*PREDICT, "--example", "a.nii", "b.nii", "--format", "dcm"],
+        "t.nii: no DICOM",
     ),
 }
 
@@ -387,6 +491,9 @@ def test_masks_on_another_grid_are_told_by_name(listed, masks, tmp_path, capsys)
         (["segment"], "segment"),
         (["score", "l", "m", "--kind", "boxes"], "'boxes' (choose from"),
         (["sweep", "x.yaml", "--part", "0/3"], "'0/3' is no part"),
+        (["predict", "r", "t.nii", "--format", "png", "--output", "o"], "'png' (choose from"),
+        (["predict", "r", "t.nii", "--structures", "a,,b", "--output", "o"], "an empty name"),
+        (["predict", "r", "t.nii", "--formt", "nii", "--output", "o"], "--formt"),
     ],
 )
 def test_what_no_verb_takes_is_told_with_code_2(arguments, expected, capsys):

@@ -104,7 +104,7 @@ class Touch:
 
 
 def test_authors_checkpoint_is_read_as_torch_reads_it(authors_content):
-    config, tensors = read_lightning(TINY)
+    config, tensors, _ = read_lightning(TINY)
     assert config.channels == (4, 8, 16)
     assert tensors.keys() == authors_content["state_dict"].keys()
     for name, tensor in authors_content["state_dict"].items():
@@ -116,7 +116,7 @@ def test_authors_checkpoint_is_read_as_torch_reads_it(authors_content):
 def test_other_precisions_become_float32(tmp_path, authors_content, dtype):
     state = {name: t.to(dtype) for name, t in authors_content["state_dict"].items()}
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
-    _, tensors = read_lightning(tmp_path / "other.ckpt")
+    tensors = read_lightning(tmp_path / "other.ckpt").tensors
     for name, tensor in state.items():
         assert tensors[name].dtype == np.float32
         np.testing.assert_array_equal(tensors[name], tensor.float().numpy())
@@ -129,7 +129,7 @@ def test_strided_tensors_are_read_in_their_order(tmp_path, authors_content):
     }
     assert not all(t.is_contiguous() for t in state.values())
     torch.save({"state_dict": state}, tmp_path / "strided.ckpt")
-    _, tensors = read_lightning(tmp_path / "strided.ckpt")
+    tensors = read_lightning(tmp_path / "strided.ckpt").tensors
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensors[name], tensor.numpy())
 
@@ -140,7 +140,7 @@ def test_tensors_in_one_storage_are_told_apart(tmp_path, authors_content):
     parts = flat.split([t.numel() for t in state.values()])
     views = {name: part.view(t.shape) for part, (name, t) in zip(parts, state.items(), strict=True)}
     torch.save({"state_dict": views}, tmp_path / "shared.ckpt")
-    _, tensors = read_lightning(tmp_path / "shared.ckpt")
+    tensors = read_lightning(tmp_path / "shared.ckpt").tensors
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensors[name], tensor.numpy())
 
@@ -152,7 +152,7 @@ def test_what_is_not_needed_may_be_of_any_kind(tmp_path, authors_content):
         "callbacks": {"one": Path("/"), "two": np.arange(3), "three": {"more": b"bytes"}},
     }
     torch.save(content, tmp_path / "full.ckpt")
-    config, _ = read_lightning(tmp_path / "full.ckpt")
+    config = read_lightning(tmp_path / "full.ckpt").config
     assert config.channels == (4, 8, 16)
 
 
@@ -191,7 +191,7 @@ def test_call_in_a_pickle_is_real_and_never_made(tmp_path):
 
     tensors = honest_tensors()
     content = {"state_dict": tensors, "hyper_parameters": {"logger": Touch(sentinel)}}
-    config, _ = read_lightning(write(tmp_path / "hostile.ckpt", content, storages_of(tensors)))
+    config = read_lightning(write(tmp_path / "hostile.ckpt", content, storages_of(tensors))).config
     assert config.channels == (1, 2)
     assert not sentinel.exists()
 
@@ -378,7 +378,7 @@ def test_damaged_byte_is_refused_or_harmless(tmp_path, where, value):
     data[where % len(data)] ^= value
     (tmp_path / "damaged.ckpt").write_bytes(data)
     try:
-        config, given_tensors = read_lightning(tmp_path / "damaged.ckpt")
+        config, given_tensors, _ = read_lightning(tmp_path / "damaged.ckpt")
     except CheckpointError:
         return
     assert config.channels == (1, 2)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from wsicl_jax.cli import bench, data, evaluation, inference, training
+from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
@@ -39,12 +39,15 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    # argparse takes no more `key=value` once an option came between.
-    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
-    if unknown or (rest and "overrides" not in options):
+    # argparse takes no more `key=value`, and no more targets, once an option came between.
+    name = "overrides" if "overrides" in options else "targets"
+    unknown = [
+        word for word in rest if word.startswith("-") or (name == "overrides" and "=" not in word)
+    ]
+    if unknown or (rest and name not in options):
         parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
     if rest:
-        options.overrides += rest
+        setattr(options, name, [*getattr(options, name), *rest])
     return options
 
 
@@ -76,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluation.add_eval(verb)
     evaluation.add_sweep(verb)
     inference.add_predict(verb)
+    inference.add_show(verb)
     inference.add_info(verb)
     bench.add_bench(verb)
-    inference.add_import(verb)
+    exchange.add_export(verb)
+    exchange.add_import(verb)
     return parser

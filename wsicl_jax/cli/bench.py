@@ -9,6 +9,7 @@ _BENCH_SECTIONS = {
     "context": ("model", "volume", "train"),
     "exchange": ("model", "volume", "train"),
     "loader": ("data", "volume", "synth", "episode", "prompts", "augment", "train"),
+    "predict": ("model", "volume"),
 }
 """Settings that `wsicl bench` may change from their defaults: the others change no cost."""
 
@@ -21,13 +22,26 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.json:
         check_writable(Path(options.json))
-    batch = 1 if options.what == "loader" else options.devices
+    batch = options.devices if options.what in ("context", "exchange") else 1
     config = ExperimentConfig(train=TrainConfig(batch=batch))
     config = override_config(config, options.overrides, _BENCH_SECTIONS[options.what])
     if options.what == "loader":
         from wsicl_jax.bench.loader import bench_loader
 
         found = bench_loader(config, episodes=options.episodes, show=console().print)
+    elif options.what == "predict":
+        from wsicl_jax.bench.predict import bench_predict
+
+        found = bench_predict(
+            config,
+            Path(options.checkpoint) if options.checkpoint else None,
+            options.shape,
+            contexts=max(options.contexts or [8]),
+            structures=options.structures,
+            fine=options.fine,
+            repeats=max(options.repeats, 1),
+            show=console().print,
+        )
     elif options.what == "context":
         found = bench_context(
             config,
@@ -44,26 +58,36 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = [at_least(1)(side) for side in text.split(",")]
+    if len(sides) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected X,Y,Z")
+    x, y, z = sides
+    return x, y, z
+
+
 def add_bench(verb: Verb) -> None:
     bench = verb(
         "bench",
         _bench,
-        "measure what a context set costs, what devices exchange, how fast episodes come",
+        "measure what a context set costs, what devices exchange, how fast episodes come and "
+        "targets are segmented",
         "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
     )
     bench.add_argument(
         "what",
-        choices=("context", "exchange", "loader"),
+        choices=("context", "exchange", "loader", "predict"),
         help="context: memory and time by size and by remat, then exchange; "
         "exchange: bytes between devices by mesh, of the compiled program; "
-        "loader: volumes per second from disk, and memory",
+        "loader: volumes per second from disk, and memory; "
+        "predict: one target, from its file to that of its label map",
     )
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     bench.add_argument(
         "--contexts",
         type=lambda text: [at_least(1)(size) for size in text.split(",")],
         metavar="L,L,...",
-        help="sizes of the context set (2,8,32)",
+        help="sizes of the context set (2,8,32); for predict: 8",
     )
     repeats = "timed runs (3); 0: memory only"
     bench.add_argument("--repeats", type=at_least(0), default=3, metavar="N", help=repeats)
@@ -76,5 +100,22 @@ def add_bench(verb: Verb) -> None:
         default=1000,
         metavar="N",
         help="for loader's memory (1000)",
+    )
+    predict = bench.add_argument_group("predict")
+    predict.add_argument("--checkpoint", metavar="PATH", help="its network, not a random one")
+    predict.add_argument(
+        "--shape",
+        type=_shape,
+        default=(128, 128, 128),
+        metavar="X,Y,Z",
+        help="voxels of the target and of each context image (128,128,128)",
+    )
+    predict.add_argument(
+        "--structures", type=at_least(1), default=1, metavar="N", help="to find in it (1)"
+    )
+    predict.add_argument(
+        "--fine",
+        action=argparse.BooleanOptionalAction,
+        help="look a second time in tiles, or never (where the network knows such views)",
     )
     bench.add_argument("--json", metavar="FILE", help="write the numbers there too")

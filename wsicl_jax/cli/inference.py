@@ -1,32 +1,124 @@
-"""Verbs for trained networks: predict, info, import."""
+"""Verbs for trained networks and what they are given: predict, show, info."""
 
 import argparse
 from pathlib import Path
 
-from wsicl_jax.cli.values import Verb
+from wsicl_jax.cli.values import Verb, above_0, at_least, check_writable, label_names
+from wsicl_jax.errors import DataError, WsiclError
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from wsicl_jax.infer.predict import predict_files
-    from wsicl_jax.infer.request import example_with_mask, read_context
+    from wsicl_jax.infer.dry_run import dry_run
+    from wsicl_jax.infer.predict import predict, refusals
     from wsicl_jax.infer.segmenter import Segmenter
+    from wsicl_jax.infer.targets import find_targets
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
 
     keep_compiled_programs()
-    examples = read_context(options.context) if options.context else []
-    examples += [example_with_mask(image, mask) for image, mask in options.example]
-    segmenter = Segmenter.load(options.checkpoint)
-    summary = predict_files(
-        segmenter,
-        segmenter.context(examples),
-        [Path(target) for target in options.targets],
-        Path(options.output),
-        inputs=[file for example in examples for file in example.files],
+    output = Path(options.output)
+    named = [Path(target) for target in options.targets] or _images_for_testing(options)
+    found = find_targets(named, output, ending=options.format, channel=options.channel)
+    problems, context = list(found.problems), None
+    if not named:
+        problems.append("no target is given, and there is no imagesTs of --dataset; name images")
+    try:
+        context = _context_set(options, [f for target in found.targets for f in target.files])
+    except WsiclError as error:
+        problems.append(str(error))
+    notes = [*found.notes, *(context.notes if context else ())]
+    problems += refusals(
+        found.targets,
+        output,
+        context.values if context else {},
+        inputs=context.files if context else (),
+        probabilities=options.probabilities,
         overwrite=options.overwrite,
+    )
+
+    def make_task():
+        settings = {"fine": options.fine, "max_memory_gb": options.max_memory}
+        segmenter = Segmenter.load(options.checkpoint, **settings)
+        return segmenter.task(context.structures, context.values)
+
+    if options.dry_run:
+        tried = dry_run(
+            make_task,
+            context,
+            found.targets,
+            notes=notes,
+            problems=problems,
+            probabilities=options.probabilities,
+            max_memory_gb=options.max_memory,
+        )
+        console().print(tried.report())
+        return 2 if tried.problems else int(bool(tried.failed))
+    if problems:
+        more = f" ({len(problems) - 1} more, see --dry-run)" if len(problems) > 1 else ""
+        raise DataError(problems[0] + more)
+    for note in notes:
+        print(note)
+    summary = predict(
+        make_task(),
+        found.targets,
+        output,
+        probabilities=options.probabilities,
     )
     console().print(summary.table())
     return 1 if summary.failed else 0
+
+
+def _images_for_testing(options: argparse.Namespace) -> list[Path]:
+    folder = Path(options.dataset, "imagesTs") if options.dataset else None
+    return [folder] if folder and folder.is_dir() else []
+
+
+def _context_set(options: argparse.Namespace, targets: list[Path]):
+    from wsicl_jax.infer.context_set import SUBJECTS, from_dataset, from_files
+
+    of_dataset = {
+        "--subjects": options.subjects,
+        "--seed": options.seed,
+        "--structures": options.structures,
+    }
+    if options.dataset is None:
+        if given := [name for name, value in of_dataset.items() if value is not None]:
+            raise DataError(f"{given[0]} chooses from a data set; give --dataset too")
+        if not options.context and not options.example:
+            raise DataError(
+                "no context set; give --context FILE, --example IMAGE MASK, or --dataset FOLDER"
+            )
+        request = Path(options.context) if options.context else None
+        pairs = [(Path(image), Path(mask)) for image, mask in options.example]
+        return from_files(request, pairs, options.labels)
+    if options.context or options.example:
+        raise DataError("--dataset is a context set by itself; leave out --context and --example")
+    return from_dataset(
+        Path(options.dataset),
+        subjects=options.subjects or SUBJECTS,
+        seed=options.seed or 0,
+        structures=options.structures,
+        channel=options.channel,
+        labels=options.labels,
+        targets=targets,
+    )
+
+
+def _show(options: argparse.Namespace) -> int:
+    from wsicl_jax.browse.shown import context_figure, image_figure
+    from wsicl_jax.infer.request import read_context
+
+    output = Path(options.output)
+    check_writable(output)
+    if (options.image is None) == (options.context is None):
+        raise DataError("give an image with or without a label map, or --context FILE")
+    if options.context is not None:
+        context_figure(read_context(options.context).structures, output)
+    else:
+        labels = Path(options.labels) if options.labels else None
+        image_figure(Path(options.image), labels, options.names or {}, output)
+    print(output)
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -37,36 +129,134 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import(options: argparse.Namespace) -> int:
-    from wsicl_jax.export.lightning import import_lightning
-    from wsicl_jax.progress import console
-
-    model = import_lightning(options.file, options.output)
-    channels = ", ".join(map(str, model.config.channels))
-    console().print(f"imported a network of channels {channels} to {options.output}")
-    return 0
+_PREDICT_EXAMPLES = """\
+examples:
+  # one image, shown by what a JSON file names
+  wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz
+  # all images of a folder, shown by images with label maps of two structures
+  wsicl predict runs/hippocampus --example sub1.nii.gz sub1_label.nii.gz \\
+      --example sub2.nii.gz sub2_label.nii.gz --labels anterior=1,posterior=2 --output masks images/
+  # nnU-Net: training cases show, imagesTs is segmented; what would be done, and then do it
+  wsicl predict runs/hippocampus --dataset Dataset004_Hippocampus --output masks --dry-run
+  wsicl predict runs/hippocampus --dataset Dataset004_Hippocampus --output masks
+  # a folder of DICOM series, results as DICOM-SEG
+  wsicl predict runs/hippocampus --context context.json --format dcm --output masks series/
+"""
 
 
 def add_predict(verb: Verb) -> None:
     predict = verb(
         "predict",
         _predict,
-        "segment images, given context images with prompts",
+        "segment images, given context images that show what is meant",
         "wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz",
     )
-    predict.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
-    predict.add_argument("targets", nargs="+", metavar="TARGET", help="NIfTI images to segment")
-    predict.add_argument("--context", metavar="FILE", help="context images with prompts, JSON")
+    predict.epilog = _PREDICT_EXAMPLES
     predict.add_argument(
+        "checkpoint", help="a run, one of its checkpoints, an imported one, or a file of weights"
+    )
+    predict.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="images to segment: files, folders of them, or folders of DICOM series; "
+        "by default imagesTs of --dataset",
+    )
+    context = predict.add_argument_group("the context set, one of")
+    context.add_argument("--context", metavar="FILE", help="context images with prompts, in JSON")
+    context.add_argument(
         "--example",
         nargs=2,
         action="append",
         default=[],
         metavar=("IMAGE", "MASK"),
-        help="a context image with its mask; may be repeated",
+        help="a context image with its mask or label map; may be repeated",
     )
-    predict.add_argument("--output", required=True, help="directory for the masks")
-    predict.add_argument("--overwrite", action="store_true", help="replace masks that exist")
+    context.add_argument(
+        "--dataset",
+        metavar="FOLDER",
+        help="training cases of a data set (nnU-Net, Decathlon, folders of images and labels)",
+    )
+    chosen = predict.add_argument_group("what of it")
+    chosen.add_argument(
+        "--labels",
+        type=label_names,
+        metavar="NAME=VALUE,...",
+        help="structures of the masks by value; without, all that is not zero is one structure",
+    )
+    chosen.add_argument(
+        "--structures",
+        type=_names,
+        metavar="NAME,...",
+        help="only these structures of --dataset (default: all)",
+    )
+    chosen.add_argument(
+        "--subjects", type=at_least(1), metavar="N", help="cases of --dataset (default: 8)"
+    )
+    chosen.add_argument(
+        "--seed", type=at_least(0), metavar="N", help="draws the cases of --dataset (default: 0)"
+    )
+    chosen.add_argument(
+        "--channel",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="channel of images with several, counted from 0 (default: 0)",
+    )
+    results = predict.add_argument_group("results")
+    results.add_argument("--output", required=True, metavar="DIR", help="directory for the results")
+    results.add_argument(
+        "--format",
+        choices=("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm"),
+        help="of label maps (default: that of the target, or nii.gz); seg.nrrd is a segmentation "
+        "of 3D Slicer, dcm is DICOM-SEG",
+    )
+    results.add_argument(
+        "--probabilities", action="store_true", help="also write a file for each structure"
+    )
+    results.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    work = predict.add_argument_group("the work")
+    work.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done and what would go wrong; write nothing",
+    )
+    work.add_argument(
+        "--fine",
+        action=argparse.BooleanOptionalAction,
+        help="look a second time at the target's own resolution (default: if the network was "
+        "trained on such views and its grid is much coarser)",
+    )
+    work.add_argument(
+        "--max-memory", type=above_0, metavar="GB", help="refuse targets that would need more"
+    )
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    return names
+
+
+def add_show(verb: Verb) -> None:
+    show = verb(
+        "show",
+        _show,
+        "draw an image with a label map, or a context set with its prompts",
+        "wsicl show target.nii.gz masks/target.nii.gz --output found.png\n"
+        "         wsicl show --context context.json --output context.png",
+    )
+    show.add_argument("image", nargs="?", metavar="IMAGE", help="an image file")
+    show.add_argument("labels", nargs="?", metavar="LABELS", help="a label map on its grid")
+    show.add_argument("--context", metavar="FILE", help="a context set in JSON, instead")
+    show.add_argument(
+        "--names",
+        type=label_names,
+        metavar="NAME=VALUE,...",
+        help="names of the label map's values",
+    )
+    show.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
 
 
 def add_info(verb: Verb) -> None:
@@ -77,14 +267,3 @@ def add_info(verb: Verb) -> None:
         "wsicl info runs/hippocampus",
     )
     info.add_argument("path")
-
-
-def add_import(verb: Verb) -> None:
-    imported = verb(
-        "import",
-        _import,
-        "turn the authors' Lightning checkpoint into one of ours",
-        "wsicl import box.ckpt checkpoints/box",
-    )
-    imported.add_argument("file", help="the authors' .ckpt")
-    imported.add_argument("output", help="checkpoint directory to write; must not exist")

@@ -7,31 +7,19 @@ no opcode for which anything could be called. Sizes are checked against the file
 any memory is taken for them.
 """
 
-import dataclasses
 import math
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
 
-from wsicl_jax.checkpoint import save_model
-from wsicl_jax.config import (
-    ContextConfig,
-    ExperimentConfig,
-    ModelConfig,
-    VolumeConfig,
-    config_to_dict,
-)
-from wsicl_jax.errors import CheckpointError
-from wsicl_jax.export.names import check_shapes, fill_from_state_dict, state_dict_shapes
-from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.export.foreign import MOST_STAGES, Weights, config_of, refusing
+from wsicl_jax.export.names import check_shapes, state_dict_shapes
+from wsicl_jax.export.settings import KEY
 
 _STORAGE_TYPES = {
     "FloatStorage": np.dtype(np.float32),
@@ -43,19 +31,17 @@ _STORAGE_TYPES = {
 # The published checkpoint's pickle has some 100 kB; an opcode of one byte can take 64.
 _LARGEST_PICKLE = 4 * 2**20
 _LARGEST_NOTE = 64
-_LONGEST_NAME = 200
-_MOST_STAGES = 12
 
-_PUBLISHED_GRID = (128, 128, 128)
+_EXPECTED = (
+    "a Lightning checkpoint (.ckpt) of the authors' release, or a torch.save zip with a "
+    "'state_dict'"
+)
 
 
-def read_lightning(
-    path: str | Path,
-) -> tuple[ModelConfig, dict[str, Float32[np.ndarray, "..."]]]:
-    """The network's size and its tensors, under the authors' names and in their layout.
+def read_lightning(path: str | Path) -> Weights:
+    """The network in a Lightning `.ckpt`, or in any file of `torch.save` with a `state_dict`.
 
-    Takes a Lightning `.ckpt` or any file of `torch.save` that has a `state_dict`. The
-    channels are those of the tensors; `hyper_parameters`, if there, must agree. Tensors
+    The channels are those of the tensors; `hyper_parameters`, if there, must agree. Tensors
     come as float32, whatever the precision that they are stored in.
 
     Raises:
@@ -63,7 +49,7 @@ def read_lightning(
             asks for more than it holds. Nothing in it is ever executed.
     """
     path = Path(path)
-    with _refusing(path), zipfile.ZipFile(path) as archive:
+    with refusing(path, _EXPECTED), zipfile.ZipFile(path) as archive:
         root = _root(archive)
         if f"{root}byteorder" in archive.namelist():
             order = _stored_bytes(archive, f"{root}byteorder", _LARGEST_NOTE)
@@ -72,60 +58,22 @@ def read_lightning(
         content = _read_pickle(_stored_bytes(archive, f"{root}data.pkl", _LARGEST_PICKLE))
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
             raise ValueError("there is no 'state_dict' in it")
+        settings = content.get(KEY)
+        if not isinstance(settings, str | None):
+            raise ValueError(f"{KEY!r} in it is a {type(settings).__name__}; expected text")
         tensors = content["state_dict"]
         for name, tensor in tensors.items():
-            if not name.isascii() or not name.isprintable() or len(name) > _LONGEST_NAME:
-                raise ValueError("a name in its state_dict is no name of a tensor")
             if not isinstance(tensor, _Tensor):
-                raise ValueError(f"state_dict entry {name!r} is a {type(tensor).__name__}")
-        config = _config(content.get("hyper_parameters"), tensors)
+                raise ValueError(f"state_dict entry {name[:60]!r} is a {type(tensor).__name__}")
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        config = config_of(shapes)
+        _check_stated(content.get("hyper_parameters"), list(config.channels))
         check_shapes(state_dict_shapes(config), shapes, str(path))
         # Tensors may share a storage, but not so that a small file fills the memory.
         if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
             raise ValueError("its tensors together are larger than the file")
-        return config, {name: _load(archive, root, t) for name, t in tensors.items()}
-
-
-def import_lightning(path: str | Path, output: str | Path) -> DualBranch:
-    """Turn an authors' checkpoint into one of ours, a new directory `output`.
-
-    It is given the published working grid of 128 x 128 x 128, and one context image at a
-    time, so that memory does not grow with the context set.
-
-    Raises:
-        CheckpointError: as `read_lightning`, or `output` exists already.
-    """
-    if Path(output).exists():
-        raise CheckpointError(f"{output} exists already; give a new directory or remove it")
-    config, tensors = read_lightning(path)
-    config = dataclasses.replace(config, context=ContextConfig(mini_context=1))
-    model = DualBranch.abstract(config)
-    fill_from_state_dict(model, tensors)
-    experiment = ExperimentConfig(model=config, volume=VolumeConfig(grid=_PUBLISHED_GRID))
-    save_model(output, model, {"config": config_to_dict(experiment), "source": Path(path).name})
-    return model
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    # Damage can surface as nearly any exception of zipfile, pickletools or numpy, and a
-    # user can mend all of them in one way only: with another file.
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"there is no file {path}; expected a Lightning checkpoint (.ckpt) of the authors' "
-            "release; check the path"
-        ) from error
-    except Exception as error:
-        reason = str(error)[:300] or type(error).__name__
-        raise CheckpointError(
-            f"cannot read {path}: {reason}; expected a Lightning checkpoint (.ckpt) of the "
-            "authors' release, or a torch.save zip with a 'state_dict'; download or save it again"
-        ) from error
+        loaded = {name: _load(archive, root, tensor) for name, tensor in tensors.items()}
+        return Weights(config, loaded, settings)
 
 
 def _root(archive: zipfile.ZipFile) -> str:
@@ -324,7 +272,7 @@ def _load(archive: zipfile.ZipFile, root: str, tensor: _Tensor) -> np.ndarray:
     return np.array(view, np.float32, order="C")
 
 
-def _config(hyper_parameters: Any, tensors: Mapping[str, _Tensor]) -> ModelConfig:
+def _check_stated(hyper_parameters: Any, channels: list[int]) -> None:
     stated = hyper_parameters if isinstance(hyper_parameters, dict) else {}
     layers = stated.get("nb_conv_layers_per_stage", 2)
     if layers != 2:
@@ -332,18 +280,8 @@ def _config(hyper_parameters: Any, tensors: Mapping[str, _Tensor]) -> ModelConfi
         raise ValueError(
             f"nb_conv_layers_per_stage is {given}; this network has 2 per stage, as published"
         )
-    channels = []
-    unit = "net.context_unet.enc_blocks.{}.context_conv.module.layers.0.weight"
-    while (tensor := tensors.get(unit.format(len(channels)))) and tensor.shape:
-        channels.append(tensor.shape[0])
-    if not 2 <= len(channels) <= _MOST_STAGES or 0 in channels:
-        raise ValueError(
-            f"its state_dict ({len(tensors)} tensors) shows {len(channels)} stages "
-            f"({unit.format('I')}); expected 2 to {_MOST_STAGES}, none empty"
-        )
     declared = stated.get("nb_inner_channels", channels)
     # Of another type (a list class of some configuration library) it cannot be read here.
     if isinstance(declared, list | tuple) and list(declared) != channels:
-        readable = [c if type(c) is int else type(c).__name__ for c in declared[:_MOST_STAGES]]
+        readable = [c if type(c) is int else type(c).__name__ for c in declared[:MOST_STAGES]]
         raise ValueError(f"nb_inner_channels is {readable} but its tensors have {channels}")
-    return ModelConfig(channels=tuple(channels))

@@ -4,6 +4,7 @@ Source: the `state_dict` of the authors' release (WS-ICL, arXiv 2510.05899), in 
 convolution is (out, in, X, Y, Z); ours is (X, Y, Z, in, out).
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -95,7 +96,12 @@ def fill_from_state_dict(model: DualBranch, tensors: Mapping[str, np.ndarray]) -
 
 def state_dict_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Name and shape of every tensor of the authors' network of these channels."""
-    model = DualBranch.abstract(config)
+    return dict(_shapes_of(config.channels))
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes_of(channels: tuple[int, ...]) -> Mapping[str, Shape]:
+    model = DualBranch.abstract(ModelConfig(channels=channels))
     return {
         name: _authors_shape(parameter.shape)
         for name, (_, parameter) in _named_parameters(model).items()

@@ -156,5 +156,8 @@ def _of_network(plans: Sequence[Plan]) -> list[RenderableType]:
     if not plans:
         return []
     looks = Counter(plan.looks for plan in plans)
-    lines = [Text(f"network, for {count} targets: {how}") for how, count in looks.items()]
+    lines = [
+        Text(f"network, for {count} target{'s' * (count != 1)}: {how}")
+        for how, count in looks.items()
+    ]
     return [*lines, max(plans, key=lambda plan: plan.memory_gb).table()]

@@ -1,0 +1,96 @@
+"""Verbs that take networks out of the package and back: export, import."""
+
+import argparse
+from pathlib import Path
+
+from wsicl_jax.cli.values import Verb
+
+
+def _export(options: argparse.Namespace) -> int:
+    from wsicl_jax.checkpoint import find_checkpoint
+    from wsicl_jax.export.export import export
+    from wsicl_jax.export.table import exported_table
+    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.progress import console
+
+    keep_compiled_programs()
+    # Once: a run in training may save, and then its directory means another checkpoint.
+    checkpoint = find_checkpoint(options.checkpoint)
+    exported = export(
+        checkpoint,
+        options.output,
+        options.format,
+        dtype=options.dtype,
+        measured=_measured(checkpoint, options.scores),
+        licence=options.licence,
+        overwrite=options.overwrite,
+    )
+    console().print(exported_table(exported))
+    print(exported.path)
+    return 0
+
+
+def _measured(checkpoint: Path, scores: str | None) -> list:
+    from wsicl_jax.checkpoint import STEPS, read_metadata
+    from wsicl_jax.export.measured import measured_in_log, measured_in_scores
+    from wsicl_jax.train.log import read_log
+
+    step = read_metadata(checkpoint).get("step")
+    measured = []
+    if checkpoint.parent.name == STEPS:
+        measured += measured_in_log(read_log(checkpoint.parent.parent), step)
+    if scores:
+        measured += measured_in_scores(Path(scores), step)
+    return measured
+
+
+def _import(options: argparse.Namespace) -> int:
+    from wsicl_jax.export.weights import import_weights
+    from wsicl_jax.progress import console
+
+    model, settings = import_weights(options.file, options.output)
+    channels = ", ".join(map(str, model.config.channels))
+    grid = " x ".join(map(str, settings.experiment.volume.grid))
+    console().print(
+        f"imported a network of channels {channels} and working grid {grid} to {options.output}"
+    )
+    return 0
+
+
+def add_export(verb: Verb) -> None:
+    exported = verb(
+        "export",
+        _export,
+        "write a network for PyTorch, ONNX, JAX alone or safetensors, checked, with a card",
+        "wsicl export runs/hippocampus --format onnx --output hippocampus.onnx",
+    )
+    exported.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    exported.add_argument(
+        "--format",
+        required=True,
+        choices=("torch", "safetensors", "stablehlo", "onnx"),
+        help="torch: the authors' .ckpt; safetensors: weights; stablehlo, onnx: programs",
+    )
+    exported.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+    exported.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="number format of the weights; other than float32 for safetensors only (float32)",
+    )
+    exported.add_argument(
+        "--scores", metavar="FILE", help="what `wsicl eval --json` wrote, for the card"
+    )
+    exported.add_argument("--licence", metavar="TEXT", help="of weights and data, for the card")
+    exported.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def add_import(verb: Verb) -> None:
+    imported = verb(
+        "import",
+        _import,
+        "turn the authors' checkpoint, or a file of wsicl export, into one of our checkpoints",
+        "wsicl import box.ckpt checkpoints/box",
+    )
+    imported.add_argument("file", help=".ckpt or .pt, .safetensors, or .onnx of wsicl export")
+    imported.add_argument("output", help="checkpoint directory to write; must not exist")

@@ -1,0 +1,222 @@
+"""Exports a network: write beside the place, check there, then let it appear with its card."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import numpy as jnp
+
+from wsicl_jax.axes import Shape3
+from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
+from wsicl_jax.errors import ExportError
+from wsicl_jax.export.card import CardContent, card
+from wsicl_jax.export.measured import Measured
+from wsicl_jax.export.names import to_state_dict
+from wsicl_jax.export.settings import Settings
+from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
+from wsicl_jax.export.weights import load_with_settings
+from wsicl_jax.files import write_whole
+from wsicl_jax.model.dual_branch import DualBranch
+
+Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+BOUNDS = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 1e-1}
+"""Largest deviation of an output, in shares of the largest one, by number format of the weights."""
+
+_LARGEST_IN_ONE_PIECE = 2**31 - 2**24
+"""Bytes of parameters that fit into a file of StableHLO or ONNX with all around them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    card: Path
+    format: Format
+    dtype: Dtype
+    size: int
+    """Of the file in bytes."""
+    comparison: Comparison
+    tensors: int | None
+    """How many were read back bit for bit; None: none can be, the file being a program."""
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    format: Format,
+    *,
+    dtype: Dtype = "float32",
+    measured: Sequence[Measured] = (),
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the network of a checkpoint in another format, checked in that format's runtime.
+
+    `FILE.card.md` beside it says what it is, and a `config.json` the settings, if the format is
+    safetensors. Nothing appears under its name before the check is passed, and a file that is
+    there stays as it is without `overwrite`. For one process.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
+        ExportError: `output` cannot be written, the network cannot be in this format, or the file
+            does not give the network's numbers.
+        MissingExtraError: the format needs a package that is not installed.
+    """
+    if dtype != "float32" and format != "safetensors":
+        raise ExportError(f"{format} holds float32 alone; {dtype} is for safetensors")
+    output = Path(output)
+    card_path = output.with_name(f"{output.name}.card.md")
+    _check_places([output, card_path], overwrite=overwrite)
+    found = find_checkpoint(checkpoint)
+    metadata = read_metadata(found)
+    settings = Settings(experiment_config(metadata), metadata.get("step"))
+    model = load_model(found)
+    way = _way(format, model, settings, dtype)
+    beside = {output.with_name(name): content for name, content in way.beside.items()}
+    # One that says the same is shared by files that differ in precision alone.
+    changed = [path for path, content in beside.items() if not _holds(path, content)]
+    _check_places(changed, overwrite=overwrite)
+    with _appearing(output) as temporary:
+        way.write(temporary)
+        comparison = compare(
+            temporary, way.run, model, way.grid, runtime=way.runtime, bound=BOUNDS[dtype]
+        )
+        tensors = None if format == "stablehlo" else _read_back(temporary, model, settings, dtype)
+        size = temporary.stat().st_size
+        content = CardContent(
+            name=output.name,
+            format=format,
+            dtype=dtype,
+            size=size,
+            settings=settings,
+            source=metadata.get("source"),
+            measured=measured,
+            licence=licence,
+            comparison=comparison,
+        )
+        for path in changed:
+            write_whole(path, beside[path])
+        write_whole(card_path, card(content).encode())
+    return Exported(
+        path=output,
+        card=card_path,
+        format=format,
+        dtype=dtype,
+        size=size,
+        comparison=comparison,
+        tensors=tensors,
+    )
+
+
+class _Way(NamedTuple):
+    """How a format is written, and run to be checked."""
+
+    write: Callable[[Path], None]
+    run: Runner
+    runtime: str
+    grid: Shape3
+    """Of the samples: the working grid where it is fixed, else one that is large enough."""
+    beside: Mapping[str, bytes] = MappingProxyType({})
+    """Further files, by name."""
+
+
+def _way(format: Format, model: DualBranch, settings: Settings, dtype: Dtype) -> _Way:
+    # Each imported where it is needed: PyTorch and ONNX are extras, and slow to import.
+    grid = settings.experiment.volume.grid
+    smaller = checked_grid(grid, model.config.size_multiple)
+    if format == "torch":
+        from wsicl_jax.export.torch_file import run_lightning, write_lightning
+
+        def write(path: Path) -> None:
+            write_lightning(path, model, settings)
+
+        return _Way(write, run_lightning, "PyTorch", smaller)
+    if format == "safetensors":
+        from wsicl_jax.export.safetensors_file import (
+            config_json,
+            run_safetensors,
+            write_safetensors,
+        )
+
+        def write(path: Path) -> None:
+            write_safetensors(path, model, settings, dtype)
+
+        beside = {"config.json": config_json(settings)}
+        return _Way(write, run_safetensors, "JAX", smaller, beside)
+    _check_size(model, format)
+    if format == "stablehlo":
+        from wsicl_jax.export.stablehlo_file import run_stablehlo, write_stablehlo
+
+        def write(path: Path) -> None:
+            write_stablehlo(path, model, grid)
+
+        return _Way(write, run_stablehlo, "JAX without this package", grid)
+    from wsicl_jax.export.onnx_file import run_onnx, write_onnx
+
+    def write(path: Path) -> None:
+        write_onnx(path, model, settings)
+
+    return _Way(write, run_onnx, "ONNX Runtime", smaller)
+
+
+def _check_places(paths: Iterable[Path], *, overwrite: bool) -> None:
+    for path in paths:
+        if path.is_dir() or (path.exists() and not path.is_file()):
+            raise ExportError(f"cannot write {path}: it is no file; give a file's name")
+        if path.exists() and not overwrite:
+            raise ExportError(f"{path} exists already; give another name, or --overwrite")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise ExportError(f"cannot write {path}: there is no directory {path.parent} to write")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _check_size(model: DualBranch, format: Format) -> None:
+    size = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    if size > _LARGEST_IN_ONE_PIECE:
+        raise ExportError(
+            f"the network has {size / 2**30:.1f} GiB of parameters; a file of {format} holds less "
+            "than 2; use safetensors"
+        )
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A name beside `path`; what lies there at the end becomes `path`, or is removed on error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_back(path: Path, model: DualBranch, settings: Settings, dtype: Dtype) -> int:
+    """The number of tensors, if a file gives back all of them and the settings bit for bit."""
+    loaded = load_with_settings(path)
+    given = to_state_dict(loaded.model)
+    written = {
+        name: tensor.astype(jnp.dtype(dtype)).astype(np.float32)
+        for name, tensor in to_state_dict(model).items()
+    }
+    same = given.keys() == written.keys() and all(
+        np.array_equal(given[name].view(np.uint32), tensor.view(np.uint32))
+        for name, tensor in written.items()
+    )
+    if not same or loaded.settings != settings:
+        raise ExportError("the file does not give back what was written; it was removed")
+    return len(given)
