@@ -7,6 +7,7 @@ from rich.console import Console
 from wsicl_jax.checkpoint import save_model
 from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
+from wsicl_jax.export.export import export
 from wsicl_jax.info import describe
 from wsicl_jax.model.dual_branch import DualBranch
 
@@ -46,3 +47,14 @@ def test_a_checkpoint_with_damaged_metadata_is_an_error(checkpoint):
     file.write_text(file.read_text().replace('"step": 7', '"step": 8'))
     with pytest.raises(CheckpointError, match="damaged"):
         told(checkpoint)
+
+
+def test_it_says_what_an_exported_file_is(checkpoint, tmp_path):
+    file = tmp_path / "network.safetensors"
+    export(checkpoint, file, "safetensors")
+    printed = told(file)
+    for fact in ("network.safetensors", "7 of 2,000", "2, 4", "bfloat16"):
+        assert fact in printed
+    file.write_bytes(b"no network")
+    with pytest.raises(CheckpointError, match=r"network\.safetensors"):
+        told(file)

@@ -115,7 +115,7 @@ class InferenceConfig:
     """Share of a tile's side in which neighbouring tiles overlap and fade into each other."""
     fine_tiles: Positive = 32
     """Most tiles for one structure; where more would be needed, they cover coarser voxels."""
-    fine_agreement: Share = 0.5
+    fine_agreement: Share = 0.7
     """Dice with the first look below which a tile is not taken: a second look moves borders, and
     one that overturns what was found shows that the network does not know so close a view."""
     max_memory_gb: Spacing | None = None

@@ -8,14 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.config import config_to_dict, load_config
+from wsicl_jax.config import ExperimentConfig, config_to_dict, load_config
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
 
 
 def describe(path: Path) -> RenderableType:
-    """A store's cases and labels, or a checkpoint's or run's network and progress.
+    """A store's cases and labels, or the network of a checkpoint, run or exported file.
 
     Raises:
         WsiclError: `path` is none of these.
@@ -24,6 +24,8 @@ def describe(path: Path) -> RenderableType:
         raise WsiclError(f"there is no {path}")
     if (path / "zarr.json").is_file():
         return _describe_store(Store.open(path))
+    if path.is_file():
+        return _describe_file(path)
     return _describe_checkpoint(path)
 
 
@@ -50,10 +52,32 @@ def _describe_store(store: Store) -> RenderableType:
     return Group(facts, labels)
 
 
+def _describe_file(path: Path) -> RenderableType:
+    from wsicl_jax.export.weights import load_with_settings
+
+    _, settings = load_with_settings(path)
+    facts = [("file", f"{path.name}, {path.stat().st_size:,} bytes")]
+    if settings.step is not None:
+        facts.append(("step", f"{settings.step:,} of {settings.experiment.train.steps:,}"))
+    return _facts(*facts, *_network(settings.experiment))
+
+
+def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
+    # Slow to import, and a store needs none of it.
+    from wsicl_jax.model.dual_branch import count_parameters
+
+    return [
+        ("channels", ", ".join(map(str, config.model.channels))),
+        ("parameters", f"{count_parameters(config.model):,}"),
+        ("precision", config.model.precision),
+        ("context", _settings(config.model.context)),
+        ("working grid", _triple(config.volume.grid)),
+    ]
+
+
 def _describe_checkpoint(path: Path) -> RenderableType:
     # Slow to import, and a store needs none of it.
     from wsicl_jax.checkpoint import damage, experiment_config, find_checkpoint, read_metadata
-    from wsicl_jax.model.dual_branch import count_parameters
     from wsicl_jax.train.checkpoints import has_steps, read_score
 
     saved = path / "config.yaml"
@@ -72,13 +96,7 @@ def _describe_checkpoint(path: Path) -> RenderableType:
         ]
         if (dice := read_score(checkpoint)) is not None:
             facts.append(("validation Dice", f"{dice:.4f}"))
-    facts += [
-        ("channels", ", ".join(map(str, config.model.channels))),
-        ("parameters", f"{count_parameters(config.model):,}"),
-        ("precision", config.model.precision),
-        ("context", _settings(config.model.context)),
-        ("working grid", _triple(config.volume.grid)),
-    ]
+    facts += _network(config)
     if "source" in metadata:
         facts.append(("imported from", metadata["source"]))
     if "step" in metadata:

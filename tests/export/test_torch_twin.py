@@ -13,9 +13,8 @@ from flax import nnx
 from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.errors import MissingExtraError, ShapeError
 from wsicl_jax.export.lightning import read_lightning
-from wsicl_jax.export.names import fill_from_state_dict, state_dict_shapes, to_state_dict
+from wsicl_jax.export.names import to_state_dict
 from wsicl_jax.export.torch_twin import TorchDualBranch, twin_of
-from wsicl_jax.model.dual_branch import DualBranch
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -26,27 +25,16 @@ CASES = {
 }
 
 
-def random_model(config: ModelConfig) -> DualBranch:
-    rng = np.random.default_rng(1)
-    model = DualBranch.abstract(config)
-    tensors = {
-        name: rng.normal(0, np.prod(shape[1:], initial=1.0) ** -0.5, shape).astype(np.float32)
-        for name, shape in state_dict_shapes(config).items()
-    }
-    fill_from_state_dict(model, tensors)
-    return model
-
-
 def to_torch(channels_last: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(channels_last, -1, -4).copy())
 
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
-def both(request):
+def both(request, random_network):
     """Output and gradients of the mean square, from ours and from the twin."""
     channels, mini_context, (batch, contexts, *size) = request.param
     context = ContextConfig(mini_context=mini_context)
-    model = random_model(ModelConfig(channels=channels, context=context))
+    model = random_network(ModelConfig(channels=channels, context=context))
     rng = np.random.default_rng(2)
     target = rng.normal(size=(batch, *size, 1)).astype(np.float32)
     images, prompts = rng.normal(size=(2, batch, contexts, *size, 1)).astype(np.float32)

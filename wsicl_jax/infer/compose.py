@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float16, UInt8, UInt16
+from scipy import ndimage
 
 from wsicl_jax.axes import Box, Shape3
-from wsicl_jax.geometry import WorkingGrid, resize, resize_window, smoothed_for
+from wsicl_jax.geometry import WorkingGrid, resize_window, smoothed_for
 from wsicl_jax.infer.tiles import fade
 from wsicl_jax.model.dual_branch import CUT
 
@@ -106,14 +107,16 @@ class Composition:
         return (total + left * score) / np.maximum(weight, 1)
 
 
-def on_box(whole: Float[np.ndarray, "X Y Z"], shape: Shape3, box: Box) -> np.ndarray:
-    """What the first look says of a box of the turned target."""
-    return resize_window(smoothed_for(whole, shape), shape, box)
-
-
-def restored(tile: TileScore) -> Float[np.ndarray, "x y z"]:
-    """A tile's score on the voxels of its box."""
-    return resize(tile.score, tile.box.extent)
+def seen_before(
+    whole: Float[np.ndarray, "X Y Z"], shape: Shape3, box: Box
+) -> Float[np.ndarray, "X Y Z"]:
+    """What the first look says of a box of the turned target, on a tile's grid."""
+    cells = np.array(whole.shape) / shape
+    step = np.array(box.extent) / whole.shape * cells
+    first = (np.array(box.start) * cells) + (step - 1) / 2
+    return ndimage.affine_transform(
+        whole, step, first, whole.shape, order=1, mode="nearest", output=np.float32
+    )
 
 
 def _as_probability(score: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from wsicl_jax.config import InferenceConfig
 from wsicl_jax.data.images import Volume, voxels_in
 from wsicl_jax.errors import PromptError, WsiclError
 from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.infer.compose import Composition, Scores, TileScore, on_box, restored
+from wsicl_jax.infer.compose import Composition, Scores, TileScore, seen_before
 from wsicl_jax.infer.example import ContextImage, Example, located
 from wsicl_jax.infer.given import ImageLike, as_label_map, as_path, as_volume
 from wsicl_jax.infer.memory import Plan, check_reading, plan
@@ -329,10 +329,9 @@ class Task:
         for box in tiles.boxes:
             score = self._tile(target, shown, box, tiles)
             if score is not None:
-                tile = TileScore(box, score)
-                first = on_box(whole, target.grid.turned_shape, box)
-                if dice(restored(tile) > CUT, first > CUT) >= config.fine_agreement:
-                    kept.append(tile)
+                first = seen_before(whole, target.grid.turned_shape, box)
+                if dice(score > CUT, first > CUT) >= config.fine_agreement:
+                    kept.append(TileScore(box, score))
         left = len(tiles.boxes) - len(kept)
         if not left:
             return kept, ""
