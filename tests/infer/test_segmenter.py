@@ -5,6 +5,7 @@ from infer.volumes import VOLUME, volume
 from wsicl_jax.checkpoint import load_model, save_model
 from wsicl_jax.config import EpisodeConfig, ExperimentConfig, VolumeConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.export.export import export
 from wsicl_jax.infer.example import Example
 from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
@@ -111,3 +112,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.txt").write_text("no network")
     with pytest.raises(CheckpointError, match=r"text\.txt"):
         Segmenter.load(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "onnx", "torch"])
+def test_an_exported_file_segments_as_its_checkpoint_does(model, segmenter, tmp_path, form):
+    checkpoint = saved(tmp_path / "checkpoint", model)
+    file = export(checkpoint, tmp_path / "network", form).path
+    loaded = Segmenter.load(file)
+    assert loaded.volume == VOLUME
+    expected = segmenter.task(examples()).segment(volume(9), probabilities=True)
+    found = loaded.task(examples()).segment(volume(9), probabilities=True)
+    np.testing.assert_array_equal(found.probability, expected.probability)

@@ -266,14 +266,14 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
     task = with_settings(segmenter, max_memory_gb=bounded).task(examples())
     read, known, found = [], [], task._found
 
-    def slow(*given):
+    def slow(*given, **options):
         # A reader that runs ahead is waited for; one that must not gets the time to be caught.
         deadline = time.monotonic() + (10 if bounded is None else 0.05)
         waits = expected[len(known)] + (bounded is not None)
         while len(read) < waits and time.monotonic() < deadline:
             time.sleep(0.001)
         known.append(len(read))
-        return found(*given)
+        return found(*given, **options)
 
     monkeypatch.setattr(task, "_found", slow)
     list(task.stream([7, 8, 9], read=lambda seed: read.append(1) or volume(seed), show=False))
@@ -440,3 +440,29 @@ def test_contexts_of_another_working_grid_cannot_meet_a_target(model):
     segmenter = Segmenter(model, VolumeConfig(grid=(7, 8, 8)))
     with pytest.raises(ShapeError, match="no multiple of 2"):
         segmenter.task(examples()).segment(volume(9))
+
+
+def test_a_second_look_that_nothing_is_held_for_is_refused(segmenter, close_segmenter):
+    target = volume(9, (24, 18, 30))
+    with pytest.raises(DataError, match="load the segmenter with fine=True"):
+        segmenter.task(examples()).segment(target, fine=True)
+    task = close_segmenter.task(examples())
+    task.segment(target, fine=False)
+    with pytest.raises(DataError, match="give it to `segment` again"):
+        task.segment(fine=True)
+
+
+def test_a_second_look_has_a_progress_bar_that_a_stream_does_without(close_segmenter, monkeypatch):
+    shown = []
+    track = task_module.track
+    monkeypatch.setattr(
+        task_module,
+        "track",
+        lambda n, text, show: shown.append((text, show)) or track(n, text, show=False),
+    )
+    task = close_segmenter.task(examples())
+    shown.clear()
+    task.segment(volume(9, (24, 18, 30)))
+    list(task.stream([volume(9, (24, 18, 30))]))
+    look = "second look, structure"
+    assert shown == [(look, True), ("segmenting", True), (look, False)]

@@ -184,7 +184,7 @@ def _run(task: Task, segmenter: _Timed, target: Path) -> Stages:
     start = time.perf_counter()
     task.open(target)
     opened = time.perf_counter()
-    found = task.segment()
+    found = task.segment(show=False)
     segmented = time.perf_counter()
     found.save(target.with_name("found.nii.gz"), [target])
     written = time.perf_counter()

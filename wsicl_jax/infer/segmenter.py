@@ -99,6 +99,11 @@ class Segmenter:
 
         return Task(self, structures, values)
 
+    @property
+    def may_look_again(self) -> bool:
+        """Whether there may be second looks, for which context images are held."""
+        return self.knows_close_views if self.config.fine is None else self.config.fine
+
     def encode(self, target: Float[np.ndarray, "x y z"]) -> Any:
         """The target's half of the network's work, for `answer`; images on the working grid."""
         return self._encode(self._parameters, target)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Num
 from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import InferenceConfig
 from wsicl_jax.data.images import Volume, voxels_in
-from wsicl_jax.errors import PromptError, WsiclError
+from wsicl_jax.errors import DataError, PromptError, WsiclError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.infer.compose import Composition, Scores, TileScore, seen_before
 from wsicl_jax.infer.example import ContextImage, Example, located
@@ -90,14 +90,17 @@ class Task:
         affine: Num[np.ndarray, "4 4"] | None = None,
         probabilities: bool = False,
         fine: bool | None = None,
+        show: bool = True,
     ) -> Segmentation:
         """Find the structures in a target; without one, in the last target again, with the
         prompts that were added on it.
 
-        `fine` takes the place of the segmenter's setting for this target.
+        `fine` takes the place of the segmenter's setting for this target. `show` draws a progress
+        bar for a second look.
 
         Raises:
-            DataError: the target cannot be read or used, or memory would not suffice.
+            DataError: the target cannot be read or used, memory would not suffice, or a second
+                look is asked for of images that are not held for it.
             PromptError: there is no target yet, or a structure has neither context images nor
                 prompts on the target.
         """
@@ -107,7 +110,7 @@ class Task:
                 volume = as_volume(target, spacing_mm, affine)
                 self._target = self._prepared(volume, probabilities, fine)
             self._added = []
-        return self._found(self._current(), self._added, probabilities, fine)
+        return self._found(self._current(), self._added, probabilities, fine, show=show)
 
     def open(
         self,
@@ -163,7 +166,7 @@ class Task:
                     coming = reader.submit(prepared, targets[number + 1])
                 if isinstance(outcome, Prepared):
                     try:
-                        outcome = self._found(outcome, [], probabilities, fine)
+                        outcome = self._found(outcome, [], probabilities, fine, show=False)
                     except WsiclError as error:
                         outcome = error
                 yield target, outcome
@@ -274,12 +277,16 @@ class Task:
 
     def _looks_again(self, grid: WorkingGrid, fine: bool | None) -> bool:
         segmenter = self._segmenter
-        cells = np.array(grid.turned_shape) / grid.grid
+        if fine and not segmenter.may_look_again:
+            raise DataError(
+                "a second look needs context images that are held for it; load the segmenter with "
+                "fine=True"
+            )
+        cells = float((np.array(grid.turned_shape) / grid.grid).max())
         fine = segmenter.config.fine if fine is None else fine
         if fine is None:
-            fine = segmenter.knows_close_views
-            return fine and bool(cells.max() >= segmenter.config.fine_worth)
-        return fine and bool(cells.max() > 1)
+            return segmenter.may_look_again and cells >= segmenter.config.fine_worth
+        return fine and cells > 1
 
     def _found(
         self,
@@ -287,10 +294,16 @@ class Task:
         added: Sequence[tuple[str, Prompt]],
         probabilities: bool,
         fine: bool | None,
+        *,
+        show: bool,
     ) -> Segmentation:
         config = self._segmenter.config
+        again = self._looks_again(target.grid, fine)
+        if again and target.own is None:
+            raise DataError(
+                "the target was taken without a second look; give it to `segment` again"
+            )
         encoded = self._segmenter.encode(target.image)
-        again = self._looks_again(target.grid, fine) and target.own is not None
         found = Composition(
             target.grid, self.structures, config.fine_overlap, probabilities=probabilities
         )
@@ -310,7 +323,7 @@ class Task:
             )
             tiles: list[TileScore] = []
             if again and (whole > CUT).any():
-                tiles, remark = self._closer(target, shown, whole)
+                tiles, remark = self._closer(name, target, shown, whole, show)
                 remarks += [f"{name}: {remark}"] if remark else []
             found.add(name, Scores(whole, tiles))
         return Segmentation(
@@ -318,7 +331,12 @@ class Task:
         )
 
     def _closer(
-        self, target: Prepared, shown: Sequence[Shown], whole: Float[np.ndarray, "X Y Z"]
+        self,
+        name: str,
+        target: Prepared,
+        shown: Sequence[Shown],
+        whole: Float[np.ndarray, "X Y Z"],
+        show: bool,
     ) -> tuple[list[TileScore], str]:
         """The second look: scores of the tiles that agree with the first, and what to say of it."""
         config = self._segmenter.config
@@ -326,12 +344,14 @@ class Task:
         if tiles is None:
             return [], "too large for a second look that would show more"
         kept = []
-        for box in tiles.boxes:
-            score = self._tile(target, shown, box, tiles)
-            if score is not None:
-                first = seen_before(whole, target.grid.turned_shape, box)
-                if dice(score > CUT, first > CUT) >= config.fine_agreement:
-                    kept.append(TileScore(box, score))
+        with track(len(tiles.boxes), f"second look, {name}", show=show) as bar:
+            for box in tiles.boxes:
+                score = self._tile(target, shown, box, tiles)
+                if score is not None:
+                    first = seen_before(whole, target.grid.turned_shape, box)
+                    if dice(score > CUT, first > CUT) >= config.fine_agreement:
+                        kept.append(TileScore(box, score))
+                bar.advance()
         left = len(tiles.boxes) - len(kept)
         if not left:
             return kept, ""
@@ -426,9 +446,9 @@ def _prepared_contexts(
                     _check_file(file, segmenter.config)
                 volume, prompts = _loaded(example, read_image, read_label)
                 if prepared is None or prepared[0] is not volume:
-                    # A target may be finer than the context images: they are held in any case.
-                    own = segmenter.config.fine is not False
-                    prepared = volume, prepare(volume, segmenter.volume, own=own)
+                    # However coarse they are themselves: a target may be finer.
+                    held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
+                    prepared = volume, held
                 image = prepared[1]
                 found[name, place] = _shown_on(image, prompts)
             bar.advance()
