@@ -23,4 +23,5 @@ def test_what_a_seed_means_stays_the_same():
         "WRITTEN_COHORT": 9,
         "TASK": 10,
         "DEGRADATION": 11,
+        "CONTEXT_SET": 12,
     }

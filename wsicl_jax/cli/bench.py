@@ -9,6 +9,7 @@ _BENCH_SECTIONS = {
     "context": ("model", "volume", "train"),
     "exchange": ("model", "volume", "train"),
     "loader": ("data", "volume", "synth", "episode", "prompts", "augment", "train"),
+    "model": ("model", "volume", "train"),
     "predict": ("model", "volume"),
 }
 """Settings that `wsicl bench` may change from their defaults: the others change no cost."""
@@ -29,6 +30,18 @@ def _bench(options: argparse.Namespace) -> int:
         from wsicl_jax.bench.loader import bench_loader
 
         found = bench_loader(config, episodes=options.episodes, show=console().print)
+    elif options.what == "model":
+        from wsicl_jax.bench.model import CASES, bench_model
+
+        keys = {override.partition("=")[0] for override in options.overrides}
+        chosen = keys & {"model.channels", "volume.grid"}
+        found = bench_model(
+            config,
+            [(config.model.channels, config.volume.grid)] if chosen else CASES,
+            contexts=max(options.contexts or [4]),
+            repeats=max(options.repeats, 1),
+            show=console().print,
+        )
     elif options.what == "predict":
         from wsicl_jax.bench.predict import bench_predict
 
@@ -70,14 +83,15 @@ def add_bench(verb: Verb) -> None:
     bench = verb(
         "bench",
         _bench,
-        "measure what a context set costs, what devices exchange, how fast episodes come and "
-        "targets are segmented",
+        "measure the network against PyTorch, what a context set costs, what devices exchange, "
+        "how fast episodes come and targets are segmented",
         "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
     )
     bench.add_argument(
         "what",
-        choices=("context", "exchange", "loader", "predict"),
-        help="context: memory and time by size and by remat, then exchange; "
+        choices=("model", "context", "exchange", "loader", "predict"),
+        help="model: a training step and a forward pass against the PyTorch twin; "
+        "context: memory and time by size and by remat, then exchange; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "
         "predict: one target, from its file to that of its label map",
@@ -87,7 +101,7 @@ def add_bench(verb: Verb) -> None:
         "--contexts",
         type=lambda text: [at_least(1)(size) for size in text.split(",")],
         metavar="L,L,...",
-        help="sizes of the context set (2,8,32); for predict: 8",
+        help="sizes of the context set (2,8,32); for model: 4, for predict: 8",
     )
     repeats = "timed runs (3); 0: memory only"
     bench.add_argument("--repeats", type=at_least(0), default=3, metavar="N", help=repeats)
