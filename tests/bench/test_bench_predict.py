@@ -15,10 +15,9 @@ def small(monkeypatch):
     monkeypatch.setattr(predict, "_COARSE", 24)
 
 
-@pytest.mark.parametrize("fine", ["--fine", "--no-fine"])
-def test_every_stage_of_a_target_is_measured(tmp_path, capsys, fine):
+def test_every_stage_of_a_target_is_measured(tmp_path, capsys):
     file = tmp_path / "found.json"
-    words = [*SETTINGS, "--shape", "20,24,16", "--structures", "2", fine, "--repeats", "2"]
+    words = [*SETTINGS, "--shape", "20,24,16", "--structures", "2", "--fine", "--repeats", "2"]
     assert main(["bench", "predict", *words, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert all(stage in printed for stage in ("reading", "network", "composing", "writing"))
