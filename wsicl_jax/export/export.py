@@ -1,8 +1,7 @@
 """Exports a network: write beside the place, check there, then let it appear with its card."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +21,7 @@ from wsicl_jax.export.names import to_state_dict
 from wsicl_jax.export.settings import Settings
 from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
 from wsicl_jax.export.weights import load_with_settings
-from wsicl_jax.files import write_whole
+from wsicl_jax.files import appearing, write_whole
 from wsicl_jax.model.dual_branch import DualBranch
 
 Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
@@ -86,7 +85,7 @@ def export(
     # One that says the same is shared by files that differ in precision alone.
     changed = [path for path, content in beside.items() if not _holds(path, content)]
     _check_places(changed, overwrite=overwrite)
-    with _appearing(output) as temporary:
+    with appearing(output) as temporary:
         way.write(temporary)
         comparison = compare(
             temporary, way.run, model, way.grid, runtime=way.runtime, bound=BOUNDS[dtype]
@@ -190,19 +189,6 @@ def _check_size(model: DualBranch, format: Format) -> None:
             f"the network has {size / 2**30:.1f} GiB of parameters; a file of {format} holds less "
             "than 2; use safetensors"
         )
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A name beside `path`; what lies there at the end becomes `path`, or is removed on error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_back(path: Path, model: DualBranch, settings: Settings, dtype: Dtype) -> int:

@@ -10,15 +10,12 @@ from wsicl_jax.data.images import Volume, read_channels, read_label
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Layout
 from wsicl_jax.errors import DataError, PromptError
-from wsicl_jax.infer.example import Example
+from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.request import read_context
 from wsicl_jax.streams import Stream
 
 SUBJECTS = 8
 """Cases of a data set that show a task, unless said otherwise; beyond, accuracy hardly grows."""
-
-_ONE = "structure"
-"""Name of the structure that masks show, where nobody names it."""
 
 _TOLD = 3
 """Most cases that are named where some cannot be used."""
@@ -80,7 +77,7 @@ def from_files(
 def _joined(structures: Mapping[str, object], named: Mapping[str, int] | None) -> list[str]:
     """The structures that masks show, beside those of a file."""
     if not structures:
-        return list(named or {_ONE: 1})
+        return list(named or {UNNAMED: 1})
     if len(structures) > 1 or (named is not None and list(named) != list(structures)):
         own = list(named) if named else "one"
         raise PromptError(

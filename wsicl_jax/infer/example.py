@@ -16,6 +16,9 @@ from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, a
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
 from wsicl_jax.prompts import Prompt, Scribble
 
+UNNAMED = "structure"
+"""Name of the structure where nobody names it."""
+
 
 class ContextImage(NamedTuple):
     """A context image that has been read, and its prompts in voxels of its own grid."""

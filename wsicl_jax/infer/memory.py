@@ -7,7 +7,9 @@ import psutil
 from rich.table import Table
 
 from wsicl_jax.axes import Shape3
+from wsicl_jax.data.images import voxels_in
 from wsicl_jax.errors import DataError
+from wsicl_jax.infer.given import as_path
 from wsicl_jax.infer.prepared import BYTES_PER_VOXEL
 
 GB = 10**9
@@ -57,10 +59,20 @@ class Plan:
             )
 
 
-def check_reading(voxels: int, max_memory_gb: float | None) -> None:
-    """Raises `DataError` if reading and preparing an image would take more than is allowed."""
+def check_file(given: object, max_memory_gb: float | None) -> None:
+    """Refuse a file that is too large to be read and prepared, by its header; else nothing.
+
+    Raises:
+        DataError: it would take the process above `max_memory_gb`.
+    """
+    path = as_path(given)
+    if max_memory_gb is None or path is None or not path.is_file():
+        return
+    voxels = voxels_in(path)
+    if voxels is None:
+        return
     need = psutil.Process().memory_info().rss + (BYTES_PER_VOXEL + _READING) * voxels
-    if max_memory_gb is not None and need > max_memory_gb * GB:
+    if need > max_memory_gb * GB:
         raise DataError(
             f"reading an image of {voxels:,} voxels needs {need / GB:.2f} GB with what the process "
             f"holds already, and max_memory_gb is {max_memory_gb:g}; allow more, or give a smaller "

@@ -15,11 +15,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from wsicl_jax.errors import DataError, PromptError, located
-from wsicl_jax.infer.example import Example
+from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.positions import Coordinates
-
-_ONE = "structure"
-"""Name of the structure where nobody names it."""
 
 _PROMPTS = ("points", "scribbles", "boxes", "mask", "markups")
 _NOT_BESIDE_STRUCTURES = ("structure", "labels", "points", "scribbles", "boxes", "markups")
@@ -161,7 +158,7 @@ class _Request(BaseModel):
         if entry.structures is not None:
             return dict(entry.structures)
         one = list(self.structures or {})
-        default = one[0] if len(one) == 1 else _ONE
+        default = one[0] if len(one) == 1 else UNNAMED
         return {entry.structure or default: entry.labels}
 
 

@@ -1,63 +1,33 @@
 """A task: structures, context sets that show them, and targets to find them in."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Num
 
 from wsicl_jax.axes import Box, Shape3
-from wsicl_jax.config import InferenceConfig
-from wsicl_jax.data.images import Volume, voxels_in
-from wsicl_jax.errors import DataError, PromptError, WsiclError
+from wsicl_jax.data.images import Volume
+from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.infer.compose import Composition, Scores, TileScore, seen_before
-from wsicl_jax.infer.example import ContextImage, Example, located
-from wsicl_jax.infer.given import ImageLike, as_label_map, as_path, as_volume
-from wsicl_jax.infer.memory import Plan, check_reading, plan
+from wsicl_jax.infer.compose import Composition, Scores, TileScore
+from wsicl_jax.infer.contexts import prepared_contexts, shown_on
+from wsicl_jax.infer.example import UNNAMED, Example
+from wsicl_jax.infer.given import ImageLike, as_path, as_volume
+from wsicl_jax.infer.memory import Plan, check_file, plan
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
 from wsicl_jax.infer.prepared import Prepared, prepare
 from wsicl_jax.infer.result import Segmentation
+from wsicl_jax.infer.second_look import second_look
 from wsicl_jax.infer.segmenter import Segmenter
-from wsicl_jax.infer.tiles import Faces, Tiles, faces_of, tiles_around, view_of_context
-from wsicl_jax.metrics import dice
 from wsicl_jax.model.dual_branch import CUT
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import Prompt, Scribble, on_crop, on_grid, to_channel
+from wsicl_jax.prompts import Prompt, Scribble
 
 T = TypeVar("T")
 
-_ONE = "structure"
-"""Name of the structure of a task that names none."""
 _LARGEST_VALUE = 2**16 - 1
-
-
-class _Mask(NamedTuple):
-    """A mask, held without the empty space around it: of a large image most is that."""
-
-    shape: Shape3
-    box: Box
-    inside: Bool[np.ndarray, "_ _ _"]
-
-    def whole(self) -> Bool[np.ndarray, "x y z"]:
-        """The mask again."""
-        mask = np.zeros(self.shape, bool)
-        mask[self.box.slices] = self.inside
-        return mask
-
-
-class Shown(NamedTuple):
-    """A context image that is ready for any target."""
-
-    image: Prepared
-    prompts: Sequence[Prompt | _Mask]
-    """In voxels of the image's own grid; none if there will be no second look."""
-    channel: Float[np.ndarray, "X Y Z"]
-    """The prompts on the working grid."""
-    prompted: Faces | None
-    """Where the prompts are."""
 
 
 class Task:
@@ -75,10 +45,10 @@ class Task:
         values: Mapping[str, int] | None = None,
     ):
         self._segmenter = segmenter
-        given = structures if isinstance(structures, Mapping) else {_ONE: structures}
+        given = structures if isinstance(structures, Mapping) else {UNNAMED: structures}
         self.structures = _values(list(given), values)
         """Value of each structure in label maps."""
-        self._contexts = _prepared_contexts(segmenter, given)
+        self._contexts = prepared_contexts(segmenter, given)
         self._target: Prepared | None = None
         self._added: list[tuple[str, Prompt]] = []
 
@@ -264,7 +234,7 @@ class Task:
 
     def check_file(self, given: object) -> None:
         """Raises `DataError` if a file, by its header, is too large for `max_memory_gb`."""
-        _check_file(given, self._segmenter.config)
+        check_file(given, self._segmenter.config.max_memory_gb)
 
     def _prepared(self, volume: Volume, probabilities: bool, fine: bool | None) -> Prepared:
         config = self._segmenter.config
@@ -310,7 +280,7 @@ class Task:
         remarks: list[str] = []
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
-            shown = [*contexts, _shown_on(target, own)] if own else contexts
+            shown = [*contexts, shown_on(target, own)] if own else contexts
             if not shown:
                 raise PromptError(
                     f"nothing shows what {name!r} is; give context images, or add a point or a "
@@ -323,64 +293,11 @@ class Task:
             )
             tiles: list[TileScore] = []
             if again and (whole > CUT).any():
-                tiles, remark = self._closer(name, target, shown, whole, show)
+                tiles, remark = second_look(self._segmenter, name, target, shown, whole, show)
                 remarks += [f"{name}: {remark}"] if remark else []
             found.add(name, Scores(whole, tiles))
         return Segmentation(
             found.label_map, self.structures, target.affine, found.probabilities, tuple(remarks)
-        )
-
-    def _closer(
-        self,
-        name: str,
-        target: Prepared,
-        shown: Sequence[Shown],
-        whole: Float[np.ndarray, "X Y Z"],
-        show: bool,
-    ) -> tuple[list[TileScore], str]:
-        """The second look: scores of the tiles that agree with the first, and what to say of it."""
-        config = self._segmenter.config
-        tiles = tiles_around(whole > CUT, target, config)
-        if tiles is None:
-            return [], "too large for a second look that would show more"
-        kept = []
-        with track(len(tiles.boxes), f"second look, {name}", show=show) as bar:
-            for box in tiles.boxes:
-                score = self._tile(target, shown, box, tiles)
-                if score is not None:
-                    first = seen_before(whole, target.grid.turned_shape, box)
-                    if dice(score > CUT, first > CUT) >= config.fine_agreement:
-                        kept.append(TileScore(box, score))
-                bar.advance()
-        left = len(tiles.boxes) - len(kept)
-        if not left:
-            return kept, ""
-        return kept, (
-            f"{left} of {len(tiles.boxes)} tiles of the second look were left out, where the "
-            "network saw no prompt or contradicted its first look"
-        )
-
-    def _tile(
-        self, target: Prepared, shown: Sequence[Shown], box: Box, tiles: Tiles
-    ) -> Float[np.ndarray, "X Y Z"] | None:
-        size = target.grid.grid
-        images, channels, weights = [], [], []
-        own = target.grid.cropped(box, size)
-        for context in shown:
-            view = own
-            if context.image is not target:
-                view = view_of_context(context.image, context.prompted, box, tiles, target)
-            prompts = (p.whole() if isinstance(p, _Mask) else p for p in context.prompts)
-            placed = [on_crop(prompt, view) for prompt in prompts]
-            placed = [prompt for prompt in placed if prompt is not None]
-            channels.append(to_channel(placed, size))
-            images.append(context.image.view(view))
-            weights.append(float(bool(placed)))
-        if not any(weights):
-            return None
-        encoded = self._segmenter.encode(target.view(own))
-        return self._segmenter.answer(
-            encoded, np.stack(images), np.stack(channels), np.array(weights, np.float32)
         )
 
     def _current(self) -> Prepared:
@@ -419,76 +336,3 @@ def _values(names: Sequence[str], values: Mapping[str, int] | None) -> dict[str,
             f"{_LARGEST_VALUE}"
         )
     return {name: values[name] for name in names}
-
-
-def _prepared_contexts(
-    segmenter: Segmenter, structures: Mapping[str, Sequence[Example]]
-) -> dict[str, list[Shown]]:
-    """All context images prepared; each is read once, however many structures it shows."""
-    jobs = [
-        (name, place, example)
-        for name, examples in structures.items()
-        for place, example in enumerate(examples)
-    ]
-    # What shares an image, and then a mask, comes together.
-    first: dict[object, int] = {}
-    for job in jobs:
-        first.setdefault(_identity(job[2].image), len(first))
-    jobs.sort(key=lambda job: first[_identity(job[2].image)])
-    read_image = functools.lru_cache(maxsize=1)(as_volume)
-    read_label = functools.lru_cache(maxsize=1)(as_label_map)
-    prepared: tuple[Volume, Prepared] | None = None
-    found: dict[tuple[str, int], Shown] = {}
-    with track(len(jobs), "reading context", show=len(jobs) > 0) as bar:
-        for name, place, example in jobs:
-            with located("" if example.name else _called(name, place)):
-                for file in example.files[:1]:
-                    _check_file(file, segmenter.config)
-                volume, prompts = _loaded(example, read_image, read_label)
-                if prepared is None or prepared[0] is not volume:
-                    # However coarse they are themselves: a target may be finer.
-                    held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
-                    prepared = volume, held
-                image = prepared[1]
-                found[name, place] = _shown_on(image, prompts)
-            bar.advance()
-    return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
-
-
-def _check_file(given: object, config: InferenceConfig) -> None:
-    path = as_path(given)
-    if config.max_memory_gb is not None and path is not None and path.is_file():
-        voxels = voxels_in(path)
-        if voxels is not None:
-            check_reading(voxels, config.max_memory_gb)
-
-
-def _loaded(example: Example, read_image, read_label) -> ContextImage:
-    # Paths alone are worth keeping, and can be told apart.
-    by_path = as_path(example.mask) is not None
-    return example.load(read_image, read_label if by_path else as_label_map)
-
-
-def _identity(image: object) -> object:
-    path = as_path(image)
-    return id(image) if path is None else path
-
-
-def _called(structure: str, place: int) -> str:
-    return f"context {place + 1}" if structure == _ONE else f"{structure}: context {place + 1}"
-
-
-def _shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
-    placed = [on_grid(prompt, image.grid) for prompt in prompts]
-    channel = to_channel(placed, image.grid.grid)
-    if image.own is None:
-        return Shown(image, (), channel, None)
-    held = [_held(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]
-    return Shown(image, held, channel, faces_of(prompts, image.grid))
-
-
-def _held(mask: Bool[np.ndarray, "x y z"]) -> _Mask:
-    box = Box.around(mask)
-    if box is None:
-        raise PromptError("mask is empty")
-    return _Mask(mask.shape, box, mask[box.slices].copy())
