@@ -9,7 +9,6 @@ from wsicl_jax.cli.values import Verb
 def _export(options: argparse.Namespace) -> int:
     from wsicl_jax.checkpoint import find_checkpoint
     from wsicl_jax.export.export import export
-    from wsicl_jax.export.table import exported_table
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
 
@@ -25,7 +24,7 @@ def _export(options: argparse.Namespace) -> int:
         licence=options.licence,
         overwrite=options.overwrite,
     )
-    console().print(exported_table(exported))
+    console().print(exported.table())
     print(exported.path)
     return 0
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import numpy as jnp
+from rich.table import Table
 
 from wsicl_jax.axes import Shape3
 from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
@@ -47,6 +48,21 @@ class Exported:
     comparison: Comparison
     tensors: int | None
     """How many were read back bit for bit; None: none can be, the file being a program."""
+
+    def table(self) -> Table:
+        """A row for each context size that was compared, for `console().print`."""
+        found = self.comparison
+        back = "" if self.tensors is None else f", {self.tensors} tensors back bit for bit"
+        table = Table(title=f"{self.format}, {self.dtype}, {self.size:,} bytes{back}")
+        for name in ("output of", "on", "context images"):
+            table.add_column(name)
+        for name in ("deviation", "bound"):
+            table.add_column(name, justify="right")
+        for contexts, deviation in found.deviations.items():
+            grid = " x ".join(map(str, found.grid))
+            row = (found.runtime, grid, str(contexts), f"{deviation:.1e}", f"{found.bound:.0e}")
+            table.add_row(*row)
+        return table
 
 
 def export(
