@@ -1,10 +1,11 @@
 """3D convolution, strided convolution and x2 upsampling, lowered per platform.
 
-XLA's CPU backend has no fast 3D convolution. There, the copies of the input that
-are shifted along the first spatial axis are stacked on the channels, and the rest
-is a 2D convolution over (batch x first axis): the same sums, several times faster.
-Accelerators keep the native 3D convolution. The choice is made when the program is
-lowered, so that one exported program can hold both.
+XLA's own 3D convolution is slow on a CPU. There, oneDNN makes it where it can (`onednn`).
+Elsewhere the copies of the input that are shifted along the first spatial axis are
+stacked on the channels, and the rest is a 2D convolution over (batch x first axis): the
+same sums, several times faster than XLA's. Accelerators keep the native 3D convolution.
+Which platform it is is asked when the program is lowered, so that one exported program
+can hold several.
 
 Where volumes are cut along their first axis over several devices, the planes that lie
 beside a part are fetched from its neighbours first.
@@ -21,13 +22,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from wsicl_jax import onednn
 from wsicl_jax.mesh import SPACE, shards, with_neighbours
 
 _DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
 _DIMENSIONS_2D = ("NYZC", "YZIO", "NYZC")
 
-# Part of the keys of JAX's caches, so that no program traced with the other choice is reused.
-_native_chosen = jax.make_user_context(default_value=False)
+# Part of the keys of JAX's caches, so that no program traced with another choice is reused.
+_lowering = jax.make_user_context(default_value="fastest")
 
 
 def native_lowering() -> AbstractContextManager[None]:
@@ -35,11 +37,28 @@ def native_lowering() -> AbstractContextManager[None]:
 
     For what is compiled on a machine without one to learn about those that have.
     """
-    return _native_chosen(True)
+    return _lowering("native")
+
+
+def portable_lowering() -> AbstractContextManager[None]:
+    """Within the block, programs hold nothing that only this version of XLA knows.
+
+    For programs that are written to a file.
+    """
+    return _lowering("portable")
+
+
+def cpu_convolution() -> str:
+    """What makes float32 convolutions on this process's CPU, in words."""
+    return "oneDNN" if _in_onednn(np.dtype(np.float32)) else "stacked planes"
+
+
+def _in_onednn(dtype: np.dtype) -> bool:
+    return _lowering.value == "fastest" and onednn.usable(dtype)
 
 
 def _by_platform(*inputs: Array, cpu: Callable, default: Callable):
-    if _native_chosen.value:
+    if _lowering.value == "native":
         return default(*inputs)
     return lax.platform_dependent(*inputs, cpu=cpu, default=default)
 
@@ -210,10 +229,13 @@ def _convolve_planes(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     """`padding` is that along the first axis, and that along the other two."""
+    def in_onednn(x, kernel):
+        return onednn.convolve(x, kernel, _each_axis(padding), stride=stride)
+
     return _by_platform(
         x,
         kernel,
-        cpu=lambda x, k: _stacked(x, k, stride, padding),
+        cpu=in_onednn if _in_onednn(x.dtype) else lambda x, k: _stacked(x, k, stride, padding),
         default=lambda x, k: _native(x, k, stride, padding),
     )
 
@@ -226,11 +248,22 @@ def _convolve_bwd(stride, padding, inputs, cotangent):
     def native(x, kernel, g):
         return jax.vjp(lambda x, kernel: _native(x, kernel, stride, padding), x, kernel)[1](g)
 
+    def in_onednn(x, kernel, g):
+        pads = _each_axis(padding)
+        by_kernel = onednn.by_kernel(x, g, kernel.shape[0], pads, stride)
+        return onednn.by_input(kernel, g, pads, stride), by_kernel
+
     def stacked(x, kernel, g):
         by_input = _stacked_by_input if stride == 1 else _stacked_down_by_input
         return by_input(kernel, g, padding), _stacked_by_kernel(x, g, kernel, stride, padding)
 
-    return _by_platform(*inputs, cotangent, cpu=stacked, default=native)
+    cpu = in_onednn if _in_onednn(cotangent.dtype) else stacked
+    return _by_platform(*inputs, cotangent, cpu=cpu, default=native)
+
+
+def _each_axis(padding: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    along_x, across = padding
+    return (along_x, along_x), (across, across), (across, across)
 
 
 def _stacked_by_kernel(

@@ -13,6 +13,7 @@ from jax import export, lax
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from wsicl_jax import ops
 from wsicl_jax.axes import Shape3
 from wsicl_jax.errors import ExportError
 from wsicl_jax.export import stablehlo_runner
@@ -33,8 +34,10 @@ def write_stablehlo(path: Path, model: DualBranch, grid: Shape3) -> None:
     (count,) = export.symbolic_shape("contexts", constraints=["contexts >= 1"])
     volume = jax.ShapeDtypeStruct(grid, jnp.float32)
     volumes = jax.ShapeDtypeStruct((count, *grid), jnp.float32)
-    traced = export.export(jax.jit(_function_of(in_float32(model))), platforms=PLATFORMS)
-    path.write_bytes(traced(volume, volumes, volumes).serialize())
+    with ops.portable_lowering():
+        function = jax.jit(_function_of(in_float32(model)))
+        traced = export.export(function, platforms=PLATFORMS)(volume, volumes, volumes)
+    path.write_bytes(traced.serialize())
 
 
 def run_stablehlo(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:

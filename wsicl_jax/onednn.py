@@ -1,0 +1,167 @@
+"""3D convolutions and their gradients in oneDNN, the library that jaxlib holds for x86 processors.
+
+XLA's CPU backend has oneDNN's convolution built in but does not choose it by itself. It is
+reached by a custom call of the name, and with the configuration, that XLA's own passes give it.
+Only the forward convolution is there; both gradients are written as one too.
+
+XLA cannot write a program with such a call to disk: where JAX is to keep compiled programs
+(`jax_compilation_cache_dir`), `usable` says no.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax import lax
+from jaxtyping import Array, Float
+
+TESTED_JAXLIB = ("0.10.2",)
+"""The configuration of the call is not promised to stay: versions of jaxlib it was tested with."""
+
+_DTYPES = (jnp.float32, jnp.bfloat16)
+_FULL_WIDTH = 32
+"""Output channels from which oneDNN's kernels reach their full speed."""
+
+Padding = Sequence[tuple[int, int]]
+
+
+def usable(dtype: jnp.dtype) -> bool:
+    """Whether convolutions of a number format can be made in oneDNN by this process."""
+    kept_on_disk = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
+    return (
+        sys.platform == "linux"
+        and platform.machine() == "x86_64"
+        and jaxlib.__version__ in TESTED_JAXLIB
+        and dtype in _DTYPES
+        and not kept_on_disk
+    )
+
+
+def convolve(
+    x: Float[Array, "batch x y z c_in"],
+    kernel: Float[Array, "kx ky kz c_in c_out"],
+    padding: Padding,
+    *,
+    stride: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Float[Array, "batch X Y Z c_out"]:
+    """3D convolution with zero `padding` before and after each axis.
+
+    `dilation` is the distance of the kernel's voxels from each other.
+    """
+    dilations = (dilation,) * 3 if isinstance(dilation, int) else tuple(dilation)
+    sizes = tuple(
+        (size + sum(pad) - apart * (width - 1) - 1) // stride + 1
+        for size, width, pad, apart in zip(
+            x.shape[1:4], kernel.shape[:3], padding, dilations, strict=True
+        )
+    )
+    shape = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[4]), x.dtype)
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        shape,
+        vmap_method="sequential",
+        custom_call_api_version=1,
+        legacy_backend_config=_configuration(padding, stride, dilations),
+    )
+    return call(x, kernel)
+
+
+def _configuration(padding: Padding, stride: int, dilations: Sequence[int]) -> str:
+    """XLA's `BackendConfig` of the call, as JSON."""
+    voxels = {"dims": 5, "data": {"batch_dim": 0, "feature_dim": 4, "spatial_dims": [1, 2, 3]}}
+    filters = {"input_feature_dim": 3, "output_feature_dim": 4, "spatial_dims": [0, 1, 2]}
+    window = {
+        "pad_left": [before for before, _ in padding],
+        "pad_right": [after for _, after in padding],
+        "strides": [stride] * 3,
+        "window_dilations": list(dilations),
+    }
+    config = {
+        "dims": 5,
+        "input": voxels,
+        "kernel": {"dims": 5, "filter": filters},
+        "output": voxels,
+        "window": window,
+        "feature_groups": 1,
+    }
+    return json.dumps({"onednn_conv_config": config})
+
+
+def by_input(
+    kernel: Float[Array, "kx ky kz c_in c_out"],
+    g: Float[Array, "batch X Y Z c_out"],
+    padding: Padding,
+    stride: int,
+) -> Float[Array, "batch x y z c_in"]:
+    """Gradient of `convolve` by its input, for stride 1, or 2 with a kernel of even size."""
+    if stride == 1:
+        turned = kernel[::-1, ::-1, ::-1].swapaxes(3, 4)
+        widths = kernel.shape[:3]
+        reach = [
+            (k - 1 - before, k - 1 - after)
+            for k, (before, after) in zip(widths, padding, strict=True)
+        ]
+        return convolve(g, turned, reach)
+    return _by_strided_input(kernel, g, padding)
+
+
+def _by_strided_input(kernel: Array, g: Array, padding: Padding) -> Array:
+    """The even and the odd voxels along each axis see different halves of the kernel.
+
+    Each of the eight combinations is a convolution with a kernel of half the size over the same
+    voxels of `g`. They are made at once, side by side on the channels, and then interleaved.
+    """
+    half = kernel.shape[0] // 2
+    c_in, c_out = kernel.shape[3:]
+    split = kernel.reshape(half, 2, half, 2, half, 2, c_in, c_out)[::-1, :, ::-1, :, ::-1]
+    halves = split.transpose(0, 2, 4, 7, 1, 3, 5, 6).reshape(half, half, half, c_out, 8 * c_in)
+    out = convolve(g, halves, ((half - 1, half - 1),) * 3)
+    batch, *sizes = out.shape[:4]
+    apart = out.reshape(batch, *sizes, 2, 2, 2, c_in)
+    whole = apart.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *(2 * n for n in sizes), c_in)
+    inner = (slice(before, -after or None) for before, after in padding)
+    return whole[:, *inner]
+
+
+def by_kernel(
+    x: Float[Array, "batch x y z c_in"],
+    g: Float[Array, "batch X Y Z c_out"],
+    width: int,
+    padding: Padding,
+    stride: int,
+) -> Float[Array, "width width width c_in c_out"]:
+    """Gradient of `convolve` by its kernel, of `width` voxels along each axis.
+
+    The voxels of `g` are the kernel of this convolution and its result has few voxels. oneDNN
+    sums over channels and over the kernel: so lines along z become channels, and the copies of x
+    that are shifted along z stand side by side, times the channels, along the axis in their
+    place. Where `g` has few channels, several neighbours along z count as channels too, to fill
+    the registers.
+    """
+    c_in, c_out = x.shape[4], g.shape[4]
+    size_z = g.shape[3]
+    together = max(n for n in range(1, max(1, _FULL_WIDTH // c_out) + 1) if size_z % n == 0)
+    lines, seen = size_z // together, stride * (together - 1) + width
+    step = stride * together
+    padded = jnp.pad(x, ((0, 0), (0, 0), (0, 0), padding[2], (0, 0)))
+    shifted = [
+        lax.slice_in_dim(padded, i, i + step * (lines - 1) + 1, step, axis=3).swapaxes(3, 4)
+        for i in range(seen)
+    ]
+    stack = jnp.concatenate(shifted, axis=3)
+    filters = g.reshape(*g.shape[:3], 1, lines, together * c_out)
+    across = (padding[0], padding[1], (0, 0))
+    total = sum(
+        convolve(stack[i : i + 1], filters[i], across, dilation=(stride, stride, 1))[0]
+        for i in range(x.shape[0])
+    )
+    sums = total.reshape(width, width, seen, c_in, together, c_out)
+    offsets = [
+        sum(sums[:, :, stride * s + k, :, s] for s in range(together)) for k in range(width)
+    ]
+    return jnp.stack(offsets, axis=2)
