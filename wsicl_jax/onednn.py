@@ -147,13 +147,16 @@ def by_kernel(
     size_z = g.shape[3]
     together = max(n for n in range(1, max(1, _FULL_WIDTH // c_out) + 1) if size_z % n == 0)
     lines, seen = size_z // together, stride * (together - 1) + width
-    step = stride * together
-    padded = jnp.pad(x, ((0, 0), (0, 0), (0, 0), padding[2], (0, 0)))
-    shifted = [
-        lax.slice_in_dim(padded, i, i + step * (lines - 1) + 1, step, axis=3).swapaxes(3, 4)
-        for i in range(seen)
-    ]
-    stack = jnp.concatenate(shifted, axis=3)
+    block = stride * together
+    folded = x.reshape(*x.shape[:3], lines, block, c_in).transpose(0, 1, 2, 4, 5, 3)
+
+    def row(offset: int) -> Array:
+        """The voxels of x at `offset` from the first of each block along z."""
+        blocks, inside = divmod(offset, block)
+        return lax.pad(folded[:, :, :, inside], zero, (*[(0, 0, 0)] * 4, (-blocks, blocks, 0)))
+
+    zero, before = jnp.zeros((), x.dtype), padding[2][0]
+    stack = jnp.concatenate([row(i - before) for i in range(seen)], axis=3)
     filters = g.reshape(*g.shape[:3], 1, lines, together * c_out)
     across = (padding[0], padding[1], (0, 0))
     total = sum(
