@@ -17,6 +17,7 @@ from jax import lax
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from wsicl_jax import ops
 from wsicl_jax.config import ExperimentConfig, ParallelConfig
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.mesh import CONTEXT, DATA, SPACE, differing_over
@@ -174,12 +175,19 @@ def runs_one_program_at_a_time() -> bool:
     return jax.default_backend() == "cpu" and jax.local_device_count() > 1
 
 
-def keep_compiled_programs() -> None:
+def keep_compiled_programs(*, simulated: bool = False) -> None:
     """Let XLA reuse what it compiled in earlier runs, from the user's cache directory.
 
-    `JAX_COMPILATION_CACHE_DIR` names another directory, or none if it is empty.
+    Not on a CPU whose convolutions are made in oneDNN, as XLA cannot keep such programs: they
+    save more time than compiling takes. `simulated` devices stand for others, and are kept.
+    `JAX_COMPILATION_CACHE_DIR` names another directory, for which oneDNN is done without, or
+    none if it is empty.
+
+    Unless `simulated` this asks for the devices: other processes are to be joined before.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if not simulated and jax.default_backend() == "cpu" and ops.cpu_convolution() == "oneDNN":
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))

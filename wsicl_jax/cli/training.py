@@ -31,8 +31,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.accept_data_changes and not options.resume:
         raise WsiclError("--accept-data-changes is about a run that goes on: add --resume")
     config = load_config(options.config, options.overrides)
-    keep_compiled_programs()
     join_processes(options.coordinator, options.num_processes, options.process_id)
+    keep_compiled_programs()
     with peers_watched():
         return _train_together(
             config, resume=options.resume, accept_data_changes=options.accept_data_changes
@@ -112,7 +112,7 @@ def _check(options: argparse.Namespace) -> int:
     from wsicl_jax.progress import console
 
     config = load_config(options.config, options.overrides)
-    keep_compiled_programs()
+    keep_compiled_programs(simulated=True)
     check(
         config,
         show=console().print,
