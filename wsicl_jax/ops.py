@@ -229,6 +229,7 @@ def _convolve_planes(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     """`padding` is that along the first axis, and that along the other two."""
+
     def in_onednn(x, kernel):
         return onednn.convolve(x, kernel, _each_axis(padding), stride=stride)
 

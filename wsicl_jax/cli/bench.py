@@ -1,6 +1,8 @@
 """The verb bench."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from wsicl_jax.cli.values import Verb, at_least, check_writable, write_json
@@ -67,7 +69,8 @@ def _bench(options: argparse.Namespace) -> int:
         contexts = max(options.contexts or [EXCHANGED_CONTEXTS])
         found = bench_exchange(config, contexts, options.devices, show=console().print)
     if options.json:
-        write_json(Path(options.json), found)
+        command = shlex.join(["wsicl", *sys.argv[1:]])
+        write_json(Path(options.json), {"command": command, **found})
     return 0
 
 
