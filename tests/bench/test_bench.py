@@ -63,7 +63,9 @@ def test_the_command_writes_what_it_measured(tmp_path):
     command += ["--devices", "2", "--contexts", "2", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    by_mesh = {(*one["mesh"], one["shard_parameters"]): one for one in json.loads(file.read_text())}
+    found = json.loads(file.read_text())
+    assert found["command"].startswith("wsicl ")
+    by_mesh = {(*one["mesh"], one["shard_parameters"]): one for one in found["exchange"]}
     # Two episodes, 8 x 4 x 4 voxels of 2 channels and an eighth of them of 4, in float32.
     assert by_mesh[(1, 2, 1, False)]["forward"] == {"all-reduce": 2 * (128 * 2 + 16 * 4) * 4}
     assert by_mesh[(2, 1, 1, False)]["forward"] == {}

@@ -73,7 +73,7 @@ def bench_context(
         done = subprocess.run([*command, "--devices", str(devices), "--json", str(file)])
         if done.returncode:
             raise WsiclError("what devices exchange could not be found out, see above")
-        exchange = json.loads(file.read_text())
+        exchange = json.loads(file.read_text())["exchange"]
     return {
         "machine": machine(),
         "by_size": [asdict(cost) for cost in by_size],
