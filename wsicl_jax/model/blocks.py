@@ -1,13 +1,14 @@
 """The parts of the dual-branch network: convolutions, residual unit, resampling, fusion."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsicl_jax import ops
 
@@ -21,17 +22,28 @@ class Conv(nnx.Module):
 
     def __init__(self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs):
         bound = (c_in * size**3) ** -0.5
-        self.kernel = nnx.Param(
-            jax.random.uniform(
-                rngs.params(), (size, size, size, c_in, c_out), minval=-bound, maxval=bound
-            )
-        )
-        self.bias = nnx.Param(
-            jax.random.uniform(rngs.params(), (c_out,), minval=-bound, maxval=bound)
-        )
+        self.kernel = nnx.Param(_uniform(rngs.params(), (size, size, size, c_in, c_out), bound))
+        self.bias = nnx.Param(_uniform(rngs.params(), (c_out,), bound))
 
     def __call__(self, x: Float[Array, "batch x y z c_in"]) -> Float[Array, "batch x y z c_out"]:
         return ops.add_bias(ops.conv3d(x, self.kernel[...].astype(x.dtype)), self.bias[...])
+
+
+_FEWEST_DRAWN = 1024
+
+
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
+    """Uniform in +-`bound`; the values that `jax.random.uniform` gives for the shape.
+
+    Those are the same for any number of values that is drawn. It is rounded up, so that a few
+    programs are compiled and not one for each shape, of a quarter of a second each.
+    """
+    size = math.prod(shape)
+    drawn = _FEWEST_DRAWN
+    while drawn < size:
+        drawn *= 4
+    values = jax.random.uniform(key, (drawn,), minval=-bound, maxval=bound)
+    return values[:size].reshape(shape)
 
 
 class ResidualUnit(nnx.Module):
