@@ -35,6 +35,8 @@ PLACEMENT = {
 }
 """How each array of a batch is cut: mesh axes for its leading dimensions."""
 
+_SHORTEST_KEPT_SECONDS = 0.1
+
 _PREDICTION = PartitionSpec(DATA, SPACE)
 _WHOLE = PartitionSpec()
 
@@ -191,6 +193,8 @@ def keep_compiled_programs(*, simulated: bool = False) -> None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))
+    # By default JAX keeps none that takes less than a second, and a start has dozens of those.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_KEPT_SECONDS)
 
 
 def _filled(config: ParallelConfig, devices: int) -> tuple[int, int, int]:
