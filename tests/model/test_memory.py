@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_the_context_set(temporary_bytes):
 
 
 def test_each_level_of_remat_needs_less_memory(temporary_bytes):
-    assert temporary_bytes[8, "none"] > 3 * temporary_bytes[32, "context"]
+    assert temporary_bytes[8, "none"] > 2.5 * temporary_bytes[32, "context"]
     assert temporary_bytes[32, "context"] > temporary_bytes[32, "stage"]
 
 
