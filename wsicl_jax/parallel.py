@@ -180,8 +180,8 @@ def runs_one_program_at_a_time() -> bool:
 def keep_compiled_programs(*, simulated: bool = False) -> None:
     """Let XLA reuse what it compiled in earlier runs, from the user's cache directory.
 
-    Not on a CPU whose convolutions are made in oneDNN, as XLA cannot keep such programs: they
-    save more time than compiling takes. `simulated` devices stand for others, and are kept.
+    Not on a CPU whose convolutions are made in oneDNN, as XLA cannot keep such programs: in
+    long runs they save more time than compiling takes. `simulated` devices stand for others, and are kept.
     `JAX_COMPILATION_CACHE_DIR` names another directory, for which oneDNN is done without, or
     none if it is empty.
 
@@ -194,7 +194,8 @@ def keep_compiled_programs(*, simulated: bool = False) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))
     # By default JAX keeps none that takes less than a second, and a start has dozens of those.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_KEPT_SECONDS)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_KEPT_SECONDS)
 
 
 def _filled(config: ParallelConfig, devices: int) -> tuple[int, int, int]:
