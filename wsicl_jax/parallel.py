@@ -181,7 +181,8 @@ def keep_compiled_programs(*, simulated: bool = False) -> None:
     """Let XLA reuse what it compiled in earlier runs, from the user's cache directory.
 
     Not on a CPU whose convolutions are made in oneDNN, as XLA cannot keep such programs: in
-    long runs they save more time than compiling takes. `simulated` devices stand for others, and are kept.
+    long runs they save more time than compiling takes. `simulated` devices stand for others,
+    and their programs are kept.
     `JAX_COMPILATION_CACHE_DIR` names another directory, for which oneDNN is done without, or
     none if it is empty.
 
