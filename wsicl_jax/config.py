@@ -214,10 +214,18 @@ class SynthConfig:
     """Fewest and most structures without a label."""
     body: Share = 0.75
     """Probability that a body ends within the volume; otherwise tissue fills it."""
-    deformation: Amount = 0.04
-    """Typical displacement between subjects, as a share of half the volume."""
-    contrast: Amount = 0.03
-    """Standard deviation of a structure's intensity over subjects; all lie about in [0, 1]."""
+    deformation: tuple[Amount, Amount] = (0.04, 0.04)
+    """Least and greatest typical displacement between the subjects of a cohort, as a share of half
+    the volume; drawn for each cohort, and one number may stand for two alike."""
+    contrast: tuple[Amount, Amount] = (0.03, 0.03)
+    """Least and greatest standard deviation of a structure's intensity over the subjects of a
+    cohort; all intensities lie about in [0, 1]. One number may stand for two alike."""
+    alike: Share = 0.0
+    """Probability that the lobes of one region, or the two of a pair with two labels, look the
+    same, so that their place alone tells them apart."""
+    territories: Share = 0.0
+    """Probability that what fills the body, with its structures without a label, is divided into 2
+    to 6 more labels, whose borders cannot be seen."""
     texture: Amount = 0.05
     """Largest standard deviation of the texture of a tissue."""
     scanner: ScannerConfig = ScannerConfig()
@@ -232,9 +240,19 @@ class SynthConfig:
     prior_merge: Share = 0.1
     """Probability that a label of the prior is united with another one."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_two(cls, arguments: Any) -> Any:
+        settings = getattr(arguments, "kwargs", arguments)
+        if not isinstance(settings, dict):
+            return arguments
+        names = ("deformation", "contrast")
+        single = {n: settings[n] for n in names if type(settings.get(n)) in (int, float)}
+        return settings | {name: (value, value) for name, value in single.items()}
+
     @model_validator(mode="after")
     def _check(self):
-        for name in ("structures", "radius", "distractors"):
+        for name in ("structures", "radius", "distractors", "deformation", "contrast"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
@@ -316,6 +334,11 @@ class EpisodeConfig:
     tasks: dict[Task, Amount] = field(default_factory=lambda: {"segmentation": 1.0})
     """Relative frequency of each task. Of image-to-image tasks, context images come with what
     they should become in the place of prompts."""
+    shuffled_share: Share = 0.0
+    """Share of the episodes whose context images exchange their prompts at random; after
+    `shuffled_from` of the steps."""
+    shuffled_from: Share = 0.5
+    """Share of the run's steps in which no prompts are exchanged."""
     validation_share: Share = 0.1
     """Share of each store's subjects that is kept for validation."""
     held_out_share: Share = 0.0
@@ -416,6 +439,9 @@ AUGMENTATIONS += ("invert_mask", *INTENSITY_AUGMENTATIONS)
 class TrainConfig:
     """Optimisation."""
 
+    weights: str = ""
+    """Network whose weights the run begins with: a run, a checkpoint, a file of weights, or the
+    name of one that comes with this package; empty: weights are drawn."""
     steps: Positive = 2000
     """Optimiser steps of the whole run."""
     batch: Positive = 4

@@ -1,5 +1,7 @@
 """What the template of a cohort promises, for every kind of structure by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -176,3 +178,30 @@ def test_what_has_no_room_is_left_out(shape):
         anatomy = draw_anatomy(np.random.default_rng(seed), shape, SynthConfig(structures=(40, 50)))
         assert len(anatomy.names) < 40
         assert anatomy.tissue.shape == shape
+
+
+def looks(anatomy: Anatomy, kind: str) -> list[int]:
+    """What the tissues of all labels of a kind look like."""
+    return [int(anatomy.look_of[anatomy.label_of == label][0]) for label in of_kind(anatomy, kind)]
+
+
+def test_lobes_and_pairs_look_alike_if_the_settings_say_so():
+    for kind, name in (("lobes", "lobe"), ("pair", "pair")):
+        for alike, expected in ((0.0, False), (1.0, True)):
+            settings = replace(only(**{kind: 1.0}), alike=alike)
+            found = [draw_anatomy(np.random.default_rng(seed), SHAPE, settings) for seed in SEEDS]
+            shared = [len(set(looks(a, name))) < len(looks(a, name)) for a in found]
+            assert any(shared) == expected
+
+
+def test_territories_divide_all_that_has_no_label_and_change_no_look():
+    settings = replace(only(organ=1), distractors=(2, 4), body=1.0)
+    divided = replace(settings, territories=1.0)
+    for seed in SEEDS:
+        before = draw_anatomy(np.random.default_rng(seed), SHAPE, settings)
+        after = draw_anatomy(np.random.default_rng(seed), SHAPE, divided)
+        kept = labels(before) > 0
+        np.testing.assert_array_equal(labels(before)[kept], labels(after)[kept])
+        np.testing.assert_array_equal(before.look_of[before.tissue], after.look_of[after.tissue])
+        assert 2 <= len(of_kind(after, "territory")) <= 6
+        assert (labels(after)[after.tissue != OUTSIDE] > 0).all()

@@ -1,9 +1,10 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from wsicl_jax.config import ScannerConfig, SynthConfig
+from wsicl_jax.config import KindsConfig, ScannerConfig, SynthConfig
 from wsicl_jax.data.synth.cohort import draw_cohort
 
 SHAPE = (16, 20, 24)
@@ -137,3 +138,37 @@ def test_a_large_cohort_takes_less_than_two_seconds_of_one_core():
     for index in range(9):
         cohort.subject(index)
     assert time.process_time() - start < 2
+
+
+def test_cohorts_differ_in_how_much_their_subjects_do_within_the_limits():
+    settings = SynthConfig(deformation=(0.02, 0.1), contrast=(0.01, 0.2))
+    cohorts = [cohort_of(seed, settings=settings) for seed in range(12)]
+    for name, low, high in (("deformation", 0.02, 0.1), ("contrast", 0.01, 0.2)):
+        found = [getattr(cohort, name) for cohort in cohorts]
+        assert low <= min(found) < (low + high) / 2 < max(found) <= high
+
+
+def test_one_number_stands_for_both_limits_and_draws_nothing():
+    assert SynthConfig(deformation=0.07, contrast=0).deformation == (0.07, 0.07)
+    a, b = (cohort_of(3, settings=SynthConfig(deformation=d)).anatomy.tissue for d in (0.01, 0.09))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_what_looks_alike_has_one_intensity_in_every_subject():
+    plain = replace(PLAIN, contrast=(0.2, 0.2), kinds=KindsConfig(organ=0, lobes=1), alike=1.0)
+    found = 0
+    for seed in range(4):
+        cohort = cohort_of(seed, settings=plain)
+        image, label = cohort.subject(0)
+        looks = cohort.anatomy.look_of
+        lobes = [value for value, name in cohort.names.items() if name.startswith("lobe")]
+        for value in lobes:
+            (tissue,) = np.flatnonzero(cohort.anatomy.label_of == value)
+            for other in np.flatnonzero(
+                (looks == looks[tissue]) & (looks != np.arange(len(looks)))
+            ):
+                both = [set(image[label == v]) for v in (value, cohort.anatomy.label_of[other])]
+                if all(both):
+                    assert both[0] == both[1]
+                    found += 1
+    assert found

@@ -68,13 +68,13 @@ def test_many_cohorts_come_from_one_store(store):
 
 
 def test_dropped_labels_are_seen_but_not_named(store):
-    anatomy = prior_anatomy(np.random.default_rng(0), SHAPE, settings(store, prior_drop=1.0))
+    anatomy = prior_anatomy(np.random.default_rng(0), SHAPE, settings(store, prior_drop=1.0), 0.0)
     assert len(anatomy.names) == 1
     assert len(anatomy.label_of) >= 2 + len(NAMES)
 
 
 def test_united_labels_are_tissues_of_their_own(store):
-    anatomy = prior_anatomy(np.random.default_rng(0), SHAPE, settings(store, prior_merge=1.0))
+    anatomy = prior_anatomy(np.random.default_rng(0), SHAPE, settings(store, prior_merge=1.0), 0.0)
     (name,) = anatomy.names.values()
     assert name == "liver + spleen + left kidney + right kidney"
     assert (anatomy.label_of == 1).sum() == 4

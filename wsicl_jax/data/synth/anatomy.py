@@ -34,6 +34,10 @@ _OUTERMOST = 0.85
 _MOST_CROSSED = 0.3
 """Share of an organ that a tube may take away from it."""
 
+_MOST_TERRITORIES = 6
+_TISSUES = 256
+"""Numbers that a tissue can have."""
+
 _TRIES = 3
 
 
@@ -54,6 +58,8 @@ def draw_anatomy(rng: np.random.Generator, shape: Shape3, settings: SynthConfig)
         if len(canvas.names) >= settings.structures[0]:
             break
         _paint_organ(canvas, rng, settings, 1)
+    if settings.territories and rng.random() < settings.territories:
+        divide_body(canvas, rng)
     return canvas.finished()
 
 
@@ -89,6 +95,28 @@ def paint_distractors(canvas: Canvas, rng: np.random.Generator, settings: SynthC
             canvas.paint(region)
 
 
+def divide_body(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Labels for what has none: parts of the body whose borders cannot be seen.
+
+    Without a tissue number to spare for every part of every tissue the body stays as it is.
+    """
+    unlabelled = [t for t, label in enumerate(canvas.label_of) if not label and t != OUTSIDE]
+    most = min(_MOST_TERRITORIES, (_TISSUES - len(canvas.label_of)) // len(unlabelled))
+    if most < 2:
+        return
+    inside = np.isin(canvas.tissue, unlabelled)
+    everywhere = Region((slice(None),) * 3, inside)
+    if inside.sum() < most * _FEWEST_VOXELS:
+        return
+    before = canvas.tissue.copy()
+    for cell in cells(rng, everywhere, int(rng.integers(2, most + 1))):
+        label = canvas.new_label("territory")
+        for tissue in unlabelled:
+            part = cell.mask & (before == tissue)
+            if part.any():
+                canvas.paint(Region(everywhere.box, part), label, look=tissue)
+
+
 def _plan(rng: np.random.Generator, settings: SynthConfig, wanted: int) -> list[tuple[str, int]]:
     """Kinds of structures and the number of labels of each, `wanted` labels in all."""
     kinds = [kind.name for kind in fields(settings.kinds)]
@@ -117,8 +145,12 @@ def _paint_lobes(
     region = _organ_region(canvas, rng, settings, larger=1.4)
     if region is None or region.mask.sum() < count * _FEWEST_VOXELS:
         return False
+    alike = _are_alike(rng, settings)
+    look = None
     for cell in cells(rng, region, count):
-        canvas.paint(cell, canvas.new_label("lobe"), holds=True)
+        lobe = canvas.paint(cell, canvas.new_label("lobe"), holds=True, look=look)
+        if alike:
+            look = lobe
     return True
 
 
@@ -149,8 +181,13 @@ def _paint_pair(
     label = canvas.new_label("pair", side="left" if count == 2 else "")
     left = canvas.paint(region, label, holds=True)
     other = canvas.new_label("pair", label, "right") if count == 2 else label
-    canvas.mirrored += [left, canvas.paint(mirrored, other, holds=True)]
+    look = left if count == 2 and _are_alike(rng, settings) else None
+    canvas.mirrored += [left, canvas.paint(mirrored, other, holds=True, look=look)]
     return True
+
+
+def _are_alike(rng: np.random.Generator, settings: SynthConfig) -> bool:
+    return bool(settings.alike) and rng.random() < settings.alike
 
 
 def _paint_tube(canvas: Canvas, rng: np.random.Generator, settings: SynthConfig, _: int) -> bool:

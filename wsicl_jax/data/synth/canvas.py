@@ -35,6 +35,8 @@ class Anatomy:
     tissue: Integer[np.ndarray, "x y z"]
     label_of: Integer[np.ndarray, "tissue"]
     """Label of each tissue; 0: none."""
+    look_of: Integer[np.ndarray, "tissue"]
+    """The tissue whose intensity and texture each tissue has: its own, or another's."""
     names: dict[int, str]
     """Structure of each label; labels are 1, 2, ..."""
     lesions: tuple[Lesions, ...] = ()
@@ -64,6 +66,7 @@ class Canvas:
     def __init__(self, shape: Shape3):
         self.tissue = np.full(shape, BODY, np.uint8)
         self.label_of = [0, 0]
+        self.look_of = [OUTSIDE, BODY]
         self.names: dict[int, str] = {}
         self.regions: dict[int, tuple[slice, slice, slice]] = {}
         """Box of each tissue that may hold others."""
@@ -82,14 +85,18 @@ class Canvas:
         self.names[label] = f"{kind} {number or label} {side}".rstrip()
         return label
 
-    def new_tissue(self, label: int = 0) -> int:
-        """The next tissue, as part of a label or of none."""
+    def new_tissue(self, label: int = 0, look: int | None = None) -> int:
+        """The next tissue, as part of a label or of none, that may look like another."""
+        tissue = len(self.label_of)
         self.label_of.append(label)
-        return len(self.label_of) - 1
+        self.look_of.append(tissue if look is None else self.look_of[look])
+        return tissue
 
-    def paint(self, region: Region, label: int = 0, *, holds: bool = False) -> int:
+    def paint(
+        self, region: Region, label: int = 0, *, holds: bool = False, look: int | None = None
+    ) -> int:
         """Paint a new tissue; with `holds` it may get structures within."""
-        tissue = self.new_tissue(label)
+        tissue = self.new_tissue(label, look)
         self.tissue[region.box][region.mask] = tissue
         if holds:
             self.regions[tissue] = region.box
@@ -97,5 +104,5 @@ class Canvas:
 
     def finished(self) -> Anatomy:
         """The anatomy as it is painted now."""
-        labels = np.array(self.label_of, np.uint8)
-        return Anatomy(self.tissue, labels, dict(self.names), tuple(self.lesions))
+        labels, looks = np.array(self.label_of, np.uint8), np.array(self.look_of, np.uint8)
+        return Anatomy(self.tissue, labels, looks, dict(self.names), tuple(self.lesions))

@@ -29,6 +29,10 @@ class Cohort:
     shape: Shape3
     settings: SynthConfig
     anatomy: Anatomy
+    deformation: float
+    """Typical displacement between subjects, as a share of half the volume."""
+    contrast: float
+    """Standard deviation of a tissue's intensity over subjects."""
     brightness: Float[np.ndarray, "tissue"]
     """Mean intensity of each tissue, about 0 to 1."""
     texture: Float[np.ndarray, "2 tissue"]
@@ -54,8 +58,8 @@ class Cohort:
             rng,
             self.anatomy.with_lesions(rng),
             self.shape,
-            bend=self.settings.deformation,
-            pose=self.settings.deformation,
+            bend=self.deformation,
+            pose=self.deformation,
         )
         label = self.anatomy.label_of[tissue]
         image = scan(rng, self._painted(tissue, rng), self.settings.scanner)
@@ -64,7 +68,7 @@ class Cohort:
         return image, label
 
     def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        shift = rng.normal(0, self.settings.contrast, len(self.brightness))
+        shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.look_of]
         shift[OUTSIDE] = 0
         image = (self.brightness + shift.astype(np.float32))[tissue]
         if self.settings.texture:
@@ -86,7 +90,11 @@ def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> 
     """
     rng = np.random.default_rng(seed)
     detail = tuple(round(side * DETAIL) for side in shape)
-    anatomy = (prior_anatomy if settings.prior else draw_anatomy)(rng, detail, settings)
+    deformation, contrast = (_drawn(rng, x) for x in (settings.deformation, settings.contrast))
+    if settings.prior:
+        anatomy = prior_anatomy(rng, detail, settings, 2 * deformation)
+    else:
+        anatomy = draw_anatomy(rng, detail, settings)
     tissues = len(anatomy.label_of)
     brightness = np.empty(tissues, np.float32)
     brightness[OUTSIDE] = rng.choice([0.0, 0.0, rng.uniform(0, 1)])
@@ -95,7 +103,23 @@ def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> 
     brightness[1:] = rng.permutation(levels)
     texture = rng.uniform(0, settings.texture, (2, tissues)).astype(np.float32)
     texture[:, OUTSIDE] = 0
-    return Cohort(seed, shape, settings, anatomy, brightness, texture)
+    looks = anatomy.look_of
+    return Cohort(
+        seed,
+        shape,
+        settings,
+        anatomy,
+        deformation,
+        contrast,
+        brightness[looks],
+        texture[:, looks],
+    )
+
+
+def _drawn(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+    low, high = limits
+    # One value costs no draw, so that all that follows is the same as ever.
+    return low if low == high else float(rng.uniform(low, high))
 
 
 def _texture(rng: np.random.Generator, shape: Shape3, voxels: float) -> np.ndarray:

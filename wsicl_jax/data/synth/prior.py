@@ -24,8 +24,11 @@ _CACHE_BYTES = 512 * 1024**2
 _MOST_LABELS = 200
 
 
-def prior_anatomy(rng: np.random.Generator, shape: Shape3, settings: SynthConfig) -> Anatomy:
-    """A random case's label map, mirrored, deformed, with labels dropped and united.
+def prior_anatomy(
+    rng: np.random.Generator, shape: Shape3, settings: SynthConfig, deformation: float
+) -> Anatomy:
+    """A random case's label map, mirrored, with labels dropped and united, and deformed by a
+    typical displacement that is a share of half the volume.
 
     Raises:
         DataError: the store cannot be read, has no case, or a case has no label or too many.
@@ -36,9 +39,7 @@ def prior_anatomy(rng: np.random.Generator, shape: Shape3, settings: SynthConfig
     name = store.cases[rng.integers(len(store.cases))]
     labels = _resized(settings.prior, name, shape)
     labels = labels[tuple(slice(None, None, rng.choice([-1, 1])) for _ in range(3))]
-    labels = displaced(
-        rng, labels, shape, bend=2 * settings.deformation, pose=2 * settings.deformation
-    )
+    labels = displaced(rng, labels, shape, bend=deformation, pose=deformation)
     values = [int(value) for value in np.unique(labels) if value]
     if not 0 < len(values) <= _MOST_LABELS:
         raise DataError(
