@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsicl_jax.checkpoint import load_model
+    from wsicl_jax.export.networks import load_model
     from wsicl_jax.infer.example import Example
     from wsicl_jax.infer.segmenter import Segmenter
 
@@ -18,7 +18,7 @@ __all__ = ["Example", "Segmenter", "__version__", "load_model"]
 _HOME = {
     "Example": "wsicl_jax.infer.example",
     "Segmenter": "wsicl_jax.infer.segmenter",
-    "load_model": "wsicl_jax.checkpoint",
+    "load_model": "wsicl_jax.export.networks",
 }
 
 

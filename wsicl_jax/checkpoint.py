@@ -156,12 +156,19 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
-def digest_of(metadata: Mapping[str, Any]) -> str:
+def checkpoint_digest(metadata: Mapping[str, Any]) -> str:
     """Hash of all that a checkpoint's answers depend on, from its metadata."""
-    config = experiment_config(metadata)
+    return _digest(metadata[_FINGERPRINTS][PARAMETERS], experiment_config(metadata))
+
+
+def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
+    """The same hash of a network that is loaded: equal to that of the checkpoint it is from."""
+    return _digest(fingerprint_arrays(_by_name(nnx.state(model, nnx.Param))), config)
+
+
+def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     rules = [config.model.channels, config.model.precision, config.volume.grid]
-    content = [metadata[_FINGERPRINTS][PARAMETERS], *rules, config.volume.percentiles]
-    return sealing.digest_of(content)
+    return sealing.digest_of([fingerprints, *rules, config.volume.percentiles])
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

@@ -623,3 +623,29 @@ def test_close_episodes_fill_more_of_the_view_with_the_structure(experiment):
         for config in (close, whole)
     ]
     assert shares[0] > 1.1 * shares[1]
+
+
+def test_shuffled_episodes_exchange_prompts_between_context_images(experiment):
+    prompts = replace(experiment.prompts, kinds={"mask": 1.0})
+    whole = replace(experiment, prompts=prompts, augment=experiment.augment.only(), seed=3)
+    shuffled = replace(whole, episode=replace(whole.episode, shuffled_share=1.0))
+    before, after = EpisodeSource(whole), EpisodeSource(shuffled)
+    half = len(before) // 2
+    moved = 0
+    for index in range(half, half + 20):
+        a, b = before[index], after[index]
+        for name in ("target", "truth", "context_images"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        shown = {p.tobytes() for p in a.context_prompts}
+        assert shown == {p.tobytes() for p in b.context_prompts}
+        moved += not np.array_equal(a.context_prompts, b.context_prompts)
+    assert moved > 3
+
+
+def test_no_prompts_are_exchanged_before_their_time(experiment):
+    shuffled = replace(
+        experiment, episode=replace(experiment.episode, shuffled_share=1.0, shuffled_from=0.5)
+    )
+    before, after = EpisodeSource(experiment), EpisodeSource(shuffled)
+    for index in range(0, len(before) // 2, 7):
+        np.testing.assert_array_equal(before[index].context_prompts, after[index].context_prompts)

@@ -42,6 +42,7 @@ from wsicl_jax.parallel import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.train.abstract import abstract_batch, abstract_state
 from wsicl_jax.train.binding import find_start
 from wsicl_jax.train.run import steps_done
+from wsicl_jax.train.weights import find_weights
 
 Show = Callable[[RenderableType], None]
 
@@ -181,6 +182,8 @@ def _check_run(
     if datasets is None:
         return steps_done(run, config, resume=resume), None
     start = find_start(config, datasets, resume=resume)
+    if not start.done:
+        find_weights(config)
     return start.done, start.datasets
 
 

@@ -20,18 +20,13 @@ _EVAL_SECTIONS = ("evaluation", "data", "volume")
 def _eval(options: argparse.Namespace) -> int:
     import jax
 
-    from wsicl_jax.checkpoint import (
-        experiment_config,
-        find_checkpoint,
-        load_model,
-        read_metadata,
-    )
     from wsicl_jax.config import config_to_dict, override_config
     from wsicl_jax.errors import DataError
     from wsicl_jax.evaluate.network import Network
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
     from wsicl_jax.evaluate.protocol import evaluate
     from wsicl_jax.evaluate.tables import left_out_table, report, score_tables
+    from wsicl_jax.export.networks import find_network
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
     from wsicl_jax.train.binding import datasets_of_checkpoint
@@ -39,21 +34,20 @@ def _eval(options: argparse.Namespace) -> int:
     keep_compiled_programs()
     if options.json:
         check_writable(Path(options.json))
-    checkpoint = find_checkpoint(options.checkpoint)
-    metadata = read_metadata(checkpoint)
-    config = override_config(experiment_config(metadata), options.overrides, _EVAL_SECTIONS)
-    datasets = datasets_of_checkpoint(checkpoint, metadata, config)
+    stored = find_network(options.checkpoint)
+    config = override_config(stored.experiment, options.overrides, _EVAL_SECTIONS)
+    datasets = datasets_of_checkpoint(stored.path, stored.metadata, config)
     planned, left_out = plan_experiment(config, datasets)
     if not planned:
         part = config.evaluation.part.replace("_", "-")
         raise DataError(f"no structure is in enough training and {part} cases to be evaluated")
-    network = Network(load_model(checkpoint), config.volume, jax.local_devices())
+    network = Network(stored.load(), config.volume, jax.local_devices())
     marked = [with_prompts(data) for data in planned]
     scores = evaluate(network, marked, config.evaluation, Path(options.checkpoint).name)
     if options.json:
         settings = config_to_dict(config)
         about = {name: settings[name] for name in ("seed", "data", "volume", "evaluation")}
-        about |= {"checkpoint": str(checkpoint), "step": metadata.get("step")}
+        about |= {"checkpoint": str(stored.path), "step": stored.metadata.get("step")}
         write_json(Path(options.json), report(scores, **about))
     console().print(*score_tables(scores))
     if left_out:
@@ -150,7 +144,7 @@ def add_eval(verb: Verb) -> None:
         "measure Dice on validation cases, or on those held out",
         "wsicl eval runs/hippocampus 'evaluation.kinds=[box, point, mask]'",
     )
-    evaluate.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    evaluate.add_argument("checkpoint", help="a run, a checkpoint, a file of weights, or small")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     evaluate.add_argument("--json", metavar="FILE", help="write every score there too")
 

@@ -2,25 +2,29 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsicl_jax.cli.values import Verb
 
+if TYPE_CHECKING:
+    from wsicl_jax.export.networks import StoredNetwork
+
 
 def _export(options: argparse.Namespace) -> int:
-    from wsicl_jax.checkpoint import find_checkpoint
     from wsicl_jax.export.export import export
+    from wsicl_jax.export.networks import find_network
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
 
     keep_compiled_programs()
     # Once: a run in training may save, and then its directory means another checkpoint.
-    checkpoint = find_checkpoint(options.checkpoint)
+    stored = find_network(options.checkpoint)
     exported = export(
-        checkpoint,
+        stored.path,
         options.output,
         options.format,
         dtype=options.dtype,
-        measured=_measured(checkpoint, options.scores),
+        measured=_measured(stored, options.scores),
         licence=options.licence,
         overwrite=options.overwrite,
     )
@@ -29,15 +33,15 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(checkpoint: Path, scores: str | None) -> list:
-    from wsicl_jax.checkpoint import STEPS, read_metadata
+def _measured(stored: "StoredNetwork", scores: str | None) -> list:
+    from wsicl_jax.checkpoint import STEPS
     from wsicl_jax.export.measured import measured_in_log, measured_in_scores
     from wsicl_jax.train.log import read_log
 
-    step = read_metadata(checkpoint).get("step")
+    step = stored.metadata.get("step")
     measured = []
-    if checkpoint.parent.name == STEPS:
-        measured += measured_in_log(read_log(checkpoint.parent.parent), step)
+    if stored.path.parent.name == STEPS:
+        measured += measured_in_log(read_log(stored.path.parent.parent), step)
     if scores:
         measured += measured_in_scores(Path(scores), step)
     return measured
@@ -63,7 +67,10 @@ def add_export(verb: Verb) -> None:
         "write a network for PyTorch, ONNX, JAX alone or safetensors, checked, with a card",
         "wsicl export runs/hippocampus --format onnx --output hippocampus.onnx",
     )
-    exported.add_argument("checkpoint", help="a run, one of its checkpoints, or an imported one")
+    exported.add_argument(
+        "checkpoint",
+        help="a run, a checkpoint, a file of weights, or small, which comes with wsicl_jax",
+    )
     exported.add_argument(
         "--format",
         required=True,

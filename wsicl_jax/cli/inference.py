@@ -153,7 +153,8 @@ def add_predict(verb: Verb) -> None:
     )
     predict.epilog = _PREDICT_EXAMPLES
     predict.add_argument(
-        "checkpoint", help="a run, one of its checkpoints, an imported one, or a file of weights"
+        "checkpoint",
+        help="a run, a checkpoint, a file of weights, or small, which comes with wsicl_jax",
     )
     predict.add_argument(
         "targets",
@@ -266,4 +267,4 @@ def add_info(verb: Verb) -> None:
         "say what a store, a checkpoint or a run holds",
         "wsicl info runs/hippocampus",
     )
-    info.add_argument("path")
+    info.add_argument("path", help="a store, run, checkpoint or file of weights, or small")

@@ -91,7 +91,15 @@ class EpisodeSource:
             draw_mixed(image, mask, rng, jitter=jitter)
             for image, mask in zip(kinds, group.masks[1:], strict=True)
         ]
+        if self._is_shuffled(index, rng):
+            shown = [shown[place] for place in rng.permutation(contexts)]
         return prompted_episode(group.images, group.masks[0], shown)
+
+    def _is_shuffled(self, index: int, rng: np.random.Generator) -> bool:
+        settings = self.config.episode
+        if not settings.shuffled_share or index < settings.shuffled_from * len(self):
+            return False
+        return rng.random() < settings.shuffled_share
 
     def _draw_kinds(self, contexts: int, rng: np.random.Generator) -> list[list[PromptKind]]:
         """The kinds of the prompts of each context image."""

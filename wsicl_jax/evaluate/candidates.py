@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from wsicl_jax.checkpoint import digest_of, experiment_config, find_checkpoint, read_metadata
 from wsicl_jax.config import SYNTHETIC, DatasetConfig, SweepConfig, VolumeConfig
 from wsicl_jax.data.datasets import DataSet, dataset_of, open_store
 from wsicl_jax.data.manifest import Manifest, bound
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.episode_list import EpisodeList
+from wsicl_jax.export.networks import find_network
 from wsicl_jax.train.binding import manifest_of_checkpoint
 
 _PARTS = ("train", "validation", "held_out")
@@ -30,20 +30,19 @@ class Candidate(NamedTuple):
 
 
 def candidate_of(name: str, path: str) -> Candidate:
-    """The model of a run, or of one of its checkpoints.
+    """The model of a run, of one of its checkpoints, of a file of weights, or of a name.
 
     Raises:
         CheckpointError, DataError: there is none, or what it says of itself is damaged.
     """
-    checkpoint = find_checkpoint(path)
-    metadata = read_metadata(checkpoint)
+    stored = find_network(path)
     return Candidate(
         name,
-        checkpoint,
-        digest_of(metadata),
-        metadata.get("step"),
-        experiment_config(metadata).volume,
-        manifest_of_checkpoint(checkpoint, metadata),
+        stored.path,
+        stored.digest,
+        stored.metadata.get("step"),
+        stored.experiment.volume,
+        manifest_of_checkpoint(stored.path, stored.metadata),
     )
 
 

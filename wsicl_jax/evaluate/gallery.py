@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from wsicl_jax.axes import spacing_of
-from wsicl_jax.checkpoint import digest_of, experiment_config, load_model, read_metadata
 from wsicl_jax.data.sources import mask_of
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.episode_list import read_list
@@ -19,6 +18,7 @@ from wsicl_jax.evaluate.in_context import show
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, cases_of
 from wsicl_jax.evaluate.records import Score, read_about
+from wsicl_jax.export.networks import find_network
 from wsicl_jax.model.dual_branch import CUT
 
 Rank = Literal["best", "median", "worst"]
@@ -92,10 +92,10 @@ def _sources(
 
 
 def _network(path: str, digest: str) -> Network:
-    metadata = read_metadata(path)
-    if digest_of(metadata) != digest:
+    stored = find_network(path)
+    if stored.digest != digest:
         raise DataError(f"{path} is another checkpoint than the one that was scored")
-    return Network(load_model(path), experiment_config(metadata).volume)
+    return Network(stored.load(), stored.experiment.volume)
 
 
 def _planned(path: Path, digest: str) -> Planned:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from wsicl_jax.checkpoint import load_model
 from wsicl_jax.config import SYNTHETIC, EvaluationConfig, SweepConfig, config_to_dict
 from wsicl_jax.data.datasets import open_store
 from wsicl_jax.errors import ConfigError, DataError
@@ -34,6 +33,7 @@ from wsicl_jax.evaluate.records import (
     read_cell,
     write_cell,
 )
+from wsicl_jax.export.networks import load_model
 from wsicl_jax.files import write_whole
 from wsicl_jax.sealing import digest_of
 

@@ -14,11 +14,11 @@ from jax import numpy as jnp
 from rich.table import Table
 
 from wsicl_jax.axes import Shape3
-from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
 from wsicl_jax.errors import ExportError
 from wsicl_jax.export.card import CardContent, card
 from wsicl_jax.export.measured import Measured
 from wsicl_jax.export.names import to_state_dict
+from wsicl_jax.export.networks import find_network
 from wsicl_jax.export.settings import Settings
 from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
 from wsicl_jax.export.weights import load_with_settings
@@ -92,10 +92,9 @@ def export(
     output = Path(output)
     card_path = output.with_name(f"{output.name}.card.md")
     _check_places([output, card_path], overwrite=overwrite)
-    found = find_checkpoint(checkpoint)
-    metadata = read_metadata(found)
-    settings = Settings(experiment_config(metadata), metadata.get("step"))
-    model = load_model(found)
+    stored = find_network(checkpoint)
+    settings = Settings(stored.experiment, stored.metadata.get("step"))
+    model = stored.load()
     way = _way(format, model, settings, dtype)
     beside = {output.with_name(name): content for name, content in way.beside.items()}
     # One that says the same is shared by files that differ in precision alone.
@@ -114,7 +113,7 @@ def export(
             dtype=dtype,
             size=size,
             settings=settings,
-            source=metadata.get("source"),
+            source=stored.metadata.get("source"),
             measured=measured,
             licence=licence,
             comparison=comparison,

@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wsicl_jax import ops
-from wsicl_jax.checkpoint import experiment_config, find_checkpoint, load_model, read_metadata
 from wsicl_jax.config import InferenceConfig, VolumeConfig, inference_config
+from wsicl_jax.export.networks import find_network
 from wsicl_jax.model.dual_branch import DualBranch
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Segmenter:
 
     @classmethod
     def load(cls, path: str | Path, **settings: Any) -> "Segmenter":
-        """The network of a checkpoint or of a file that was exported, with its working grid and
-        percentiles.
+        """The network of a run, a checkpoint or an exported file, or one that comes with this
+        package by its name, such as "small"; with its working grid and percentiles.
 
         `settings` are those of `config.InferenceConfig`, such as `max_memory_gb=8`.
 
@@ -73,17 +73,10 @@ class Segmenter:
             ConfigError: a setting is unknown or out of range.
         """
         config = inference_config(**settings)
-        if Path(path).is_file():
-            from wsicl_jax.export.weights import load_weights
-
-            model, experiment = load_weights(path)
-        else:
-            # Once: a run in training may save, and then `path` means another checkpoint.
-            checkpoint = find_checkpoint(path)
-            experiment = experiment_config(read_metadata(checkpoint))
-            model = load_model(checkpoint)
+        network = find_network(path)
+        experiment = network.experiment
         close = experiment.episode.close_share > 0
-        return cls(model, experiment.volume, config, knows_close_views=close)
+        return cls(network.load(), experiment.volume, config, knows_close_views=close)
 
     def task(
         self,

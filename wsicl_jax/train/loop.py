@@ -37,6 +37,7 @@ from wsicl_jax.train.meter import Meter
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import StopFlags, stop_request
+from wsicl_jax.train.weights import given_parameters
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
 """Scores the network in its present state, by name; the mean of the scores ranks checkpoints."""
@@ -74,15 +75,17 @@ def train(
         stop_flags = StopFlags(mesh)
         start = start or open_run(config, resume=resume, accept_data_changes=accept_data_changes)
         done, episodes = start.done, EpisodeSource(config, start.datasets)
+        given = None if done else given_parameters(config)
         from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         graph, parameters = nnx.split(model, nnx.Param)
+        parameters = given or parameters
         optimizer = make_optimizer(settings)
         state = init_state(parameters, optimizer)
         placement = state_placement(state, mesh, config.parallel)
         state = jax.device_put(state, placement)
-        del model, parameters  # or the first device would hold them twice
+        del model, parameters, given  # or the first device would hold them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
         digest = start.manifest.digest
