@@ -29,6 +29,7 @@ PromptKind = Literal["point", "box", "scribble", "box3d", "mask2d", "mask"]
 EvaluatedKind = Literal[PromptKind, "mixed"]
 InteractiveKind = Literal["point", "box", "scribble"]
 RestorationTask = Literal["denoising", "inpainting", "super_resolution"]
+BaselineName = Literal["prompt_mean", "intensity"]
 Task = Literal["segmentation", RestorationTask]
 
 Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -579,6 +580,8 @@ class SweepConfig:
     """Directory that the sweep writes: episode lists and a file of scores for each cell."""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """Name of each model, and its run or checkpoint; `wsicl episodes` can do without."""
+    baselines: tuple[BaselineName, ...] = ()
+    """Models beside them that need no network; on the working grid of the first checkpoint."""
     data: tuple[DatasetConfig, ...] = ()
     """Data sets whose episodes are planned by this sweep."""
     episodes: tuple[str, ...] = ()
@@ -590,12 +593,16 @@ class SweepConfig:
     synth: SynthConfig = SynthConfig()
     """Synthetic cohorts, where a data set is `synthetic`."""
     synthetic_grid: tuple[Positive, Positive, Positive] = (32, 32, 32)
-    """Voxels of synthetic cohorts."""
+    """Voxels of synthetic cohorts; and of the baselines' working grid without a checkpoint."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
 
     @model_validator(mode="after")
     def _check(self):
+        if taken := sorted(set(self.checkpoints) & set(get_args(BaselineName))):
+            raise ValueError(f"a checkpoint is called {taken[0]!r}, as a baseline is; rename it")
+        if self.baselines and not self.evaluation.kinds:
+            raise ValueError("baselines are scored in context alone; give evaluation.kinds")
         if not self.data and not self.episodes:
             raise ValueError("nothing to evaluate on; give data, or lists of episodes")
         return self

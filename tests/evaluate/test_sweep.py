@@ -19,10 +19,12 @@ from wsicl_jax.config import SweepConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.store import Store, create_store, finish_store, write_case
 from wsicl_jax.errors import CheckpointError, ConfigError, DataError
+from wsicl_jax.evaluate import baselines
 from wsicl_jax.evaluate import sweep as sweep_module
 from wsicl_jax.evaluate.episode_list import read_list, write_list
 from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
 from wsicl_jax.evaluate.records import ABOUT, CELLS, Score, read_cell, read_cells
+from wsicl_jax.evaluate.report.page import write_report
 from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
 
 
@@ -55,11 +57,6 @@ def sweep(tmp_path, checkpoints, store):
     return config
 
 
-class NoNetwork:
-    def __init__(self, *_):
-        pass
-
-
 @pytest.fixture
 def scored(monkeypatch):
     """The cells that were scored, by name; their scores are made up."""
@@ -87,7 +84,7 @@ def scored(monkeypatch):
 
     monkeypatch.setattr(sweep_module, "score", score)
     monkeypatch.setattr(sweep_module, "load_model", lambda path: None)
-    monkeypatch.setattr(sweep_module, "Network", NoNetwork)
+    monkeypatch.setattr(sweep_module.Network, "__init__", lambda *_: None)
     return names
 
 
@@ -159,6 +156,61 @@ def test_real_networks_are_scored_and_told_apart(sweep):
     cell = read_cells([Path(config.output)])[0]
     assert cell.about["checkpoint_digest"] == opened.cells[0].candidate.digest
     assert cell.about["wall_seconds"] > 0
+
+
+# Baselines.
+
+
+def baselines_alone(sweep, **settings) -> SweepConfig:
+    evaluation = {"kinds": ["mask", "point"], "prompts": [1], "interactive": {"kinds": ["point"]}}
+    evaluation |= {"restoration": ["denoising"]}
+    names = ("prompt_mean", "intensity")
+    plain = {"checkpoints": {}, "baselines": names, "synthetic_grid": (12, 10, 8)}
+    return sweep(evaluation, **plain | settings)
+
+
+def test_baselines_without_a_checkpoint_are_scored_in_context_and_once(sweep, monkeypatch):
+    config = baselines_alone(sweep)
+    opened = open_sweep(config)
+    assert run_cells(opened) == (4, 0)
+    names = [f"{m}/two_blocks/{k}-1" for m in config.baselines for k in ("mask", "point")]
+    assert [cell.name for cell in opened.cells] == names
+    scores = finished(opened)
+    assert len(scores) == 4 * 4 * 2 and {s.protocol for s in scores} == {"in_context"}
+    assert all(s.dice > 0.5 and s.hd95_mm is not None for s in scores if s.kind == "mask")
+    monkeypatch.setattr(sweep_module, "score", None)  # would fail
+    assert run_cells(open_sweep(config)) == (0, 4)
+
+
+def test_baselines_stand_behind_the_checkpoints_on_the_grid_of_the_first(sweep, scored):
+    config = sweep({"kinds": ["mask"]}, baselines=("intensity", "intensity"))
+    opened = open_sweep(config)
+    assert run_cells(opened) == (3, 0)
+    assert scored == [f"{model}/two_blocks/mask-1" for model in ("a", "b", "intensity")]
+    first, _, baseline = (cell.candidate for cell in opened.cells)
+    assert baseline.volume == first.volume
+    shown = [cell.data.episodes.digest for cell in opened.cells]
+    assert shown[0] == shown[2]
+
+
+def test_a_baselines_cells_depend_on_its_grid_and_version(sweep, monkeypatch):
+    before = keys(baselines_alone(sweep))
+    assert before == keys(baselines_alone(sweep))
+    other = keys(baselines_alone(sweep, synthetic_grid=(12, 10, 9)))
+    monkeypatch.setattr(baselines, "_VERSION", baselines._VERSION + 1)
+    newer = keys(baselines_alone(sweep))
+    assert len({*before.values(), *other.values(), *newer.values()}) == 3 * len(before) == 12
+
+
+def test_a_report_shows_baselines_as_models_and_says_what_they_are(sweep, tmp_path):
+    config = baselines_alone(sweep)
+    run_cells(open_sweep(config))
+    about = json.loads((Path(config.output) / ABOUT).read_text())["models"]
+    assert list(about) == list(config.baselines)
+    assert "prompt channels" in about["prompt_mean"]["baseline"]
+    assert all("scored targets" in model["cut"] for model in about.values())
+    page = write_report([Path(config.output)], tmp_path / "report", shown_cases=None).page
+    assert all(name in page.read_text() for name in config.baselines)
 
 
 # What a cell depends on.

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsicl_jax.config import SYNTHETIC, DatasetConfig, SweepConfig, VolumeConfig
 from wsicl_jax.data.datasets import DataSet, dataset_of, open_store
 from wsicl_jax.data.manifest import Manifest, bound
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.baselines import Baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.export.networks import find_network
 from wsicl_jax.train.binding import manifest_of_checkpoint
@@ -27,6 +28,15 @@ class Candidate(NamedTuple):
     volume: VolumeConfig
     manifest: Manifest | None
     """What it was trained on; None if nobody knows."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a sweep says of it."""
+        return {"path": str(self.checkpoint), "digest": self.digest, "step": self.step}
+
+
+AnyCandidate = Candidate | Baseline
+"""A model that takes part, with a network or without."""
 
 
 def candidate_of(name: str, path: str) -> Candidate:
@@ -47,7 +57,7 @@ def candidate_of(name: str, path: str) -> Candidate:
 
 
 def split_for(
-    config: SweepConfig, settings: DatasetConfig, candidates: Sequence[Candidate]
+    config: SweepConfig, settings: DatasetConfig, candidates: Sequence[AnyCandidate]
 ) -> DataSet:
     """A data set of the sweep, split as the models know it: trained on by one is trained on.
 
@@ -85,7 +95,7 @@ def _knows(manifest: Manifest, dataset: DataSet) -> bool:
     )
 
 
-def check_targets(listed: EpisodeList, candidates: Sequence[Candidate]) -> None:
+def check_targets(listed: EpisodeList, candidates: Sequence[AnyCandidate]) -> None:
     """Raises `DataError` if a model was trained on a target, or on the same content elsewhere."""
     targets = {listed.cases[e.target]: e.target for e in listed.episodes}
     for candidate in candidates:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from wsicl_jax.config import EvaluationConfig
+from wsicl_jax.evaluate.baselines import Baseline, score_baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.evaluate.in_context import score_in_context
 from wsicl_jax.evaluate.interactive import score_interactive
@@ -88,7 +89,8 @@ def score(
         return score_restoration(
             network, episodes, cases, model=model, task=setting.kind, sizes=config.contexts
         )
-    return score_in_context(
+    in_context = score_baseline if isinstance(network, Baseline) else score_in_context
+    return in_context(
         network,
         episodes,
         cases,

@@ -17,7 +17,8 @@ import jax
 from wsicl_jax.config import SYNTHETIC, EvaluationConfig, SweepConfig, config_to_dict
 from wsicl_jax.data.datasets import open_store
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate.candidates import Candidate, candidate_of, check_targets, split_for
+from wsicl_jax.evaluate.baselines import Baseline, baselines_of
+from wsicl_jax.evaluate.candidates import AnyCandidate, candidate_of, check_targets, split_for
 from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
@@ -46,7 +47,7 @@ _PACKAGES = ("wsicl_jax", "jax", "flax", "numpy", "scipy", "scikit-image", "surf
 class PlannedCell(NamedTuple):
     """A cell of the grid."""
 
-    candidate: Candidate
+    candidate: AnyCandidate
     data: Planned
     setting: Setting
     name: str
@@ -75,17 +76,18 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
         CheckpointError, DataError: a checkpoint or a store is missing or damaged, a named structure
             has too few cases, or a given list lacks what is to be shown, or has a target that was
             trained on.
-        ConfigError: there are no checkpoints, or the directory has scores of masks from elsewhere.
+        ConfigError: there are no models, or the directory has scores of masks from elsewhere.
     """
-    if not (config.checkpoints or lists_only):
-        raise ConfigError("the sweep names no model; give checkpoints: {NAME: RUN}")
+    if not (config.checkpoints or config.baselines or lists_only):
+        raise ConfigError("the sweep names no model; give checkpoints: {NAME: RUN}, or baselines")
     output = Path(config.output)
     if (about := read_about(output)) and "config" not in about:
         raise ConfigError(
             f"{output} has scores that `wsicl score` wrote; give the sweep another output, and "
             "both to `wsicl report`"
         )
-    candidates = [candidate_of(name, path) for name, path in config.checkpoints.items()]
+    networks = [candidate_of(name, path) for name, path in config.checkpoints.items()]
+    candidates = [*networks, *baselines_of(config, [network.volume for network in networks])]
     planned, left_out = _planned(config, candidates)
     for data in planned:
         check_targets(data.episodes, candidates)
@@ -117,6 +119,8 @@ def run_cells(
     @lru_cache(maxsize=1)  # the cells of a network follow each other
     def network(candidate_name: str) -> Network:
         candidate = next(c.candidate for c in missing if c.candidate.name == candidate_name)
+        if isinstance(candidate, Baseline):
+            return candidate
         return Network(load_model(candidate.checkpoint), candidate.volume, devices)
 
     for cell in missing:
@@ -145,7 +149,7 @@ def finished(sweep: Sweep) -> list[Score]:
 
 
 def _planned(
-    config: SweepConfig, candidates: Sequence[Candidate]
+    config: SweepConfig, candidates: Sequence[AnyCandidate]
 ) -> tuple[list[Planned], dict[str, str]]:
     datasets = [split_for(config, settings, candidates) for settings in config.data]
     drafts, left_out = plan(
@@ -167,7 +171,7 @@ def _planned(
     return planned, left_out
 
 
-def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[Candidate]) -> Planned:
+def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[AnyCandidate]) -> Planned:
     """A list that was written before, fit for this sweep."""
     listed = read_list(path)
     check_list(listed, evaluation)
@@ -178,7 +182,7 @@ def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[Candid
 
 
 def _cells(
-    config: SweepConfig, candidates: Sequence[Candidate], planned: Sequence[Planned]
+    config: SweepConfig, candidates: Sequence[AnyCandidate], planned: Sequence[Planned]
 ) -> list[PlannedCell]:
     settings = settings_of(config.evaluation)
     shown = [
@@ -196,11 +200,12 @@ def _cells(
         for candidate in candidates
         for data, by_setting in zip(planned, shown, strict=True)
         for setting, what_is_shown in zip(settings, by_setting, strict=True)
+        if setting.protocol == "in_context" or not isinstance(candidate, Baseline)
     ]
 
 
 def _shown(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """All that a cell's scores depend on besides the network.
+    """All that a cell's scores depend on besides the model.
 
     Of a list only what the setting shows: other kinds of prompts, or more context images, may be
     added to it without a new cell.
@@ -259,10 +264,17 @@ def _path(output: Path, cell: PlannedCell) -> Path:
 
 def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
     device = jax.local_devices()[0]
+    model = cell.candidate
+    if isinstance(model, Baseline):
+        origin = model.about
+    else:
+        origin = {
+            "checkpoint": str(model.checkpoint),
+            "checkpoint_digest": model.digest,
+            "step": model.step,
+        }
     return {
-        "checkpoint": str(cell.candidate.checkpoint),
-        "checkpoint_digest": cell.candidate.digest,
-        "step": cell.candidate.step,
+        **origin,
         "episodes_digest": cell.data.episodes.digest,
         "wall_seconds": round(seconds, 2),
         "device": f"{len(jax.local_devices())} x {device.device_kind}",
@@ -272,7 +284,7 @@ def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
 
 def _write_about(
     config: SweepConfig,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[AnyCandidate],
     planned: Sequence[Planned],
     cells: Sequence[PlannedCell],
     command: str,
@@ -281,10 +293,7 @@ def _write_about(
         "command": command,
         "config": config_to_dict(config),
         "versions": _versions(),
-        "models": {
-            c.name: {"path": str(c.checkpoint), "digest": c.digest, "step": c.step}
-            for c in candidates
-        },
+        "models": {candidate.name: candidate.about for candidate in candidates},
         "data_sets": {
             data.episodes.data_set: {
                 "episodes": _place(data.episodes),
