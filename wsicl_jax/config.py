@@ -443,6 +443,9 @@ class TrainConfig:
     weights: str = ""
     """Network whose weights the run begins with: a run, a checkpoint, a file of weights, or the
     name of one that comes with this package; empty: weights are drawn."""
+    beginning: Literal["random", "prompt_mean"] = "random"
+    """How weights are drawn: `prompt_mean` begins with a network that answers with the mean of the
+    context prompts, and learns what to change."""
     steps: Positive = 2000
     """Optimiser steps of the whole run."""
     batch: Positive = 4

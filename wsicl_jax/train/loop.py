@@ -19,6 +19,7 @@ from wsicl_jax.errors import PreemptedError, TrainingError
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.model.prompt_mean import begin_with_prompt_mean
 from wsicl_jax.parallel import (
     gathered,
     local_rows,
@@ -79,6 +80,8 @@ def train(
         from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
+        if settings.beginning == "prompt_mean":
+            begin_with_prompt_mean(model)
         graph, parameters = nnx.split(model, nnx.Param)
         parameters = given or parameters
         optimizer = make_optimizer(settings)
