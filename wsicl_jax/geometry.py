@@ -119,7 +119,8 @@ class WorkingGrid:
         return x, y, z
 
     def box(self, box: Box) -> Box:
-        """A box of the volume as the box of working-grid voxels that it touches.
+        """A box of the volume as the box of working-grid voxels whose centres it holds, as masks
+        are resized; one that holds none becomes the voxel around its middle.
 
         An extent of one voxel stays one voxel: a box on a slice stays on a slice.
 
@@ -137,12 +138,10 @@ class WorkingGrid:
                     f"box {box.start} to {box.stop} is empty or leaves {self._bounds()}; give "
                     "half-open ranges of voxel indices in the file's axis order"
                 )
-            if high - low == 1:
-                first = min(int((low + 0.5) * cells / extent), cells - 1)
+            first, last = (int(np.ceil(end * cells / extent - 0.5)) for end in (low, high))
+            if high - low == 1 or first == last:
+                first = min(int((low + high) / 2 * cells / extent), cells - 1)
                 last = first + 1
-            else:
-                first = int(np.floor(low * cells / extent + 1e-6))
-                last = max(int(np.ceil(high * cells / extent - 1e-6)), first + 1)
             start.append(first)
             stop.append(last)
         return Box(tuple(start), tuple(stop))
