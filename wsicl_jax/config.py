@@ -221,6 +221,9 @@ class SynthConfig:
     contrast: tuple[Amount, Amount] = (0.03, 0.03)
     """Least and greatest standard deviation of a structure's intensity over the subjects of a
     cohort; all intensities lie about in [0, 1]. One number may stand for two alike."""
+    levels: tuple[Count, Count] = (0, 0)
+    """Fewest and most levels of intensity that the tissues of an anatomy share, but for a little;
+    0: each tissue has its own, and most structures differ from what surrounds them."""
     alike: Share = 0.0
     """Probability that the lobes of one region, or the two of a pair with two labels, look the
     same, so that their place alone tells them apart."""
@@ -253,7 +256,8 @@ class SynthConfig:
 
     @model_validator(mode="after")
     def _check(self):
-        for name in ("structures", "radius", "distractors", "deformation", "contrast"):
+        limits = ("structures", "radius", "distractors", "deformation", "contrast", "levels")
+        for name in limits:
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")

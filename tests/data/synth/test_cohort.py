@@ -172,3 +172,15 @@ def test_what_looks_alike_has_one_intensity_in_every_subject():
                     assert both[0] == both[1]
                     found += 1
     assert found
+
+
+def test_tissues_share_levels_of_intensity_if_the_settings_say_so():
+    for seed in range(6):
+        settings = replace(PLAIN, levels=(3, 3), structures=(12, 18))
+        brightness = np.sort(cohort_of(seed, settings=settings).brightness[1:])
+        assert (np.diff(brightness) > 0.12).sum() <= 2
+        assert np.ptp(brightness) > 0.3
+    own = replace(PLAIN, levels=(0, 0))
+    np.testing.assert_array_equal(
+        cohort_of(1, settings=own).brightness, cohort_of(1, settings=PLAIN).brightness
+    )

@@ -20,6 +20,9 @@ from wsicl_jax.data.synth.fields import displaced, interpolate
 from wsicl_jax.data.synth.prior import prior_anatomy, prior_fingerprint
 from wsicl_jax.data.synth.scanner import cut, scan
 
+_WITHIN_LEVEL = 0.02
+"""Standard deviation of the intensities of tissues that share a level."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
@@ -98,9 +101,7 @@ def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> 
     tissues = len(anatomy.label_of)
     brightness = np.empty(tissues, np.float32)
     brightness[OUTSIDE] = rng.choice([0.0, 0.0, rng.uniform(0, 1)])
-    # Levels are spread out, so that most structures differ from what surrounds them.
-    levels = np.linspace(0.15, 1, tissues - 1) + rng.uniform(-0.06, 0.06, tissues - 1)
-    brightness[1:] = rng.permutation(levels)
+    brightness[1:] = _levels(rng, tissues - 1, settings)
     texture = rng.uniform(0, settings.texture, (2, tissues)).astype(np.float32)
     texture[:, OUTSIDE] = 0
     looks = anatomy.look_of
@@ -114,6 +115,19 @@ def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> 
         brightness[looks],
         texture[:, looks],
     )
+
+
+def _levels(
+    rng: np.random.Generator, tissues: int, settings: SynthConfig
+) -> Float[np.ndarray, "tissue"]:
+    low, high = settings.levels
+    shared = int(rng.integers(low, high + 1)) if high else 0
+    # Levels are spread out, so that most structures differ from what surrounds them.
+    count = shared or tissues
+    levels = np.linspace(0.15, 1, count) + rng.uniform(-0.06, 0.06, count)
+    if not shared:
+        return rng.permutation(levels)
+    return levels[rng.integers(count, size=tissues)] + rng.normal(0, _WITHIN_LEVEL, tissues)
 
 
 def _drawn(rng: np.random.Generator, limits: tuple[float, float]) -> float:
