@@ -132,15 +132,15 @@ def _info(options: argparse.Namespace) -> int:
 _PREDICT_EXAMPLES = """\
 examples:
   # one image, shown by what a JSON file names
-  wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz
+  wsicl predict small --context context.json --output masks target.nii.gz
   # all images of a folder, shown by images with label maps of two structures
-  wsicl predict runs/hippocampus --example sub1.nii.gz sub1_label.nii.gz \\
+  wsicl predict small --example sub1.nii.gz sub1_label.nii.gz \\
       --example sub2.nii.gz sub2_label.nii.gz --labels anterior=1,posterior=2 --output masks images/
   # nnU-Net: training cases show, imagesTs is segmented; what would be done, and then do it
-  wsicl predict runs/hippocampus --dataset Dataset004_Hippocampus --output masks --dry-run
-  wsicl predict runs/hippocampus --dataset Dataset004_Hippocampus --output masks
+  wsicl predict small --dataset Dataset004_Hippocampus --output masks --dry-run
+  wsicl predict small --dataset Dataset004_Hippocampus --output masks
   # a folder of DICOM series, results as DICOM-SEG
-  wsicl predict runs/hippocampus --context context.json --format dcm --output masks series/
+  wsicl predict small --context context.json --format dcm --output masks series/
 """
 
 
@@ -149,7 +149,7 @@ def add_predict(verb: Verb) -> None:
         "predict",
         _predict,
         "segment images, given context images that show what is meant",
-        "wsicl predict runs/hippocampus --context context.json --output masks target.nii.gz",
+        "wsicl predict small --context context.json --output masks target.nii.gz",
     )
     predict.epilog = _PREDICT_EXAMPLES
     predict.add_argument(

@@ -1,0 +1,95 @@
+"""A network is found wherever it is kept, and by its name if it comes with the package."""
+
+import numpy as np
+import pytest
+
+import wsicl_jax
+from wsicl_jax.checkpoint import checkpoint_digest, read_metadata
+from wsicl_jax.config import VolumeConfig
+from wsicl_jax.errors import CheckpointError
+from wsicl_jax.export import networks
+from wsicl_jax.export.names import to_state_dict
+from wsicl_jax.export.networks import find_network, load_model, shipped_networks
+from wsicl_jax.infer.segmenter import Segmenter
+
+LARGEST_FILE = 12e6
+
+
+def assert_same(given, expected):
+    given, expected = to_state_dict(given), to_state_dict(expected)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(given[name], tensor)
+
+
+def test_a_file_is_the_network_of_the_checkpoint_that_it_was_exported_from(exported, trained):
+    of_file = find_network(exported("safetensors").path)
+    of_checkpoint = find_network(trained.path)
+    assert of_file.digest == of_checkpoint.digest
+    assert of_file.digest == checkpoint_digest(read_metadata(trained.path))
+    assert of_file.experiment == of_checkpoint.experiment
+    assert of_file.metadata["step"] == of_checkpoint.metadata["step"]
+    assert_same(of_file.load(), of_checkpoint.load())
+
+
+def test_what_is_on_disk_comes_before_a_name(exported, trained, tmp_path, monkeypatch):
+    shipped = {"tiny": exported("safetensors").path}
+    monkeypatch.setattr(networks, "shipped_networks", lambda: shipped)
+    monkeypatch.chdir(tmp_path)
+    assert find_network("tiny").path == exported("safetensors").path
+    (tmp_path / "tiny").symlink_to(trained.path)
+    assert find_network("tiny").path.is_dir()
+
+
+def test_an_unknown_name_tells_those_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*smal: .*wsicl_jax are .*small"):
+        find_network("smal")
+
+
+def test_a_file_that_changes_while_it_is_used_is_noticed(exported, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(exported("safetensors").path.read_bytes())
+    stored = find_network(file)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="was changed"):
+        stored.load()
+
+
+@pytest.mark.parametrize("name", ["small"])
+def test_a_shipped_network_is_small_in_bytes_and_says_how_it_was_trained(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    stored = find_network(name)
+    assert stored.path == shipped_networks()[name]
+    assert stored.path.stat().st_size <= LARGEST_FILE
+    assert stored.metadata["step"] == stored.experiment.train.steps
+    assert not any("brain" in data.store for data in stored.experiment.data)
+
+
+def test_the_small_network_finds_an_unseen_bright_ball_from_boxes(tmp_path, monkeypatch):
+    """Not what it is measured on: whether the file, its grid and its cut belong together."""
+    monkeypatch.chdir(tmp_path)
+    segmenter = Segmenter.load("small")
+    assert segmenter.volume != VolumeConfig()
+    grid = np.indices(segmenter.volume.grid)
+    sides = np.reshape(segmenter.volume.grid, (3, 1, 1, 1))
+
+    def subject(centre):
+        ball = (((grid - np.reshape(centre, (3, 1, 1, 1))) / sides) ** 2).sum(0) < 0.15**2
+        image = np.where(ball, 0.9, 0.4) + np.random.default_rng(0).normal(0, 0.03, ball.shape)
+        return image.astype(np.float32).clip(0, 1), ball
+
+    middle = np.array(segmenter.volume.grid) / 2
+    offsets = np.array([(1, 1, -2), (2, 0, 1), (-1, 2, 0), (0, -2, -1)])
+    (target, truth), *shown = (subject(middle + offset) for offset in offsets)
+    images, prompts = (np.stack(part).astype(np.float32) for part in zip(*shown, strict=True))
+    found = segmenter.answer(segmenter.encode(target), images, prompts) > 0.5
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
+
+
+def test_the_package_loads_networks_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_same(wsicl_jax.load_model("small"), load_model(shipped_networks()["small"]))
