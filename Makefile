@@ -29,6 +29,7 @@ small: .venv/.installed
 	$(BIN)/wsicl convert $(HIPPOCAMPUS) stores/hippocampus
 	$(HUGE_PAGES) $(BIN)/wsicl train configs/small_coarse.yaml --resume
 	$(HUGE_PAGES) $(BIN)/wsicl train configs/small.yaml --resume
+	mkdir -p small
 	$(BIN)/wsicl export runs/small --format safetensors --dtype float16 --overwrite \
 		--licence "$(SMALL_LICENCE)" --output small/small.safetensors
 
