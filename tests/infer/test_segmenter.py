@@ -49,7 +49,7 @@ def test_network_and_grid_are_of_one_checkpoint_though_a_newer_one_is_saved_mean
 
     loaded = []
     save_step(1, VOLUME)
-    monkeypatch.setattr("wsicl_jax.infer.segmenter.load_model", load_and_save)
+    monkeypatch.setattr("wsicl_jax.export.networks.load_checkpoint", load_and_save)
     assert Segmenter.load(tmp_path).volume == VOLUME
     assert len(loaded) == 1
 
