@@ -37,6 +37,15 @@ Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+def _in_place_of_lists(arguments: Any, names: Collection[str], length: int) -> Any:
+    """The arguments of a section, where one number may stand for a list of equal ones."""
+    settings = getattr(arguments, "kwargs", arguments)
+    if not isinstance(settings, dict):
+        return arguments
+    single = {name: settings[name] for name in names if type(settings.get(name)) in (int, float)}
+    return settings | {name: [value] * length for name, value in single.items()}
+
+
 def _check_percentiles(percentiles: tuple[float, float]) -> None:
     low, high = percentiles
     if not 0 <= low < high <= 100:
@@ -247,12 +256,7 @@ class SynthConfig:
     @model_validator(mode="before")
     @classmethod
     def _one_for_two(cls, arguments: Any) -> Any:
-        settings = getattr(arguments, "kwargs", arguments)
-        if not isinstance(settings, dict):
-            return arguments
-        names = ("deformation", "contrast")
-        single = {n: settings[n] for n in names if type(settings.get(n)) in (int, float)}
-        return settings | {name: (value, value) for name, value in single.items()}
+        return _in_place_of_lists(arguments, ("deformation", "contrast"), length=2)
 
     @model_validator(mode="after")
     def _check(self):
@@ -550,11 +554,7 @@ class EvaluationConfig:
     @model_validator(mode="before")
     @classmethod
     def _one_for_several(cls, arguments: Any) -> Any:
-        settings = getattr(arguments, "kwargs", arguments)
-        if not isinstance(settings, dict):
-            return arguments
-        names = ("contexts", "prompts")
-        return settings | {n: [settings[n]] for n in names if type(settings.get(n)) is int}
+        return _in_place_of_lists(arguments, ("contexts", "prompts"), length=1)
 
     @model_validator(mode="after")
     def _check(self):
