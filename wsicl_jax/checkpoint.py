@@ -167,8 +167,11 @@ def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
 
 
 def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
-    rules = [config.model.channels, config.model.precision, config.volume.grid]
-    return sealing.digest_of([fingerprints, *rules, config.volume.percentiles])
+    model, volume = config.model, config.volume
+    rules = [model.channels, model.precision, volume.grid, volume.percentiles]
+    # Without a halo, the digest is that of checkpoints from before there were halos.
+    halo = [volume.prompt_halo] if volume.prompt_halo else []
+    return sealing.digest_of([fingerprints, *rules, *halo])
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

@@ -92,12 +92,15 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class VolumeConfig:
-    """How an image of any size becomes the network's input."""
+    """How an image of any size, and its prompts, become the network's input."""
 
     grid: tuple[Positive, Positive, Positive] = (32, 32, 32)
     """Working grid in voxels; every volume is resized to it as a whole."""
     percentiles: tuple[Amount, Amount] = (0.5, 99.5)
     """Percentiles (0 to 100) that intensities are clipped to before scaling to [0, 1]."""
+    prompt_halo: Share = 0.0
+    """Width of the Gaussian halo around prompts, as a share of what all prompts of the image cover
+    together along each axis; 0: no halo, as published. Masks of the whole structure have none."""
     cache_gb: Amount = 2.0
     """Memory in GB, of each process that makes episodes, for cases that are ready on the working
     grid; 0: every case is read each time."""
@@ -458,8 +461,11 @@ class TrainConfig:
     """Optimiser steps of the whole run."""
     batch: Positive = 4
     """Episodes per step, over all devices."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """`muon` moves each convolution's kernel by its gradient made orthogonal, as large as Adam's
+    updates are, and biases by NAdam."""
     learning_rate: Amount = 1e-3
-    """Peak learning rate of Adam."""
+    """Peak learning rate."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Course of the learning rate after the warm-up; cosine ends at 0."""
     warmup_steps: Count = 100

@@ -10,7 +10,9 @@ import pytest
 from fabricated import dataset, store_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
+from wsicl_jax.axes import Box
 from wsicl_jax.config import (
     AUGMENTATIONS,
     SYNTHETIC,
@@ -309,6 +311,21 @@ def group(contexts: int = 3) -> Group:
         mask[4:10, 4 + i : 12, 2:6] = True
     images = np.random.default_rng(0).random(masks.shape, np.float32)
     return Group(list(images), list(masks))
+
+
+def test_prompts_in_training_have_the_halo_of_the_configuration(experiment):
+    plain = changed(experiment, augment=NO_CHANGES, prompts={"kinds": {"point": 1}})
+    haloed = changed(plain, volume={"prompt_halo": 0.1})
+    for index in range(4):
+        a, b = EpisodeSource(plain)[index], EpisodeSource(haloed)[index]
+        np.testing.assert_array_equal(a.context_images, b.context_images)
+        for without, found in zip(a.context_prompts, b.context_prompts, strict=True):
+            extent = Box.around(without[..., 0]).extent
+            blurred = gaussian_filter(
+                without[..., 0], [0.1 * side for side in extent], mode="constant"
+            )
+            expected = (without[..., 0] + blurred / blurred.max()) / 2
+            np.testing.assert_allclose(found[..., 0], expected, rtol=0, atol=1e-6)
 
 
 def test_an_episode_shows_the_target_its_contexts_and_the_prompts_on_these():

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from small_evaluations import GRID, SHAPE, Answers, planned, write_store
 
-from wsicl_jax.config import VolumeConfig, load_sweep
+from wsicl_jax.config import DatasetConfig, SweepConfig, VolumeConfig, load_sweep
 from wsicl_jax.data.episodes import Episode
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate import baselines
 from wsicl_jax.evaluate.baselines import (
     SHARES,
     Baseline,
+    baselines_of,
     intensity_maps,
     prompt_means,
     score_baseline,
@@ -205,6 +206,12 @@ def test_episodes_prompts_and_seconds_are_those_of_a_network(store, kind, prompt
     ]
     assert plain[0] == plain[1] and len(plain[0]) == 12
     assert max(s.dice for s in of_baseline) > 0
+
+
+def test_a_baseline_sees_prompts_without_the_halo_of_the_networks():
+    config = SweepConfig(data=(DatasetConfig(store="synthetic"),), baselines=("prompt_mean",))
+    (found,) = baselines_of(config, [VolumeConfig(grid=(8, 8, 8), prompt_halo=0.2)])
+    assert found.volume == VolumeConfig(grid=(8, 8, 8))
 
 
 def test_a_list_that_lacks_what_is_asked_for_is_refused(store):

@@ -1,5 +1,7 @@
 """Scores of in-context segmentation: what is shown, what it costs, what is found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_evaluations import GRID, SHAPE, Answers, planned, write_store
@@ -99,6 +101,16 @@ def test_the_network_sees_the_contexts_of_the_list_with_its_prompts(data):
         image, label = cases.subject(episode.target, "MR", network.volume)
         np.testing.assert_array_equal(shown.target[..., 0], image)
         np.testing.assert_array_equal(shown.truth[..., 0], label == labels[0])
+
+
+def test_the_network_sees_prompts_with_the_halo_that_it_was_trained_with(data):
+    plain, haloed = Answers(perfect), Answers(perfect)
+    haloed.volume = replace(plain.volume, prompt_halo=0.2)
+    assert scores_of(plain, data) == scores_of(haloed, data)
+    for without, shown in zip(plain.shown, haloed.shown, strict=True):
+        for channel, found in zip(without.context_prompts, shown.context_prompts, strict=True):
+            assert found[channel > 0].min() > 0.5
+            assert 0 < found[channel == 0].max() < 0.5
 
 
 def test_blank_contexts_carry_no_prompt_and_cost_nothing(data):

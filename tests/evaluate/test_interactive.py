@@ -1,6 +1,7 @@
 """Interactive sessions: a prompt more in each round, where the last mask was wrong."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,15 @@ def test_context_images_of_other_subjects_stand_beside_the_target(data):
     assert {s.contexts for s in scores} == {2}
     rounds = by_episode(scores)[first.name]
     assert [s.seconds for s in rounds] == [2 * 2 * 5 + 5 * n for n in (1, 2, 3)]
+
+
+def test_prompts_on_the_target_have_the_halo_that_the_network_was_trained_with(data):
+    network = Answers(nothing)
+    network.volume = replace(network.volume, prompt_halo=0.2)
+    sessions(network, data, kind="box", contexts=2)
+    for shown in network.shown:
+        for channel in shown.context_prompts:
+            assert ((channel > 0) & (channel < 0.5)).any() and (channel > 0.5).any()
 
 
 def test_more_contexts_than_the_list_has_are_an_error(data):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from infer.volumes import LPS, OBLIQUE, SHAPE, TURNS, VOLUME, reoriented, through_file, volume
+from scipy.ndimage import gaussian_filter
 
 from wsicl_jax.axes import Box
 from wsicl_jax.config import InferenceConfig, VolumeConfig
@@ -445,6 +446,35 @@ def test_the_target_with_prompts_is_seen_in_the_same_tile_as_the_target(
     assert len(tiles) > 1
     for tile, (images, _) in zip(tiles, seen, strict=True):
         np.testing.assert_array_equal(images[0], tile)
+
+
+def test_prompts_get_the_halo_of_the_network_in_contexts_on_the_target_and_in_a_second_look(model):
+    def channels(halo):
+        """The prompt channels of every look, those of the whole first."""
+        fine = InferenceConfig(fine=True)
+        segmenter = Segmenter(model, VolumeConfig(grid=VOLUME.grid, prompt_halo=halo), fine)
+        answer, seen = segmenter.answer, []
+
+        def noted(encoded, images, prompts, weights=None):
+            seen.append(prompts)
+            return answer(encoded, images, prompts, weights)
+
+        segmenter.answer = noted
+        task = segmenter.task([Example(volume(1), points=[(4, 3, 2)])])
+        task.open(volume(9, (24, 18, 30)))
+        task.add_box([(4, 20), (4, 14), (6, 24)])
+        task.segment(fine=True)
+        assert len(seen) > 1
+        return seen
+
+    plain, haloed = channels(0.0), channels(0.2)
+    for without, found in zip(plain[0], haloed[0], strict=True):
+        extent = Box.around(without).extent
+        blurred = gaussian_filter(without, [0.2 * side for side in extent], mode="constant")
+        expected = (without + blurred / blurred.max()) / 2
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    # Around a box that fills the working grid there would be nothing to see.
+    assert any((found > 0).sum() > (plain[0] > 0).sum() for found in haloed[1:])
 
 
 def test_a_working_grid_that_the_network_cannot_take_is_refused(model):

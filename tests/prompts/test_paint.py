@@ -208,3 +208,45 @@ FLAT = np.ones((3, 5), bool)
 def test_a_prompt_that_does_not_fit_is_refused(prompt, message):
     with pytest.raises(PromptError, match=message):
         to_channel([prompt], (3, 4, 5))
+
+
+def blurred(channel, sd):
+    """The channel after a Gaussian of each axis' sd, as sums over all pairs of voxels."""
+    for axis, width in enumerate(sd):
+        places = np.arange(channel.shape[axis])
+        weights = np.exp(-((places[:, None] - places) ** 2) / (2 * width**2))
+        channel = np.moveaxis(np.tensordot(weights, channel, (1, axis)), 0, axis)
+    return channel / channel.max()
+
+
+def test_a_halo_is_as_wide_as_its_share_of_what_all_prompts_cover():
+    prompts = [Box((4, 6, 20), (14, 18, 21)), Point(20.0, 12.0, 10.0)]
+    channel = to_channel(prompts, GRID)
+    covered = Box.around(channel).extent
+    found = to_channel(prompts, GRID, halo=0.1)
+    expected = (channel + blurred(channel.astype(np.float64), 0.1 * np.array(covered))) / 2
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    assert found.dtype == np.float32
+
+
+@quick
+@given(masks, st.sampled_from(KINDS), seeds, st.floats(0.01, 1))
+def test_a_halo_keeps_to_0_and_1_and_to_what_was_painted(mask, kind, rng, halo):
+    prompts = draw(kind, mask, 3, rng)
+    channel = to_channel(prompts, mask.shape)
+    found = to_channel(prompts, mask.shape, halo=halo)
+    if kind == "mask":
+        np.testing.assert_array_equal(found, channel)
+    else:
+        halved = channel / 2
+        assert (halved <= found).all()
+        assert (found <= halved + 0.5 + 1e-6).all()
+
+
+def test_a_mask_among_the_prompts_needs_no_halo_and_no_prompt_has_one():
+    mask = np.zeros(GRID, bool)
+    mask[:4] = True
+    prompts = [Point(16.0, 16.0, 16.0), mask]
+    expected = to_channel(prompts, GRID)
+    np.testing.assert_array_equal(to_channel(iter(prompts), GRID, halo=0.2), expected)
+    assert not to_channel([], GRID, halo=0.2).any()

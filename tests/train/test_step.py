@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -20,7 +21,7 @@ from wsicl_jax.data.episodes import Episode
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.parallel import make_mesh, replicated, state_placement
 from wsicl_jax.streams import Stream
-from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
+from wsicl_jax.train.state import COUNTERS, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
 
 CONFIG = ExperimentConfig(
@@ -91,6 +92,41 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
     jax.tree.map(np.testing.assert_array_equal, state.parameters, expected.parameters)
     # The third update made, in a warm-up of four.
     assert metrics["learning_rate"] == pytest.approx(0.1 * 2 / 4)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_the_learning_rate_is_at_its_peak_after_the_warm_up(schedule, warmup):
+    rate = learning_rate(
+        TrainConfig(steps=10, warmup_steps=warmup, schedule=schedule, learning_rate=0.1)
+    )
+    assert [float(rate(step)) for step in range(warmup)] == pytest.approx(
+        [0.1 * step / warmup for step in range(warmup)]
+    )
+    assert float(rate(warmup)) == pytest.approx(0.1)
+    assert float(rate(10)) == pytest.approx(0.1 if schedule == "constant" else 0, abs=1e-7)
+
+
+def test_muon_moves_kernels_by_orthogonal_matrices_and_biases_as_nadam_does():
+    settings = TrainConfig(steps=10, warmup_steps=0, schedule="constant", learning_rate=0.1)
+    shapes = {"kernel": (3, 3, 3, 2, 8), "bias": (8,)}
+    rng = np.random.default_rng(0)
+    gradients = {name: rng.normal(size=shape, scale=1e-3) for name, shape in shapes.items()}
+    parameters = jax.tree.map(np.zeros_like, gradients)
+
+    def update_by(optimizer):
+        return optimizer.update(gradients, optimizer.init(parameters), parameters)[0]
+
+    muon = update_by(make_optimizer(replace(settings, optimizer="muon")))
+    nadam = update_by(optax.chain(optax.clip_by_global_norm(0.25), optax.nadam(0.1)))
+    np.testing.assert_allclose(muon["bias"], nadam["bias"], rtol=1e-6)
+    matrix = np.asarray(muon["kernel"]).reshape(-1, 8)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    gradient = gradients["kernel"].reshape(-1, 8)
+    # Five rounds of Newton-Schulz bring all singular values near one another.
+    assert values.max() / values.min() < 1.8
+    assert np.sqrt(np.mean(matrix**2)) == pytest.approx(0.2 * 0.1, rel=0.25)
+    assert (matrix * gradient).sum() < 0
 
 
 def test_the_wish_to_stop_of_any_device_is_told(training):

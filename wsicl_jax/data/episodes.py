@@ -12,7 +12,7 @@ from wsicl_jax.data.augment.group import augment_group
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.restoration import Degradation
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
-from wsicl_jax.prompts import GIVEN_ONCE, Prompt, draw, paint
+from wsicl_jax.prompts import GIVEN_ONCE, Prompt, draw, to_channel
 from wsicl_jax.streams import Stream
 
 
@@ -93,7 +93,8 @@ class EpisodeSource:
         ]
         if self._is_shuffled(index, rng):
             shown = [shown[place] for place in rng.permutation(contexts)]
-        return prompted_episode(group.images, group.masks[0], shown)
+        halo = config.volume.prompt_halo
+        return prompted_episode(group.images, group.masks[0], shown, halo=halo)
 
     def _is_shuffled(self, index: int, rng: np.random.Generator) -> bool:
         settings = self.config.episode
@@ -147,16 +148,22 @@ def prompted_episode(
     images: Sequence[Float[np.ndarray, "x y z"]],
     truth: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"],
     shown: Sequence[Sequence[Prompt]],
+    *,
+    halo: float = 0.0,
 ) -> Episode:
-    """Images, the target's first, with the target's mask and the prompts of each context."""
-    channels = np.zeros((len(images) - 1, *images[0].shape, 1), np.float32)
-    for channel, prompts in zip(channels, shown, strict=True):
-        paint(channel[..., 0], prompts)
+    """Images, the target's first, with the target's mask and the prompts of each context.
+
+    `halo` is that of `prompts.to_channel`.
+    """
+    channels = [
+        to_channel(prompts, image.shape, halo=halo)
+        for image, prompts in zip(images[1:], shown, strict=True)
+    ]
     return Episode(
         _with_channel(images[:1])[0],
         _with_channel([truth])[0],
         _with_channel(images[1:]),
-        channels,
+        _with_channel(channels),
         np.ones(len(channels), np.float32),
     )
 

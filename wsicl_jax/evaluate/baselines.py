@@ -9,6 +9,7 @@ could know beforehand: generous to the baselines, and never to the networks.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,9 +84,11 @@ class Baseline(Network):
 def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[Baseline]:
     """The baselines of a sweep, on the first of its networks' working grids.
 
-    Without a network, on the sweep's `synthetic_grid`, with intensities scaled by default.
+    Without a network, on the sweep's `synthetic_grid`, with intensities scaled by default. They see
+    prompts as they are, whatever halo a network gives them.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
+    volume = replace(volume, prompt_halo=0.0)
     return [Baseline(name, volume) for name in dict.fromkeys(config.baselines)]
 
 

@@ -104,7 +104,8 @@ def show(
         grid = cases.grid(name, network.volume)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
         images.append(cases.subject(name, episode.channel, network.volume)[0])
-    return Shown(prompted_episode(images, truth, placed), drawn)
+    halo = network.volume.prompt_halo
+    return Shown(prompted_episode(images, truth, placed, halo=halo), drawn)
 
 
 def segmented(

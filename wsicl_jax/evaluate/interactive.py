@@ -119,7 +119,8 @@ def _shown(network: Network, cases: Cases, session: _Session) -> Episode:
     image, _ = cases.subject(episode.target, episode.channel, network.volume)
     grid = cases.grid(episode.target, network.volume)
     placed: Sequence[Prompt] = [on_grid(prompt, grid) for prompt in session.prompts]
-    own = prompted_episode([image, image], np.zeros(image.shape, bool), [placed])
+    nothing, halo = np.zeros(image.shape, bool), network.volume.prompt_halo
+    own = prompted_episode([image, image], nothing, [placed], halo=halo)
     if session.others is None:
         return own
     return Episode(

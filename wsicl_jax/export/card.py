@@ -28,6 +28,12 @@ _USE = {
     "onnx": "An ONNX graph with its weights inside, which takes the three inputs below.",
 }
 
+_HALO = (
+    " Then, unless there is a mask of the whole structure, the channel is averaged with its halo: "
+    "itself after a Gaussian (0 beyond the image) of sd {:g} times the extent of its values above "
+    "0 along each axis, divided by its maximum."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CardContent:
@@ -82,7 +88,7 @@ def _rules(content: CardContent) -> str:
     grid = " x ".join(map(str, experiment.volume.grid))
     low, high = experiment.volume.percentiles
     others = f"; other multiples of {experiment.model.size_multiple} run, untried"
-    radius = ball_radius(experiment.volume.grid)
+    radius, halo = ball_radius(experiment.volume.grid), experiment.volume.prompt_halo
     lines = [
         f"**Grid**: {grid} voxels{' exactly' if fixed else others}. Every image is turned to RAS+ "
         "axes (to the right, to the front, up) by permuting and mirroring, and resized to the grid "
@@ -94,7 +100,8 @@ def _rules(content: CardContent) -> str:
         "prompts the larger value counts. A mask is 1 inside. A box is filled with 1. A box or a "
         f"mask that lies on a slice is 3 voxels thick. A point is a ball of radius {radius:.2f} "
         "voxels, 1 at the centre, whose values fall with the distance to the rim. A scribble is "
-        "such a ball of half the radius at every voxel of its path.",
+        "such a ball of half the radius at every voxel of its path."
+        + (_HALO.format(halo) if halo else ""),
         "**Contexts**: any number from 1 on. The target itself, with prompts, may be one of them.",
         f"**Output**: about 1 inside and 0 outside; the structure is where it is above {CUT}.",
     ]

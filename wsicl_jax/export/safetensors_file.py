@@ -44,6 +44,7 @@ def config_json(settings: Settings) -> bytes:
         "channels": list(experiment.model.channels),
         "working_grid": list(experiment.volume.grid),
         "percentiles": list(experiment.volume.percentiles),
+        "prompt_halo": experiment.volume.prompt_halo,
         "cut": CUT,
         "step": settings.step,
         "experiment": config_to_dict(experiment),

@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     experiment: ExperimentConfig
     step: int | None
     """Optimiser steps that it was trained for; None: how it was trained is not known, and the
-    experiment tells no more than the network, the working grid and the percentiles."""
+    experiment tells no more than the network and its inputs."""
 
 
 def settings_text(settings: Settings) -> str:

@@ -80,19 +80,19 @@ def prepared_contexts(
                     held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
                     prepared = volume, held
                 image = prepared[1]
-                found[name, place] = shown_on(image, prompts)
+                found[name, place] = shown_on(image, prompts, segmenter.volume.prompt_halo)
             bar.advance()
     return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
 
 
-def shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
+def shown_on(image: Prepared, prompts: Sequence[Prompt], halo: float) -> Shown:
     """An image with its prompts, in voxels of its own grid, as a context image.
 
     Raises:
         PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
     """
     placed = [on_grid(prompt, image.grid) for prompt in prompts]
-    channel = to_channel(placed, image.grid.grid)
+    channel = to_channel(placed, image.grid.grid, halo=halo)
     if image.own is None:
         return Shown(image, (), channel, None)
     held = [_held(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]

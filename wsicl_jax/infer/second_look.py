@@ -64,7 +64,7 @@ def _tile(
         prompts = (p.whole() if isinstance(p, HeldMask) else p for p in context.prompts)
         placed = [on_crop(prompt, view) for prompt in prompts]
         placed = [prompt for prompt in placed if prompt is not None]
-        channels.append(to_channel(placed, size))
+        channels.append(to_channel(placed, size, halo=segmenter.volume.prompt_halo))
         images.append(context.image.view(view))
         weights.append(float(bool(placed)))
     if not any(weights):

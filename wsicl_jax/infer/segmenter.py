@@ -64,7 +64,7 @@ class Segmenter:
     @classmethod
     def load(cls, path: str | Path, **settings: Any) -> "Segmenter":
         """The network of a run, a checkpoint or an exported file, or one that comes with this
-        package by its name, such as "small"; with its working grid and percentiles.
+        package by its name, such as "small"; with its working grid and the like.
 
         `settings` are those of `config.InferenceConfig`, such as `max_memory_gb=8`.
 

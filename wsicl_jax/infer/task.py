@@ -267,7 +267,7 @@ class Task:
         *,
         show: bool,
     ) -> Segmentation:
-        config = self._segmenter.config
+        config, halo = self._segmenter.config, self._segmenter.volume.prompt_halo
         again = self._looks_again(target.grid, fine)
         if again and target.own is None:
             raise DataError(
@@ -280,7 +280,7 @@ class Task:
         remarks: list[str] = []
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
-            shown = [*contexts, shown_on(target, own)] if own else contexts
+            shown = [*contexts, shown_on(target, own, halo)] if own else contexts
             if not shown:
                 raise PromptError(
                     f"nothing shows what {name!r} is; give context images, or add a point or a "

@@ -19,7 +19,7 @@ from wsicl_jax.prompts.kinds import (
     annotation_seconds,
     kind_of,
 )
-from wsicl_jax.prompts.paint import ball, ball_radius, paint, to_channel
+from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
 from wsicl_jax.prompts.place import bounds, on_crop, on_grid
 
 __all__ = [
@@ -40,6 +40,5 @@ __all__ = [
     "kind_of",
     "on_crop",
     "on_grid",
-    "paint",
     "to_channel",
 ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Int32
+from optax.contrib import MuonDimensionNumbers
 
 from wsicl_jax.config import TrainConfig
 
@@ -24,6 +25,10 @@ class TrainState(NamedTuple):
     """Of these, the ones since the last update that was made."""
 
 
+_ADAM_RMS = 0.2
+"""Root mean square of Adam's updates, in learning rates, that Muon's are scaled to: one learning
+rate suits both (Liu et al. 2025, arXiv 2502.16982)."""
+
 COUNTERS = ("step", "skipped", "skipped_in_row")
 """The fields of `TrainState` that count."""
 
@@ -35,13 +40,27 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
         )
+    if not warmup:
+        return optax.constant_schedule(config.learning_rate)
     return optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam with the configured schedule, after clipping by the global norm."""
+    """The configured optimiser and schedule, after clipping by the global norm."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(learning_rate(config)))
+    schedule = learning_rate(config)
+    if config.optimizer == "adam":
+        return optax.chain(clip, optax.adam(schedule))
+    # For Muon a kernel (x, y, z, in, out) is a matrix that maps all it sees to channels.
+    kernel = MuonDimensionNumbers(reduction_axis=(0, 1, 2, 3), output_axis=4)
+
+    def matrices(parameters: Any) -> Any:
+        return jax.tree.map(lambda x: kernel if x.ndim == 5 else None, parameters)
+
+    muon = optax.contrib.muon(
+        schedule, muon_weight_dimension_numbers=matrices, consistent_rms=_ADAM_RMS
+    )
+    return optax.chain(clip, muon)
 
 
 def init_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
