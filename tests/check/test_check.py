@@ -30,6 +30,7 @@ from wsicl_jax.train.binding import DATA
 from wsicl_jax.train.checkpoints import RunCheckpoints
 
 MODEL = ModelConfig(channels=(2, 4))
+MODEL_ARRAYS = nnx.state(DualBranch.abstract(MODEL), nnx.Param)
 SETTINGS = {
     "data": "synthetic",
     "volume": {"grid": [16, 16, 16]},
@@ -62,7 +63,12 @@ for overrides in json.loads(sys.argv[2]):
 """
 
 UNCUT: list[str] = []
-CUT = ["parallel.context=2", "parallel.space=2", "parallel.shard_parameters=true"]
+CUT = [
+    "parallel.context=2",
+    "parallel.space=2",
+    "parallel.shard_parameters=true",
+    "train.optimizer=muon",
+]
 
 
 def write(folder: Path, **changes) -> Path:
@@ -116,6 +122,15 @@ def test_the_printed_bytes_are_those_that_lie_on_a_device(on_eight, case):
     assert number("all optimiser state", printed) == optimizer
 
 
+def test_the_state_of_an_optimiser_is_told_by_its_kinds(on_eight):
+    adam, muon = (printed for printed, *_ in on_eight)
+    arrays = {kind: number(f"│ {kind} ", adam, 1) for kind in ("mu", "nu")}
+    assert arrays["mu"] == arrays["nu"] == len(jax.tree.leaves(MODEL_ARRAYS))
+    kernels = sum(x.ndim == 5 for x in jax.tree.leaves(MODEL_ARRAYS))
+    assert number("│ muon mu ", muon, 1) == kernels
+    assert number("│ adam nu ", muon, 1) == arrays["nu"] - kernels
+
+
 def test_every_parameter_is_told_whole_or_cut(on_eight):
     uncut, cut = (printed for printed, *_ in on_eight)
     row = "context_branch.downs.0.conv.kernel"
@@ -124,7 +139,7 @@ def test_every_parameter_is_told_whole_or_cut(on_eight):
     assert "data 2 on axis 4" in lines[1]
     assert number(row, uncut) == 4**3 * 2 * 4 * 4
     assert number(row, cut) == 4**3 * 2 * 2 * 4
-    arrays = jax.tree.leaves(nnx.state(DualBranch.abstract(MODEL), nnx.Param))
+    arrays = jax.tree.leaves(MODEL_ARRAYS)
     rows = re.findall(r"(?:target|context)_\w+\.[\w.]+", uncut.split("optimiser state")[0])
     assert len(set(rows)) == len(arrays)
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, tiny
+from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, saved_steps, tiny
 
 from wsicl_jax.checkpoint import load_model, read_metadata
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
@@ -73,6 +73,15 @@ def test_resuming_a_finished_run_changes_nothing(whole_run):
     before = (run / "log.jsonl").read_text()
     assert_equal_networks(train(tiny(run), resume=True), model)
     assert (run / "log.jsonl").read_text() == before
+
+
+def test_a_run_by_muon_goes_on_to_the_same_network_bit_for_bit(tmp_path):
+    whole = train(tiny(tmp_path / "whole", optimizer="muon", keep_checkpoints=3))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in saved_steps(tmp_path / "cut")[1:]:
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / str(step))
+    cut = tiny(tmp_path / "cut", optimizer="muon", keep_checkpoints=3)
+    assert_equal_networks(train(cut, resume=True), whole)
 
 
 def test_a_run_is_not_started_over_without_being_asked(whole_run):

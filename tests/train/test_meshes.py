@@ -68,6 +68,14 @@ def test_a_checkpoint_of_many_devices_goes_on_with_one(whole_run, run_on_eight, 
 
 
 @pytest.mark.slow
+def test_a_run_by_muon_with_cut_kernels_learns_as_on_one_device(tmp_path):
+    config = tiny(tmp_path / "one", optimizer="muon")
+    train(config)
+    train_on_eight(tmp_path / "eight", tmp_path / "one" / "config.yaml", *_ALL_AXES)
+    assert_learnt_alike(tmp_path / "eight", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_one_device_goes_on_with_many(whole_run, tmp_path):
     run = without_its_last_checkpoint(whole_run[0], tmp_path / "run")
     train_on_eight(run, run / "config.yaml", "parallel.data=1", "parallel.space=-1")

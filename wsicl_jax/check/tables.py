@@ -1,7 +1,7 @@
 """What a check has found out, as tables for people."""
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
+from itertools import groupby, islice
 
 from jax.sharding import Mesh
 from rich.table import Table
@@ -99,7 +99,7 @@ def optimizer_table(optimizer: list[Placed]) -> Table:
         table.add_row(name, str(len(arrays)), str(cut), *(f"{size:,}" for size in sizes))
 
     # Two of Adam's parts have a count of their own.
-    for name, arrays in groupby(sorted(optimizer, key=_first_name), _first_name):
+    for name, arrays in groupby(sorted(optimizer, key=_state_kind), _state_kind):
         add(name, list(arrays))
     table.add_section()
     add("all optimiser state", optimizer)
@@ -126,8 +126,18 @@ def _add_sum(table: Table, name: str, arrays: list[Placed], *more: str) -> None:
 
 
 def _first_name(array: Placed) -> str:
-    """The part of the network, or the kind of optimiser state, that an array is of."""
-    return next(part for part in array.name.split(".") if not part.isdecimal())
+    """The part of the network that an array is of."""
+    return array.name.split(".")[0]
+
+
+def _state_kind(array: Placed) -> str:
+    """The kind of optimiser state that an array is of; of Muon, with whose state it is."""
+    parts = (part for part in array.name.split(".") if not part.isdecimal())
+    first = next(parts)
+    if first != "inner_states":
+        return first
+    whose, _, kind = islice(parts, 3)
+    return f"{whose} {kind}"
 
 
 def memory_table(
