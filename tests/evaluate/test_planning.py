@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fabricated import dataset, store_of
-from small_evaluations import SHAPE, Answers, experiment, planned, write_store
+from small_evaluations import SHAPE, experiment, planned, write_store
 
 from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
@@ -219,9 +219,9 @@ def test_a_structure_too_small_for_the_working_grid_is_marked_all_the_same(tmp_p
 
     path = write_store(tmp_path / "specks", shape=(40, 40, 40), labels=speck)
     listed, cases = planned(path, kinds=KINDS, contexts=2)
-    network = Answers(lambda episode, size: episode.truth)
+    volume = experiment(path).volume
     for kind in KINDS:
-        episode = show(network, listed, cases, listed.episodes[0], kind, 2, 2).episode
+        episode = show(volume, listed, cases, listed.episodes[0], kind, 2, 2).episode
         assert episode.context_prompts.reshape(2, -1).any(axis=1).all(), kind
 
 

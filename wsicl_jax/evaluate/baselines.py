@@ -22,7 +22,6 @@ from wsicl_jax.data.episodes import Episode
 from wsicl_jax.evaluate.cases import Cases, mask
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
 from wsicl_jax.evaluate.in_context import fewer, scored, show
-from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import GIVEN_ONCE, annotation_seconds
@@ -43,15 +42,13 @@ _METHODS: dict[BaselineName, str] = {
 }
 
 
-class Baseline(Network):
+class Baseline(NamedTuple):
     """In the place of a network: a map in [0, 1] for every episode, from plain arithmetic."""
 
-    manifest = None
+    name: BaselineName
+    volume: VolumeConfig
+    manifest: None = None
     """It was trained on nothing."""
-
-    def __init__(self, name: BaselineName, volume: VolumeConfig):
-        self.name = name
-        self.volume = volume
 
     @property
     def digest(self) -> str:
@@ -70,15 +67,10 @@ class Baseline(Network):
             "digest": self.digest,
         }
 
-    @property
-    def at_once(self) -> int:
-        return 1
-
-    def outputs(
-        self, episodes: Sequence[Episode], sizes: Sequence[int]
-    ) -> Float[np.ndarray, "size episode x y z"]:
+    def maps(self, episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "size x y z"]:
+        """One map for each size of the context set, of its first contexts."""
         answer = prompt_means if self.name == "prompt_mean" else intensity_maps
-        return np.stack([answer(episode, sizes) for episode in episodes], axis=1)
+        return answer(episode, sizes)
 
 
 def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[Baseline]:
@@ -124,7 +116,7 @@ def intensity_maps(episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, 
 
 
 def score_baseline(
-    network: Baseline,
+    baseline: Baseline,
     episodes: EpisodeList,
     cases: Cases,
     *,
@@ -155,7 +147,7 @@ def score_baseline(
         for group in together.values():
             found: list[list[_Answer]] = []
             for episode in group:
-                found.append(_answers(network, episodes, cases, episode, kind, count, sizes))
+                found.append(_answers(baseline, episodes, cases, episode, kind, count, sizes))
                 bar.advance()
             per_size = zip(*found, strict=True)
             best = [np.mean([one.dice for one in same], axis=0).argmax() for same in per_size]
@@ -227,7 +219,7 @@ class _Answer(NamedTuple):
 
 
 def _answers(
-    network: Baseline,
+    baseline: Baseline,
     episodes: EpisodeList,
     cases: Cases,
     episode: ListedEpisode,
@@ -235,12 +227,12 @@ def _answers(
     count: int,
     sizes: Sequence[int],
 ) -> list[_Answer]:
-    shown = show(network, episodes, cases, episode, kind, count, sizes[-1])
+    shown = show(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
     truth = mask(cases, episode.target, episodes.structures[episode.structure].labels)
-    grid = cases.grid(episode.target, network.volume)
+    grid = cases.grid(episode.target, baseline.volume)
     answers = []
-    for size, output in zip(sizes, network.outputs([shown.episode], sizes)[:, 0], strict=True):
-        levels = _Levels.of(grid.restore(output))
+    for size, values in zip(sizes, baseline.maps(shown.episode, sizes), strict=True):
+        levels = _Levels.of(grid.restore(values))
         used = shown.prompts[:size]
         seconds = sum(map(annotation_seconds, used))
         answers.append(_Answer(levels, levels.dice(truth), seconds, fewer(used, kind, count)))

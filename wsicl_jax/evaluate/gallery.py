@@ -109,7 +109,7 @@ def _shown(network: Network, planned: Planned, score: Score, rank: Rank) -> Show
     listed, cases = planned
     (episode,) = (e for e in listed.episodes if e.name == score.episode)
     kind, count, contexts = score.kind, score.prompts, score.contexts
-    shown = show(network, listed, cases, episode, kind, count, contexts)
+    shown = show(network.volume, listed, cases, episode, kind, count, contexts)
     output = network.outputs([shown.episode], [contexts])[0, 0]
     labels = listed.structures[episode.structure].labels
     grid = cases.grid(episode.target, network.volume)

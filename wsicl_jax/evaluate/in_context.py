@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from wsicl_jax.axes import spacing_of
 from wsicl_jax.cluster import is_leader
-from wsicl_jax.config import EvaluatedKind
+from wsicl_jax.config import EvaluatedKind, VolumeConfig
 from wsicl_jax.data.episodes import Episode, prompted_episode
 from wsicl_jax.data.sources import mask_of
 from wsicl_jax.evaluate.cases import Cases, mask
@@ -55,7 +55,8 @@ def score_in_context(
     with track(len(listed), title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
             shown = [
-                show(network, episodes, cases, listed[i], kind, prompts, sizes[-1]) for i in part
+                show(network.volume, episodes, cases, listed[i], kind, prompts, sizes[-1])
+                for i in part
             ]
             if blank:
                 shown = [_without_prompts(s) for s in shown]
@@ -85,7 +86,7 @@ def score_in_context(
 
 
 def show(
-    network: Network,
+    volume: VolumeConfig,
     episodes: EpisodeList,
     cases: Cases,
     episode: ListedEpisode,
@@ -93,19 +94,21 @@ def show(
     count: int,
     contexts: int,
 ) -> Shown:
-    """An episode with its first `contexts` context images, each with `count` prompts of a kind."""
+    """An episode with its first `contexts` context images, each with `count` prompts of a kind.
+
+    Images and prompts are what `volume` makes of them.
+    """
     structure = episodes.structures[episode.structure]
-    subject = cases.subject(episode.target, episode.channel, network.volume)
+    subject = cases.subject(episode.target, episode.channel, volume)
     images, drawn, placed = [subject[0]], [], []
     truth = mask_of(subject[1], structure.labels)
     for name in episode.contexts[:contexts]:
         marked = mask(cases, name, structure.marked)
         drawn.append(decoded(structure.prompts[name], kind, count, marked))
-        grid = cases.grid(name, network.volume)
+        grid = cases.grid(name, volume)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
-        images.append(cases.subject(name, episode.channel, network.volume)[0])
-    halo = network.volume.prompt_halo
-    return Shown(prompted_episode(images, truth, placed, halo=halo), drawn)
+        images.append(cases.subject(name, episode.channel, volume)[0])
+    return Shown(prompted_episode(images, truth, placed, halo=volume.prompt_halo), drawn)
 
 
 def segmented(

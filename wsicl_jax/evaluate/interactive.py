@@ -100,7 +100,7 @@ def _begun(
     truth = mask(cases, episode.target, episodes.structures[episode.structure].labels)
     others = None
     if contexts:
-        others = show(network, episodes, cases, episode, kind, prompts, contexts)
+        others = show(network.volume, episodes, cases, episode, kind, prompts, contexts)
     session = _Session(episode, truth, [], others)
     _add_prompt(session, cases, kind, np.zeros_like(truth))
     return session

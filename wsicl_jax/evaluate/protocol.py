@@ -62,7 +62,7 @@ def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
 
 def score(
     setting: Setting,
-    network: Network,
+    network: Network | Baseline,
     planned: Planned,
     config: EvaluationConfig,
     model: str,

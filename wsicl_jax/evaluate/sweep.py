@@ -117,7 +117,7 @@ def run_cells(
     missing = [cell for cell in own if not _is_done(output, cell)]
 
     @lru_cache(maxsize=1)  # the cells of a network follow each other
-    def network(candidate_name: str) -> Network:
+    def network(candidate_name: str) -> Network | Baseline:
         candidate = next(c.candidate for c in missing if c.candidate.name == candidate_name)
         if isinstance(candidate, Baseline):
             return candidate
