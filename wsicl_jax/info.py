@@ -73,12 +73,14 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
     # Slow to import, and a store needs none of it.
     from wsicl_jax.model.dual_branch import count_parameters
 
+    halo = config.volume.prompt_halo
     return [
         ("channels", ", ".join(map(str, config.model.channels))),
         ("parameters", f"{count_parameters(config.model):,}"),
         ("precision", config.model.precision),
         ("context", _settings(config.model.context)),
         ("working grid", _triple(config.volume.grid)),
+        *([("prompt halo", f"{halo:g}")] if halo else []),
     ]
 
 

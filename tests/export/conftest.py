@@ -30,7 +30,7 @@ def experiment() -> ExperimentConfig:
     """Settings that are not the defaults, where a file has to carry them."""
     return ExperimentConfig(
         model=ModelConfig(channels=(4, 8), context=ContextConfig(mini_context=2)),
-        volume=VolumeConfig(grid=(8, 6, 10), percentiles=(1.0, 98.0)),
+        volume=VolumeConfig(grid=(8, 6, 10), percentiles=(1.0, 98.0), prompt_halo=0.25),
         data=(DatasetConfig(store="stores/a|b"),),
         seed=7,
     )

@@ -38,11 +38,19 @@ def test_card_says_what_it_is_and_how_to_feed_it(text):
     for part in ("8 x 6 x 10", "RAS+", "percentiles 1 and 98", "[0, 1]", "above 0.5", "any number"):
         assert part in rules
     assert "context_prompts" in rules
+    assert "sd 0.25 times the extent" in rules
 
 
 def test_card_says_how_it_was_trained(text):
     training = section(text, "Training")
-    for part in (r"stores/a\|b", "| steps | 30 of", "smooth_l3_l1", "| seed | 7 |", "box"):
+    for part in (
+        r"stores/a\|b",
+        "| steps | 30 of",
+        "smooth_l3_l1",
+        "| optimiser | adam |",
+        "| seed | 7 |",
+        "box",
+    ):
         assert part in training
 
 
@@ -73,6 +81,7 @@ def test_card_invents_nothing(trained, tmp_path):
     assert section(text, "Dice") == "Nothing was measured."
     told = section(text, "Training")
     assert "theirs.ckpt" in told and "not known" in told and "smooth" not in text
+    assert "halo" not in section(text, "Input and output")
     assert ExperimentConfig().run not in text
 
 

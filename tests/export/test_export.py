@@ -121,6 +121,7 @@ def test_settings_beside_are_shared_by_files_of_other_precision(trained, tmp_pat
         export(trained.path, tmp_path / f"{dtype}.safetensors", "safetensors", dtype=dtype)
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["working_grid"] == [8, 6, 10] and content["percentiles"] == [1.0, 98.0]
+    assert content["prompt_halo"] == 0.25
     assert content["experiment"] == config_to_dict(trained.experiment)
 
 

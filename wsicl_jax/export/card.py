@@ -130,6 +130,7 @@ def _trained(config: ExperimentConfig, step: int) -> str:
         "data": ", ".join(f"{data.store} (weight {data.weight:g})" for data in config.data),
         "steps": f"{step:,} of {train.steps:,}, with {train.batch} episodes each",
         "loss": train.loss,
+        "optimiser": train.optimizer,
         "learning rate": f"{train.learning_rate:g}, {train.schedule}",
         "tasks": tasks,
         "prompts": f"{', '.join(prompts.kinds)}; {_between(prompts.count)} on a context image",
