@@ -27,8 +27,9 @@ test-all: .venv/.installed-dev
 HIPPOCAMPUS ?= nnUNet_raw/Dataset004_Hippocampus
 small: .venv/.installed
 	$(BIN)/wsicl convert $(HIPPOCAMPUS) stores/hippocampus
-	$(HUGE_PAGES) $(BIN)/wsicl train configs/small_coarse.yaml --resume
-	$(HUGE_PAGES) $(BIN)/wsicl train configs/small.yaml --resume
+	for stage in small_24 small_32 small; do \
+		$(HUGE_PAGES) $(BIN)/wsicl train configs/$$stage.yaml --resume || exit 1; \
+	done
 	mkdir -p small
 	$(BIN)/wsicl export runs/small --format safetensors --dtype float16 --overwrite \
 		--licence "$(SMALL_LICENCE)" --output small/small.safetensors
