@@ -203,7 +203,9 @@ def _shown(network: Network, planned: Planned) -> list[ShownEpisode]:
     listed, cases = planned
     first = {episode.structure: episode for episode in reversed(listed.episodes)}
     chosen = [first[name] for name in list(listed.structures)[:_SHOWN_STRUCTURES]]
-    shown = [show(network, listed, cases, episode, "box", BOXES, CONTEXTS) for episode in chosen]
+    shown = [
+        show(network.volume, listed, cases, episode, "box", BOXES, CONTEXTS) for episode in chosen
+    ]
     outputs = network.outputs([one.episode for one in shown], [CONTEXTS])[0]
     return [
         ShownEpisode(
