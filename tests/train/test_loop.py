@@ -75,6 +75,7 @@ def test_resuming_a_finished_run_changes_nothing(whole_run):
     assert (run / "log.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_by_muon_goes_on_to_the_same_network_bit_for_bit(tmp_path):
     whole = train(tiny(tmp_path / "whole", optimizer="muon", keep_checkpoints=3))
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
