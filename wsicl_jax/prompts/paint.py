@@ -43,18 +43,19 @@ def to_channel(
     prompts = list(prompts)
     channel = np.zeros(shape, np.float32)
     _paint(channel, prompts)
-    if halo and channel.any() and not any(isinstance(prompt, np.ndarray) for prompt in prompts):
-        return (channel + _halo(channel, halo)) / 2
-    return channel
+    if not halo or any(isinstance(prompt, np.ndarray) for prompt in prompts):
+        return channel
+    return _with_halo(channel, halo)
 
 
-def _halo(channel: Float[np.ndarray, "x y z"], width: float) -> Float[np.ndarray, "x y z"]:
+def _with_halo(channel: Float[np.ndarray, "x y z"], width: float) -> Float[np.ndarray, "x y z"]:
     painted = Box.around(channel)
-    assert painted is not None
+    if painted is None:
+        return channel
     blurred = ndimage.gaussian_filter(
         channel, [width * side for side in painted.extent], mode="constant"
     )
-    return blurred / blurred.max()
+    return (channel + blurred / blurred.max()) / 2
 
 
 def _paint(channel: Float[np.ndarray, "_ _ _"], prompts: Iterable[Prompt]) -> None:

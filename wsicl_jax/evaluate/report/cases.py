@@ -35,6 +35,9 @@ _SURROUNDINGS = 2.2
 _SMALLEST_PART = 0.45
 """And never a smaller share of the image than this."""
 
+_FAINT = 0.25
+"""A halo of prompts is looked at down to this value of their channel."""
+
 _Window = list[tuple[float, float]]
 """First and last position that is shown along each axis, in voxels."""
 
@@ -104,7 +107,7 @@ def case_figure(case: ShownCase) -> Figure:
         for number, (context, (row, column)) in enumerate(zip(contexts, places, strict=False), 1):
             axis = figure.add_subplot(small[row, column])
             flat, index = _prompted_slice(context.prompts, context.truth)
-            outlined = _on_slice(context.truth | (context.prompts > 0), flat, index)
+            outlined = _on_slice(context.truth | (context.prompts > _FAINT), flat, index)
             window = _window(outlined, case.spacing_mm)
             _draw(axis, context.image, flat, index, case.spacing_mm, window)
             _overlay(axis, context.prompts.take(index, flat))
