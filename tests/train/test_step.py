@@ -151,3 +151,21 @@ def test_a_step_learns_from_intensities_that_its_seed_and_number_change(training
     for x, y in zip(*map(jax.tree.leaves, (given.parameters, expected.parameters)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
     assert np.abs(changed.target - batch.target).max() > 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_weight_decay_takes_its_share_of_kernels_and_biases_beside_the_gradient(optimizer):
+    settings = TrainConfig(
+        steps=10, warmup_steps=0, schedule="constant", learning_rate=0.1, optimizer=optimizer
+    )
+    parameters = {"kernel": np.full((3, 3, 3, 2, 8), 2.0), "bias": np.full(8, -3.0)}
+    gradients = jax.tree.map(np.ones_like, parameters)
+
+    def update_by(settings):
+        rule = make_optimizer(settings)
+        return rule.update(gradients, rule.init(parameters), parameters)[0]
+
+    without, decayed = update_by(settings), update_by(replace(settings, weight_decay=0.5))
+    taken = jax.tree.map(np.subtract, decayed, without)
+    np.testing.assert_allclose(taken["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-3)
+    np.testing.assert_allclose(taken["bias"], 0.1 * 0.5 * 3.0, rtol=1e-3)

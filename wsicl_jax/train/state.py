@@ -50,7 +50,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     schedule = learning_rate(config)
     if config.optimizer == "adam":
-        return optax.chain(clip, optax.adam(schedule))
+        return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay))
     # For Muon a kernel (x, y, z, in, out) is a matrix that maps all it sees to channels.
     kernel = MuonDimensionNumbers(reduction_axis=(0, 1, 2, 3), output_axis=4)
 
@@ -58,7 +58,11 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         return jax.tree.map(lambda x: kernel if x.ndim == 5 else None, parameters)
 
     muon = optax.contrib.muon(
-        schedule, muon_weight_dimension_numbers=matrices, consistent_rms=_ADAM_RMS
+        schedule,
+        weight_decay=config.weight_decay,
+        adam_weight_decay=config.weight_decay,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=_ADAM_RMS,
     )
     return optax.chain(clip, muon)
 
