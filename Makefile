@@ -8,8 +8,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 # glibc then asks for huge pages, which makes a step on CPU a tenth faster.
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-SMALL_LICENCE := CC BY-SA 4.0, as the hippocampus set that it was partly trained on: any use is \
-	allowed, commercial too, with credit, and changed weights are shared alike.
+SMALL_LICENCE := Apache 2.0, as the package: any use is allowed, commercial too.
 
 .PHONY: demo test test-all small lint clean
 
@@ -24,11 +23,9 @@ test-all: .venv/.installed-dev
 	$(PYTEST) -m "slow or not slow"
 
 # The weights that ship, from data to file (docs/model-small.md); goes on where it was cut off.
-HIPPOCAMPUS ?= nnUNet_raw/Dataset004_Hippocampus
 small: .venv/.installed
-	$(BIN)/wsicl convert $(HIPPOCAMPUS) stores/hippocampus
-	for stage in small_24 small_32 small; do \
-		$(HUGE_PAGES) $(BIN)/wsicl train configs/$$stage.yaml --resume || exit 1; \
+	for stage in configs/small/*.yaml configs/small.yaml; do \
+		$(HUGE_PAGES) $(BIN)/wsicl train $$stage --resume || exit 1; \
 	done
 	mkdir -p small
 	$(BIN)/wsicl export runs/small --format safetensors --dtype float16 --overwrite \

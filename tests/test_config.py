@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -356,6 +357,17 @@ def test_every_configuration_file_loads(path):
         assert load_config(load_ablation(path).base).run
     else:
         assert load_sweep(path).checkpoints
+
+
+def test_each_stage_of_the_small_network_begins_with_the_weights_of_the_one_before():
+    configs = Path(__file__).parents[1] / "configs"
+    stages = [*sorted((configs / "small").glob("*.yaml")), configs / "small.yaml"]
+    first, *later = (load_config(stage) for stage in stages)
+    assert not first.train.weights
+    for before, after in itertools.pairwise([first, *later]):
+        assert after.train.weights == before.run
+        assert after.model == first.model
+        assert after.volume.prompt_halo == first.volume.prompt_halo
 
 
 def test_only_the_sections_that_are_named_may_be_overridden():
