@@ -467,7 +467,7 @@ class TrainConfig:
     learning_rate: Amount = 1e-3
     """Peak learning rate."""
     weight_decay: Amount = 0.0
-    """Share of each parameter that a step takes away, in learning rates; apart from the gradient."""
+    """Share of each parameter, in learning rates, that a step takes away beside the gradient."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Course of the learning rate after the warm-up; cosine ends at 0."""
     warmup_steps: Count = 100
