@@ -107,6 +107,10 @@ def test_the_learning_rate_is_at_its_peak_after_the_warm_up(schedule, warmup):
     assert float(rate(10)) == pytest.approx(0.1 if schedule == "constant" else 0, abs=1e-7)
 
 
+def first_update(optimizer, gradients, parameters):
+    return optimizer.update(gradients, optimizer.init(parameters), parameters)[0]
+
+
 def test_muon_moves_kernels_by_orthogonal_matrices_and_biases_as_nadam_does():
     settings = TrainConfig(steps=10, warmup_steps=0, schedule="constant", learning_rate=0.1)
     shapes = {"kernel": (3, 3, 3, 2, 8), "bias": (8,)}
@@ -114,11 +118,9 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_biases_as_nadam_does():
     gradients = {name: rng.normal(size=shape, scale=1e-3) for name, shape in shapes.items()}
     parameters = jax.tree.map(np.zeros_like, gradients)
 
-    def update_by(optimizer):
-        return optimizer.update(gradients, optimizer.init(parameters), parameters)[0]
-
-    muon = update_by(make_optimizer(replace(settings, optimizer="muon")))
-    nadam = update_by(optax.chain(optax.clip_by_global_norm(0.25), optax.nadam(0.1)))
+    muon = first_update(make_optimizer(replace(settings, optimizer="muon")), gradients, parameters)
+    nadam = optax.chain(optax.clip_by_global_norm(0.25), optax.nadam(0.1))
+    nadam = first_update(nadam, gradients, parameters)
     np.testing.assert_allclose(muon["bias"], nadam["bias"], rtol=1e-6)
     matrix = np.asarray(muon["kernel"]).reshape(-1, 8)
     values = np.linalg.svd(matrix, compute_uv=False)
@@ -161,11 +163,10 @@ def test_weight_decay_takes_its_share_of_kernels_and_biases_beside_the_gradient(
     parameters = {"kernel": np.full((3, 3, 3, 2, 8), 2.0), "bias": np.full(8, -3.0)}
     gradients = jax.tree.map(np.ones_like, parameters)
 
-    def update_by(settings):
-        rule = make_optimizer(settings)
-        return rule.update(gradients, rule.init(parameters), parameters)[0]
-
-    without, decayed = update_by(settings), update_by(replace(settings, weight_decay=0.5))
+    without, decayed = (
+        first_update(make_optimizer(replace(settings, weight_decay=decay)), gradients, parameters)
+        for decay in (0.0, 0.5)
+    )
     taken = jax.tree.map(np.subtract, decayed, without)
     np.testing.assert_allclose(taken["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-3)
     np.testing.assert_allclose(taken["bias"], 0.1 * 0.5 * 3.0, rtol=1e-3)
