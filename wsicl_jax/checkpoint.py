@@ -169,8 +169,9 @@ def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
 def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     model, volume = config.model, config.volume
     rules = [model.channels, model.precision, volume.grid, volume.percentiles]
-    # Without a halo, the digest is that of checkpoints from before there were halos.
-    halo = [volume.prompt_halo] if volume.prompt_halo else []
+    # Without a halo, the digest is that of checkpoints from before there were halos; with one, it
+    # is not that of checkpoints from when the halo was of each image alone.
+    halo = ["of the set", volume.prompt_halo] if volume.prompt_halo else []
     return sealing.digest_of([fingerprints, *rules, *halo])
 
 

@@ -99,8 +99,9 @@ class VolumeConfig:
     percentiles: tuple[Amount, Amount] = (0.5, 99.5)
     """Percentiles (0 to 100) that intensities are clipped to before scaling to [0, 1]."""
     prompt_halo: Share = 0.0
-    """Width of the Gaussian halo around prompts, as a share of what all prompts of the image cover
-    together along each axis; 0: no halo, as published. Masks of the whole structure have none."""
+    """Width of the Gaussian halo around prompts, as a share of what all prompts of the context set
+    cover together along each axis; 0: no halo, as published. Masks of the whole structure have
+    none."""
     cache_gb: Amount = 2.0
     """Memory in GB, of each process that makes episodes, for cases that are ready on the working
     grid; 0: every case is read each time."""

@@ -14,6 +14,7 @@ from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.in_context import score_in_context, segmented
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.metrics import overlap
+from wsicl_jax.prompts import with_halo
 
 KINDS = ("point", "box", "box3d", "mask2d", "mask", "mixed")
 
@@ -108,9 +109,21 @@ def test_the_network_sees_prompts_with_the_halo_that_it_was_trained_with(data):
     haloed.volume = replace(plain.volume, prompt_halo=0.2)
     assert scores_of(plain, data) == scores_of(haloed, data)
     for without, shown in zip(plain.shown, haloed.shown, strict=True):
-        for channel, found in zip(without.context_prompts, shown.context_prompts, strict=True):
-            assert found[channel > 0].min() > 0.5
-            assert 0 < found[channel == 0].max() < 0.5
+        channels = without.context_prompts[..., 0]
+        expected = with_halo(channels, [False] * len(channels), 0.2)
+        np.testing.assert_array_equal(shown.context_prompts[..., 0], expected)
+
+
+def test_the_halo_of_a_smaller_context_set_knows_nothing_of_the_others(data):
+    network = Answers(perfect)
+    network.volume = replace(network.volume, prompt_halo=0.2)
+    scores = scores_of(network, data, sizes=[1, 2])
+    assert [s.contexts for s in scores] == [1, 2] * len(data.episodes.episodes)
+    sets = [len(shown.context_prompts) for shown in network.shown]
+    assert sorted(sets) == [1] * (len(sets) // 2) + [2] * (len(sets) // 2)
+    for shown in network.shown:
+        if len(shown.context_prompts) == 1:
+            np.testing.assert_allclose(shown.context_prompts.max(), 1.5, atol=0.01)
 
 
 def test_blank_contexts_carry_no_prompt_and_cost_nothing(data):

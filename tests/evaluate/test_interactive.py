@@ -10,7 +10,7 @@ from small_evaluations import SHAPE, Answers, planned
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.interactive import score_interactive
-from wsicl_jax.prompts import ball_radius
+from wsicl_jax.prompts import ball_radius, with_halo
 
 ROUNDS = 3
 RADIUS = int(ball_radius(SHAPE))
@@ -127,13 +127,14 @@ def test_context_images_of_other_subjects_stand_beside_the_target(data):
     assert [s.seconds for s in rounds] == [2 * 2 * 5 + 5 * n for n in (1, 2, 3)]
 
 
-def test_prompts_on_the_target_have_the_halo_that_the_network_was_trained_with(data):
-    network = Answers(nothing)
-    network.volume = replace(network.volume, prompt_halo=0.2)
-    sessions(network, data, kind="box", contexts=2)
-    for shown in network.shown:
-        for channel in shown.context_prompts:
-            assert ((channel > 0) & (channel < 0.5)).any() and (channel > 0.5).any()
+def test_the_halo_is_of_the_prompts_on_the_target_and_on_the_others_together(data):
+    plain, haloed = Answers(nothing), Answers(nothing)
+    haloed.volume = replace(plain.volume, prompt_halo=0.2)
+    for network in (plain, haloed):
+        sessions(network, data, kind="box", contexts=2)
+    for without, shown in zip(plain.shown, haloed.shown, strict=True):
+        expected = with_halo(without.context_prompts[..., 0], [False] * 3, 0.2)
+        np.testing.assert_array_equal(shown.context_prompts[..., 0], expected)
 
 
 def test_more_contexts_than_the_list_has_are_an_error(data):

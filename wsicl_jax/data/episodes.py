@@ -12,7 +12,7 @@ from wsicl_jax.data.augment.group import augment_group
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.restoration import Degradation
 from wsicl_jax.data.sources import Group, Source, StoreSource, SyntheticSource
-from wsicl_jax.prompts import GIVEN_ONCE, Prompt, draw, to_channel
+from wsicl_jax.prompts import GIVEN_ONCE, Prompt, draw, to_channels
 from wsicl_jax.streams import Stream
 
 
@@ -153,17 +153,14 @@ def prompted_episode(
 ) -> Episode:
     """Images, the target's first, with the target's mask and the prompts of each context.
 
-    `halo` is that of `prompts.to_channel`.
+    `halo` is that of `prompts.with_halo`.
     """
-    channels = [
-        to_channel(prompts, image.shape, halo=halo)
-        for image, prompts in zip(images[1:], shown, strict=True)
-    ]
+    channels = to_channels(shown, images[0].shape, halo=halo)
     return Episode(
         _with_channel(images[:1])[0],
         _with_channel([truth])[0],
         _with_channel(images[1:]),
-        _with_channel(channels),
+        channels[..., None],
         np.ones(len(channels), np.float32),
     )
 

@@ -22,10 +22,13 @@ from wsicl_jax.prompts import GIVEN_ONCE, Prompt, annotation_seconds, on_grid
 
 
 class Shown(NamedTuple):
-    """An episode as a network sees it, and the prompts on each context's own grid."""
+    """An episode as a network sees it, and the prompts of each of its context images."""
 
     episode: Episode
     prompts: list[list[Prompt]]
+    """On the context image's own grid."""
+    placed: list[list[Prompt]]
+    """On the working grid."""
 
 
 def score_in_context(
@@ -49,21 +52,25 @@ def score_in_context(
     """
     sizes = sorted(set(sizes))
     episodes.check(sizes[-1], kind, prompts)
+    # The halo of a prompt depends on the whole context set.
+    passes = [[size] for size in sizes] if network.volume.prompt_halo else [sizes]
     scores: list[Score] = []
     listed = episodes.episodes
     title = f"{episodes.data_set}: {kind}" + ("" if kind in GIVEN_ONCE else f" x {prompts}")
     with track(len(listed), title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
-            shown = [
-                show(network.volume, episodes, cases, listed[i], kind, prompts, sizes[-1])
-                for i in part
-            ]
-            if blank:
-                shown = [_without_prompts(s) for s in shown]
-            outputs = network.outputs([s.episode for s in shown], sizes)
+            outputs: list[Float[np.ndarray, "episode x y z"]] = []
+            for together in passes:
+                shown = [
+                    show(network.volume, episodes, cases, listed[i], kind, prompts, together[-1])
+                    for i in part
+                ]
+                if blank:
+                    shown = [_without_prompts(s) for s in shown]
+                outputs += [*network.outputs([s.episode for s in shown], together)]
             for place, (i, one) in enumerate(zip(part, shown, strict=True)):
-                for size, output in zip(sizes, outputs[:, place], strict=True):
-                    found = segmented(network, cases, listed[i], output)
+                for size, output in zip(sizes, outputs, strict=True):
+                    found = segmented(network, cases, listed[i], output[place])
                     used = one.prompts[:size]
                     scores.append(
                         scored(
@@ -108,7 +115,8 @@ def show(
         grid = cases.grid(name, volume)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
         images.append(cases.subject(name, episode.channel, volume)[0])
-    return Shown(prompted_episode(images, truth, placed, halo=volume.prompt_halo), drawn)
+    episode_of = prompted_episode(images, truth, placed, halo=volume.prompt_halo)
+    return Shown(episode_of, drawn, placed)
 
 
 def segmented(
@@ -153,4 +161,5 @@ def fewer(prompts: Sequence[Sequence[Prompt]], kind: EvaluatedKind, count: int) 
 
 def _without_prompts(shown: Shown) -> Shown:
     blank = np.zeros_like(shown.episode.context_prompts)
-    return Shown(shown.episode._replace(context_prompts=blank), [[] for _ in shown.prompts])
+    nothing: list[list[Prompt]] = [[] for _ in shown.prompts]
+    return Shown(shown.episode._replace(context_prompts=blank), nothing, nothing)

@@ -119,12 +119,9 @@ def _shown(network: Network, cases: Cases, session: _Session) -> Episode:
     image, _ = cases.subject(episode.target, episode.channel, network.volume)
     grid = cases.grid(episode.target, network.volume)
     placed: Sequence[Prompt] = [on_grid(prompt, grid) for prompt in session.prompts]
-    nothing, halo = np.zeros(image.shape, bool), network.volume.prompt_halo
-    own = prompted_episode([image, image], nothing, [placed], halo=halo)
-    if session.others is None:
-        return own
-    return Episode(
-        own.target,
-        own.truth,
-        *(np.concatenate([a, b]) for a, b in zip(own[2:], session.others.episode[2:], strict=True)),
-    )
+    images, prompts = [image, image], [placed]
+    if session.others:
+        images += [*session.others.episode.context_images[..., 0]]
+        prompts += session.others.placed
+    nothing = np.zeros(image.shape, bool)
+    return prompted_episode(images, nothing, prompts, halo=network.volume.prompt_halo)

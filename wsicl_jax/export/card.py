@@ -29,9 +29,10 @@ _USE = {
 }
 
 _HALO = (
-    " Then, unless there is a mask of the whole structure, the channel is averaged with its halo: "
-    "itself after a Gaussian (0 beyond the image) of sd {:g} times the extent of its values above "
-    "0 along each axis, divided by its maximum."
+    " Then channels get a halo, but for those with a mask of the whole structure and empty ones: "
+    "each is blurred by a Gaussian (0 beyond the image) of sd {:g} times the extent, along each "
+    "axis, of what is above 0 on any context image, and divided by its maximum; the blurred "
+    "channels are divided by the maximum of their mean, and half of the channel before is added."
 )
 
 

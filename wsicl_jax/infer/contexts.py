@@ -17,7 +17,7 @@ from wsicl_jax.infer.prepared import Prepared, prepare
 from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.infer.tiles import Faces, faces_of
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import Prompt, on_grid, to_channel
+from wsicl_jax.prompts import Prompt, holds_mask, on_grid, to_channel, with_halo
 
 
 class HeldMask(NamedTuple):
@@ -41,7 +41,9 @@ class Shown(NamedTuple):
     prompts: Sequence[Prompt | HeldMask]
     """In voxels of the image's own grid; none if there will be no second look."""
     channel: Float[np.ndarray, "X Y Z"]
-    """The prompts on the working grid."""
+    """The prompts painted on the working grid, without a halo."""
+    is_mask: bool
+    """Whether a mask of the whole structure is among the prompts."""
     prompted: Faces | None
     """Where the prompts are."""
 
@@ -80,23 +82,29 @@ def prepared_contexts(
                     held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
                     prepared = volume, held
                 image = prepared[1]
-                found[name, place] = shown_on(image, prompts, segmenter.volume.prompt_halo)
+                found[name, place] = shown_on(image, prompts)
             bar.advance()
     return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
 
 
-def shown_on(image: Prepared, prompts: Sequence[Prompt], halo: float) -> Shown:
+def shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
     """An image with its prompts, in voxels of its own grid, as a context image.
 
     Raises:
         PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
     """
     placed = [on_grid(prompt, image.grid) for prompt in prompts]
-    channel = to_channel(placed, image.grid.grid, halo=halo)
+    channel, is_mask = to_channel(placed, image.grid.grid), holds_mask(prompts)
     if image.own is None:
-        return Shown(image, (), channel, None)
+        return Shown(image, (), channel, is_mask, None)
     held = [_held(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]
-    return Shown(image, held, channel, faces_of(prompts, image.grid))
+    return Shown(image, held, channel, is_mask, faces_of(prompts, image.grid))
+
+
+def channels_of(shown: Sequence[Shown], halo: float) -> Float[np.ndarray, "context X Y Z"]:
+    """The prompt channels of a context set, as the network takes them."""
+    painted = np.stack([context.channel for context in shown])
+    return with_halo(painted, [context.is_mask for context in shown], halo)
 
 
 def _loaded(example: Example, read_image, read_label) -> ContextImage:

@@ -14,7 +14,7 @@ from wsicl_jax.infer.tiles import Tiles, tiles_around, view_of_context
 from wsicl_jax.metrics import dice
 from wsicl_jax.model.dual_branch import CUT
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import on_crop, to_channel
+from wsicl_jax.prompts import on_crop, to_channels
 
 
 def second_look(
@@ -55,7 +55,7 @@ def _tile(
     segmenter: Segmenter, target: Prepared, shown: Sequence[Shown], box: Box, tiles: Tiles
 ) -> Float[np.ndarray, "X Y Z"] | None:
     size = target.grid.grid
-    images, channels, weights = [], [], []
+    images, prompted = [], []
     own = target.grid.cropped(box, size)
     for context in shown:
         view = own
@@ -63,13 +63,11 @@ def _tile(
             view = view_of_context(context.image, context.prompted, box, tiles, target)
         prompts = (p.whole() if isinstance(p, HeldMask) else p for p in context.prompts)
         placed = [on_crop(prompt, view) for prompt in prompts]
-        placed = [prompt for prompt in placed if prompt is not None]
-        channels.append(to_channel(placed, size, halo=segmenter.volume.prompt_halo))
+        prompted.append([prompt for prompt in placed if prompt is not None])
         images.append(context.image.view(view))
-        weights.append(float(bool(placed)))
-    if not any(weights):
+    if not any(prompted):
         return None
+    channels = to_channels(prompted, size, halo=segmenter.volume.prompt_halo)
+    weights = np.array([bool(placed) for placed in prompted], np.float32)
     encoded = segmenter.encode(target.view(own))
-    return segmenter.answer(
-        encoded, np.stack(images), np.stack(channels), np.array(weights, np.float32)
-    )
+    return segmenter.answer(encoded, np.stack(images), channels, weights)

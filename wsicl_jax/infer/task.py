@@ -12,7 +12,7 @@ from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.infer.compose import Composition, Scores, TileScore
-from wsicl_jax.infer.contexts import prepared_contexts, shown_on
+from wsicl_jax.infer.contexts import channels_of, prepared_contexts, shown_on
 from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import ImageLike, as_path, as_volume
 from wsicl_jax.infer.memory import Plan, check_file, plan
@@ -280,7 +280,7 @@ class Task:
         remarks: list[str] = []
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
-            shown = [*contexts, shown_on(target, own, halo)] if own else contexts
+            shown = [*contexts, shown_on(target, own)] if own else contexts
             if not shown:
                 raise PromptError(
                     f"nothing shows what {name!r} is; give context images, or add a point or a "
@@ -289,7 +289,7 @@ class Task:
             whole = self._segmenter.answer(
                 encoded,
                 np.stack([context.image.image for context in shown]),
-                np.stack([context.channel for context in shown]),
+                channels_of(shown, halo),
             )
             tiles: list[TileScore] = []
             if again and (whole > CUT).any():

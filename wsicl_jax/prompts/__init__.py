@@ -19,7 +19,14 @@ from wsicl_jax.prompts.kinds import (
     annotation_seconds,
     kind_of,
 )
-from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
+from wsicl_jax.prompts.paint import (
+    ball,
+    ball_radius,
+    holds_mask,
+    to_channel,
+    to_channels,
+    with_halo,
+)
 from wsicl_jax.prompts.place import bounds, on_crop, on_grid
 
 __all__ = [
@@ -37,8 +44,11 @@ __all__ = [
     "bounds",
     "correct",
     "draw",
+    "holds_mask",
     "kind_of",
     "on_crop",
     "on_grid",
     "to_channel",
+    "to_channels",
+    "with_halo",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -19,9 +19,7 @@ _SCRIBBLE_SHARE = 0.5
 """Radius of a scribble's line in that of a point's ball."""
 
 
-def to_channel(
-    prompts: Iterable[Prompt], shape: Shape3, *, halo: float = 0.0
-) -> Float[np.ndarray, "x y z"]:
+def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x y z"]:
     """All prompts of one image as its prompt channel: values in [0, 1], the larger wins; float32.
 
     - Point: a ball of radius 6 voxels at 128^3, scaled with the grid, whose values fall
@@ -32,30 +30,60 @@ def to_channel(
     - Mask on a slice: itself, thickened as a box is.
     - Mask: itself.
 
-    A `halo` tells more of where the structure lies than a few points or slices can: the channel
-    becomes the mean of what was painted and of that blurred by a Gaussian, whose standard deviation
-    along each axis is this share of the extent of all that was painted, scaled to a maximum of 1.
-    An image with a mask of its whole structure keeps its channel. Not in the published method.
-
     Raises:
         PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
     """
-    prompts = list(prompts)
     channel = np.zeros(shape, np.float32)
     _paint(channel, prompts)
-    if not halo or any(isinstance(prompt, np.ndarray) for prompt in prompts):
-        return channel
-    return _with_halo(channel, halo)
+    return channel
 
 
-def _with_halo(channel: Float[np.ndarray, "x y z"], width: float) -> Float[np.ndarray, "x y z"]:
-    painted = Box.around(channel)
-    if painted is None:
-        return channel
-    blurred = ndimage.gaussian_filter(
-        channel, [width * side for side in painted.extent], mode="constant"
+def to_channels(
+    context_set: Sequence[Sequence[Prompt]], shape: Shape3, *, halo: float = 0.0
+) -> Float[np.ndarray, "context x y z"]:
+    """The prompt channels of the images of a context set: `to_channel`, and then `with_halo`.
+
+    Raises:
+        PromptError: as `to_channel`.
+    """
+    channels = np.zeros((len(context_set), *shape), np.float32)
+    for channel, prompts in zip(channels, context_set, strict=True):
+        _paint(channel, prompts)
+    return with_halo(channels, [holds_mask(prompts) for prompts in context_set], halo)
+
+
+def with_halo(
+    channels: Float[np.ndarray, "context x y z"], is_mask: Sequence[bool], halo: float
+) -> Float[np.ndarray, "context x y z"]:
+    """What was painted on the images of a context set, with the halo of its prompts.
+
+    A few points or slices on one image tell little of where a structure ends; those of all images
+    together do. So each channel is blurred by a Gaussian, whose standard deviation along each axis
+    is the share `halo` of the extent of what was painted on any of the images; blurred channels
+    are scaled to a maximum of 1 each, and then by one factor, so that their mean has a maximum of
+    1; to that half of what was painted is added. The mean over the context set is then about 1 in
+    the middle of the structure and 0.5 at its border, as it is of masks; the channel of one
+    image can be larger than 1.
+
+    Images of which `is_mask` holds, that is with a mask of their whole structure, and those without
+    prompts keep their channels, and so do all with a `halo` of 0. Not in the published method.
+    """
+    places = [n for n, whole in enumerate(is_mask) if not whole and channels[n].any()]
+    if not halo or not places:
+        return channels
+    deviations = [halo * side for side in Box.around(channels.any(axis=0)).extent]
+    blurred = np.stack(
+        [ndimage.gaussian_filter(channels[n], deviations, mode="constant") for n in places]
     )
-    return (channel + blurred / blurred.max()) / 2
+    blurred /= blurred.max(axis=(1, 2, 3), keepdims=True)
+    found = channels.copy()
+    found[places] = blurred / blurred.mean(axis=0).max() + channels[places] / 2
+    return found
+
+
+def holds_mask(prompts: Sequence[Prompt]) -> bool:
+    """Whether a mask of the whole structure is among the prompts of an image."""
+    return any(isinstance(prompt, np.ndarray) for prompt in prompts)
 
 
 def _paint(channel: Float[np.ndarray, "_ _ _"], prompts: Iterable[Prompt]) -> None:
