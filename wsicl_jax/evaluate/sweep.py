@@ -1,7 +1,8 @@
 """A grid of evaluations, cell by cell: each on disk when it is done, none done twice.
 
 A cell is a model, a data set, a kind of prompt and their number; all context sizes are scored in
-one pass. Several processes may share a sweep: each takes its part of the cells (array jobs).
+one pass, or in one each where prompts have a halo, which depends on the whole set. Several
+processes may share a sweep: each takes its part of the cells (array jobs).
 """
 
 import json
