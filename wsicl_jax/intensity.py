@@ -13,11 +13,13 @@ def normalise(
     """
     low, high = percentile_range(image, percentiles)
     image = np.asarray(image, np.float32)
-    if not high > low:
+    span = np.float32(high - low)
+    # Of values next to 0, the range may be 0 in float32 alone.
+    if not span > 0:
         return np.zeros_like(image)
     # In place: of a large image one more copy is all that is held.
     scaled = image - np.float32(low)
-    scaled /= np.float32(high - low)
+    scaled /= span
     return np.clip(scaled, 0, 1, out=scaled)
 
 
