@@ -27,9 +27,9 @@ small: .venv/.installed
 	for stage in configs/small/*.yaml configs/small.yaml; do \
 		$(HUGE_PAGES) $(BIN)/wsicl train $$stage --resume || exit 1; \
 	done
-	mkdir -p small
+	mkdir -p exported
 	$(BIN)/wsicl export runs/small --format safetensors --dtype float16 --overwrite \
-		--licence "$(SMALL_LICENCE)" --output small/small.safetensors
+		--licence "$(SMALL_LICENCE)" --output exported/small.safetensors
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check wsicl_jax tests

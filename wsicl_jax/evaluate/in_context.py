@@ -115,8 +115,7 @@ def show(
         grid = cases.grid(name, volume)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
         images.append(cases.subject(name, episode.channel, volume)[0])
-    episode_of = prompted_episode(images, truth, placed, halo=volume.prompt_halo)
-    return Shown(episode_of, drawn, placed)
+    return Shown(prompted_episode(images, truth, placed, halo=volume.prompt_halo), drawn, placed)
 
 
 def segmented(

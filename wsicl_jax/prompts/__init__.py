@@ -8,6 +8,7 @@ the image's size.
 from wsicl_jax.axes import Box
 from wsicl_jax.prompts.correct import correct
 from wsicl_jax.prompts.draw import draw
+from wsicl_jax.prompts.halo import holds_mask, to_channels, with_halo
 from wsicl_jax.prompts.kinds import (
     GIVEN_ONCE,
     SECONDS,
@@ -19,14 +20,7 @@ from wsicl_jax.prompts.kinds import (
     annotation_seconds,
     kind_of,
 )
-from wsicl_jax.prompts.paint import (
-    ball,
-    ball_radius,
-    holds_mask,
-    to_channel,
-    to_channels,
-    with_halo,
-)
+from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
 from wsicl_jax.prompts.place import bounds, on_crop, on_grid
 
 __all__ = [

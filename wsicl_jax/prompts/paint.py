@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -36,54 +36,6 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
     channel = np.zeros(shape, np.float32)
     _paint(channel, prompts)
     return channel
-
-
-def to_channels(
-    context_set: Sequence[Sequence[Prompt]], shape: Shape3, *, halo: float = 0.0
-) -> Float[np.ndarray, "context x y z"]:
-    """The prompt channels of the images of a context set: `to_channel`, and then `with_halo`.
-
-    Raises:
-        PromptError: as `to_channel`.
-    """
-    channels = np.zeros((len(context_set), *shape), np.float32)
-    for channel, prompts in zip(channels, context_set, strict=True):
-        _paint(channel, prompts)
-    return with_halo(channels, [holds_mask(prompts) for prompts in context_set], halo)
-
-
-def with_halo(
-    channels: Float[np.ndarray, "context x y z"], is_mask: Sequence[bool], halo: float
-) -> Float[np.ndarray, "context x y z"]:
-    """What was painted on the images of a context set, with the halo of its prompts.
-
-    A few points or slices on one image tell little of where a structure ends; those of all images
-    together do. So each channel is blurred by a Gaussian, whose standard deviation along each axis
-    is the share `halo` of the extent of what was painted on any of the images; blurred channels
-    are scaled to a maximum of 1 each, and then by one factor, so that their mean has a maximum of
-    1; to that half of what was painted is added. The mean over the context set is then about 1 in
-    the middle of the structure and 0.5 at its border, as it is of masks; the channel of one
-    image can be larger than 1.
-
-    Images of which `is_mask` holds, that is with a mask of their whole structure, and those without
-    prompts keep their channels, and so do all with a `halo` of 0. Not in the published method.
-    """
-    places = [n for n, whole in enumerate(is_mask) if not whole and channels[n].any()]
-    if not halo or not places:
-        return channels
-    deviations = [halo * side for side in Box.around(channels.any(axis=0)).extent]
-    blurred = np.stack(
-        [ndimage.gaussian_filter(channels[n], deviations, mode="constant") for n in places]
-    )
-    blurred /= blurred.max(axis=(1, 2, 3), keepdims=True)
-    found = channels.copy()
-    found[places] = blurred / blurred.mean(axis=0).max() + channels[places] / 2
-    return found
-
-
-def holds_mask(prompts: Sequence[Prompt]) -> bool:
-    """Whether a mask of the whole structure is among the prompts of an image."""
-    return any(isinstance(prompt, np.ndarray) for prompt in prompts)
 
 
 def _paint(channel: Float[np.ndarray, "_ _ _"], prompts: Iterable[Prompt]) -> None:
