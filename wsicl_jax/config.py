@@ -215,6 +215,17 @@ class ScannerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
+class PriorConfig:
+    """A store whose cases serve as anatomies of synthetic cohorts."""
+
+    store: str
+    """Path or URL of the store. All its cases are used: give one without the cases that you
+    evaluate on."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Relative frequency of its cohorts."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
 class SynthConfig:
     """Synthetic cohorts: one random anatomy each, and subjects that deform it."""
 
@@ -249,9 +260,16 @@ class SynthConfig:
     """Effects of the scanner."""
     smallest_share: Share = 0.001
     """Share of the working grid below which a structure is not asked for in training."""
-    prior: str = ""
-    """Path or URL of a store whose label maps serve as anatomies; empty: shapes alone. All its
-    cases are used: give a store without the cases that you evaluate on."""
+    priors: tuple[PriorConfig, ...] = ()
+    """Stores whose label maps serve as anatomies; empty: shapes alone."""
+    shapes_weight: Amount = 0.0
+    """Relative frequency of anatomies of shapes, beside the `weight` of each prior."""
+    prior_image: Share = 0.0
+    """Probability that the subjects of a prior's case keep the intensities of its image, deformed
+    as the labels are; otherwise they are painted anew."""
+    prior_close: Share = 0.0
+    """Probability that a cohort shows a part of its case, 0.35 to 0.9 of each side, around a
+    voxel of one of its labels."""
     prior_drop: Share = 0.1
     """Probability that a label of the prior becomes a structure without a label."""
     prior_merge: Share = 0.1

@@ -122,7 +122,7 @@ def test_processes_write_what_one_writes(whole, tmp_path):
             "a frequency above 0",
         ),
         (["train.steps=3"], "only settings of synth may be changed"),
-        (["synth.prior=/no/where"], "no store at /no/where"),
+        (["synth.priors=[{store: /no/where}]"], "no store at /no/where"),
         (["--picture", "/no/where/a.png"], "no directory"),
     ],
 )

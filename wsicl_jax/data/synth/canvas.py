@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from wsicl_jax.axes import Shape3
 from wsicl_jax.data.synth.shapes import Region, solid
@@ -40,6 +40,8 @@ class Anatomy:
     names: dict[int, str]
     """Structure of each label; labels are 1, 2, ..."""
     lesions: tuple[Lesions, ...] = ()
+    image: Float[np.ndarray, "x y z"] | None = None
+    """Intensities of a real image in [0, 1], which subjects keep; None: they are painted."""
 
     def with_lesions(self, rng: np.random.Generator) -> Integer[np.ndarray, "x y z"]:
         """Tissues of one subject before its deformation, with its own lesions."""

@@ -16,12 +16,15 @@ from wsicl_jax.axes import Shape3
 from wsicl_jax.config import SynthConfig
 from wsicl_jax.data.synth.anatomy import DETAIL, draw_anatomy
 from wsicl_jax.data.synth.canvas import OUTSIDE, Anatomy
-from wsicl_jax.data.synth.fields import displaced, interpolate
-from wsicl_jax.data.synth.prior import prior_anatomy, prior_fingerprint
+from wsicl_jax.data.synth.fields import drawn_places, interpolate, linear, nearest
+from wsicl_jax.data.synth.prior import draw_prior, prior_anatomy, priors_fingerprint
 from wsicl_jax.data.synth.scanner import cut, scan
 
 _WITHIN_LEVEL = 0.02
 """Standard deviation of the intensities of tissues that share a level."""
+
+_TONE = 5.0
+"""Standard deviation of the logarithm of a real image's exponent, in that of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,23 +60,32 @@ class Cohort:
         """Image in arbitrary units (float32) and label map (uint8) of one subject."""
         # Behind 0, numpy would repeat the numbers that the cohort itself was drawn with.
         rng = np.random.default_rng([*self.seed, 1 + index])
-        tissue = displaced(
-            rng,
-            self.anatomy.with_lesions(rng),
-            self.shape,
-            bend=self.deformation,
-            pose=self.deformation,
-        )
+        volume, amount = self.anatomy.with_lesions(rng), self.deformation
+        places = drawn_places(rng, volume.shape, self.shape, bend=amount, pose=amount)
+        tissue = nearest(volume, places)
         label = self.anatomy.label_of[tissue]
-        image = scan(rng, self._painted(tissue, rng), self.settings.scanner)
+        if self.anatomy.image is None:
+            image = self._painted(tissue, rng)
+        else:
+            image = self._kept(tissue, linear(self.anatomy.image, places), rng)
+        image = scan(rng, image, self.settings.scanner)
         if rng.random() < self.settings.scanner.cut:
             cut(rng, image, label)
         return image, label
 
-    def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _kept(self, tissue: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A real image with a tone curve and small shifts of its tissues of one subject's own."""
+        curve = np.exp(rng.normal(0, _TONE * self.contrast))
+        return image ** np.float32(curve) + self._shifts(rng)[tissue]
+
+    def _shifts(self, rng: np.random.Generator) -> np.ndarray:
+        """How much brighter each tissue is in one subject than in the cohort; float32."""
         shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.look_of]
         shift[OUTSIDE] = 0
-        image = (self.brightness + shift.astype(np.float32))[tissue]
+        return shift.astype(np.float32)
+
+    def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = (self.brightness + self._shifts(rng))[tissue]
         if self.settings.texture:
             for amplitude, voxels in zip(self.texture, (1.5, 3.5), strict=True):
                 image += amplitude[tissue] * _texture(rng, self.shape, voxels)
@@ -81,21 +93,21 @@ class Cohort:
 
 
 def fingerprint(settings: SynthConfig) -> int:
-    """A number that changes with the cases of the prior; 0 without one."""
-    return prior_fingerprint(settings.prior) if settings.prior else 0
+    """A number that changes with the cases of the priors; 0 without any."""
+    return priors_fingerprint(settings) if settings.priors else 0
 
 
 def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:
     """The cohort of a seed, with subjects of this shape.
 
     Raises:
-        DataError: the store of `settings.prior` cannot be read.
+        DataError: a store of `settings.priors` cannot be read.
     """
     rng = np.random.default_rng(seed)
     detail = tuple(round(side * DETAIL) for side in shape)
     deformation, contrast = (_drawn(rng, x) for x in (settings.deformation, settings.contrast))
-    if settings.prior:
-        anatomy = prior_anatomy(rng, detail, settings, 2 * deformation)
+    if prior := draw_prior(rng, settings):
+        anatomy = prior_anatomy(rng, detail, settings, prior, 2 * deformation)
     else:
         anatomy = draw_anatomy(rng, detail, settings)
     tissues = len(anatomy.label_of)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
+from scipy import ndimage
 
 from wsicl_jax.axes import Shape3
 
@@ -86,20 +87,51 @@ def displaced(
 ) -> Integer[np.ndarray, "X Y Z"]:
     """A label volume deformed at random, from the nearest voxel, on a grid of another size.
 
+    `bend` and `pose` are those of `drawn_places`.
+    """
+    return nearest(volume, drawn_places(rng, volume.shape, shape, bend=bend, pose=pose))
+
+
+def drawn_places(
+    rng: np.random.Generator, sides: Sequence[int], shape: Shape3, *, bend: float, pose: float
+) -> Float[np.ndarray, "3 X Y Z"]:
+    """Where in a volume of these sides a deformation takes each voxel of `shape` from, in voxels
+    from the volume's first faces.
+
     `bend` is the typical displacement of a smooth field, `pose` that of a linear map and a
-    shift, both as a share of half the volume. What comes from outside repeats its border.
+    shift, both as a share of half the volume.
     """
     turn = np.eye(3) + rng.normal(0, pose, (3, 3))
     shift = rng.normal(0, pose / 2, 3)
-    coarse = smooth_field(rng, shape, 3, frequency=1.5) * np.float32(bend * rng.uniform(0.6, 1.4))
-    fine = smooth_field(rng, shape, 3, frequency=4.0) * np.float32(bend * rng.uniform(0, 0.2))
-    index = 0
-    for axis, side in enumerate(volume.shape):
-        position = coarse[axis] + fine[axis]
+    places = smooth_field(rng, shape, 3, frequency=1.5) * np.float32(bend * rng.uniform(0.6, 1.4))
+    places += smooth_field(rng, shape, 3, frequency=4.0) * np.float32(bend * rng.uniform(0, 0.2))
+    for axis, side in enumerate(sides):
+        position = places[axis]
         for other, count in enumerate(shape):
             line = centres(count) * turn[other, axis] + (shift[axis] if other == axis else 0)
             position += along(other, line.astype(np.float32))
+        position += 1
+        position *= np.float32(side / 2)
+    return places
+
+
+def nearest(
+    volume: Integer[np.ndarray, "x y z"], places: Float[np.ndarray, "3 X Y Z"]
+) -> Integer[np.ndarray, "X Y Z"]:
+    """The voxels of a volume at the places of `drawn_places`; what lies outside repeats its
+    border."""
+    index = 0
+    for side, position in zip(volume.shape, places, strict=True):
         # Truncation towards 0 serves as floor: what lies below is clipped anyway.
-        voxel = ((position + 1) * np.float32(side / 2)).astype(np.int32)
+        voxel = position.astype(np.int32)
         index = index * side + np.clip(voxel, 0, side - 1, out=voxel)
     return volume.ravel().take(index)
+
+
+def linear(
+    volume: Float[np.ndarray, "x y z"], places: Float[np.ndarray, "3 X Y Z"]
+) -> Float[np.ndarray, "X Y Z"]:
+    """As `nearest`, for a grey image: linear between voxels; float32."""
+    return ndimage.map_coordinates(
+        volume, places - np.float32(0.5), np.float32, order=1, mode="nearest"
+    )
