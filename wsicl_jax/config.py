@@ -620,6 +620,9 @@ class SweepConfig:
     """Data sets whose episodes are planned by this sweep."""
     episodes: tuple[str, ...] = ()
     """Episode lists that were written before, by `wsicl episodes` or another sweep."""
+    unseen: bool = False
+    """The data sets are for what no checkpoint has seen: one that a checkpoint was trained on, or
+    that the network it began from was, is refused."""
     seed: Annotated[Count, Field(lt=2**32)] = 0
     """Seed of what is planned: split of data that no checkpoint knows, contexts and prompts."""
     episode: EpisodeConfig = EpisodeConfig()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import ExperimentConfig, config_to_dict, load_config
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
@@ -62,11 +63,12 @@ def _describe_store(store: Store) -> RenderableType:
 def _describe_file(path: Path) -> RenderableType:
     from wsicl_jax.export.weights import load_with_settings
 
-    _, settings = load_with_settings(path)
+    settings = load_with_settings(path).settings
     facts = [("file", f"{path.name}, {path.stat().st_size:,} bytes")]
     if settings.step is not None:
         facts.append(("step", f"{settings.step:,} of {settings.experiment.train.steps:,}"))
-    return _facts(*facts, *_network(settings.experiment))
+    facts += _network(settings.experiment)
+    return Group(_facts(*facts), *([_seen(settings.seen)] if settings.seen else []))
 
 
 def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
@@ -87,10 +89,13 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
 def _describe_checkpoint(path: Path) -> RenderableType:
     # Slow to import, and a store needs none of it.
     from wsicl_jax.checkpoint import damage, experiment_config, find_checkpoint, read_metadata
+    from wsicl_jax.export.networks import find_network
+    from wsicl_jax.train.binding import seen_by
     from wsicl_jax.train.checkpoints import has_steps, read_score
 
     saved = path / "config.yaml"
     metadata: dict[str, Any] = {"step": 0}
+    checkpoint = None
     if saved.is_file() and not has_steps(path):
         config = load_config(saved)
         facts = [("checkpoint", "none yet")]
@@ -122,7 +127,25 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     facts += [
         (name, f"{value:.4g}") for name, value in newest.items() if name not in ("step", "skipped")
     ]
-    return _facts(*facts)
+    if checkpoint is None:
+        return _facts(*facts)
+    try:
+        seen = _seen(seen_by(find_network(checkpoint)))
+    except DataError as error:
+        seen = Text(f"what it has seen cannot be told: {error}")
+    return Group(_facts(*facts), seen)
+
+
+def _seen(seen: Seen) -> RenderableType:
+    """All data that a network has seen, and which of it nobody knows."""
+    table = Table("data set that it has seen", "as")
+    for name in ("subjects", "cases"):
+        table.add_column(name, justify="right")
+    for one in seen.data_sets:
+        counts = (str(one.subjects), str(len(one.cases))) if one.cases else ("-", "-")
+        table.add_row(Text(one.name), one.use, *counts)
+    unknown = [Text(f"what {name} has seen is not known") for name in seen.unknown]
+    return Group(*([table] if seen.data_sets else []), *unknown)
 
 
 def _settings(section: Any) -> str:

@@ -15,7 +15,7 @@ from small_evaluations import (
     write_store,
 )
 
-from wsicl_jax.config import SweepConfig, config_from_dict, config_to_dict
+from wsicl_jax.config import DatasetConfig, SweepConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.store import Store, create_store, finish_store, write_case
 from wsicl_jax.errors import CheckpointError, ConfigError, DataError
@@ -318,6 +318,21 @@ def test_a_store_under_another_name_is_known_by_its_content(sweep, store, run, t
     config = sweep({"targets": 0}, checkpoints={"it": str(run)}, data=({"store": str(renamed)},))
     (path,) = open_sweep(replace(config, seed=5)).lists
     assert {e.target for e in read_list(path).episodes} == set(data.cases("validation"))
+
+
+def test_a_sweep_of_unseen_data_refuses_a_data_set_that_was_seen(sweep, store, run, tmp_path):
+    seen = sweep(checkpoints={"it": str(run)}, unseen=True)
+    with pytest.raises(DataError, match=r"it has seen \w+ in training, .* unseen data"):
+        open_sweep(seen)
+    renamed = write_store(tmp_path / "renamed")
+    with pytest.raises(DataError, match="has seen renamed, there called"):
+        open_sweep(replace(seen, data=(DatasetConfig(store=str(renamed)),)))
+    open_sweep(replace(seen, data=(DatasetConfig(),), output=str(tmp_path / "synthetic")))
+
+
+def test_a_sweep_of_unseen_data_warns_of_what_nobody_knows(sweep):
+    with pytest.warns(UserWarning, match="whether a has seen .* is not known"):
+        open_sweep(sweep(unseen=True, checkpoints={"a": sweep().checkpoints["a"]}))
 
 
 def test_a_list_with_a_target_that_was_trained_on_is_refused(sweep, store, run, tmp_path):

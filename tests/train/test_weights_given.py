@@ -6,8 +6,12 @@ from tiny_runs import assert_equal_networks, parameters, tiny
 from wsicl_jax.check.run import check
 from wsicl_jax.checkpoint import load_model
 from wsicl_jax.config import override_config
+from wsicl_jax.data.seen import Seen, SeenDataSet
 from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.export.export import export
+from wsicl_jax.export.networks import find_network
+from wsicl_jax.export.weights import import_weights
+from wsicl_jax.train.binding import seen_by
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.weights import given_parameters
 
@@ -57,3 +61,30 @@ def test_weights_that_are_missing_are_told_by_training_and_by_its_check(tmp_path
 
 def test_without_weights_they_are_drawn(tmp_path):
     assert given_parameters(tiny(tmp_path / "run")) is None
+
+
+def test_a_run_has_seen_what_the_network_it_began_with_had(whole_run, tmp_path):
+    own = seen_by(find_network(whole_run[0]))
+    assert [(one.name, one.use) for one in own.data_sets] == [("synthetic", "training")]
+    assert not own.unknown
+    file, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    before = own + Seen((SeenDataSet("liver", "training", 1, ("abc",)),))
+    export(whole_run[0], file, "safetensors", seen=before)
+    assert seen_by(find_network(file)) == before
+    train(from_weights(run, file, "train.steps=1"))
+    file.unlink()
+    assert seen_by(find_network(run)) == before
+
+
+def test_what_a_file_without_a_record_has_seen_is_not_known(whole_run, tmp_path):
+    file, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    export(whole_run[0], file, "safetensors")
+    train(from_weights(run, file, "train.steps=1"))
+    assert seen_by(find_network(run)).unknown == ("weights.safetensors",)
+
+
+def test_an_imported_network_keeps_the_record(whole_run, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    export(whole_run[0], file, "safetensors", seen=seen_by(find_network(whole_run[0])))
+    import_weights(file, tmp_path / "imported")
+    assert seen_by(find_network(tmp_path / "imported")) == seen_by(find_network(whole_run[0]))

@@ -15,6 +15,7 @@ def _export(options: argparse.Namespace) -> int:
     from wsicl_jax.export.networks import find_network
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
+    from wsicl_jax.train.binding import seen_by
 
     keep_compiled_programs()
     # Once: a run in training may save, and then its directory means another checkpoint.
@@ -26,6 +27,7 @@ def _export(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         measured=_measured(stored, options.scores),
         licence=options.licence,
+        seen=seen_by(stored),
         overwrite=options.overwrite,
     )
     console().print(exported.table())

@@ -6,14 +6,15 @@ whatever happens to the stores.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet
+from wsicl_jax.data.seen import Seen, SeenDataSet, seen_as_priors
 from wsicl_jax.data.split import Part
 from wsicl_jax.data.synth.cohort import fingerprint
 from wsicl_jax.errors import DataError
@@ -54,7 +55,7 @@ class DataSetRecord:
     channels: tuple[str, ...]
     labels: dict[int, str]
     prior: int
-    """Of synthetic cohorts: a number that changes with the cases of their prior; else 0."""
+    """Of synthetic cohorts: a number that changes with the cases of their priors; else 0."""
     cases: dict[str, CaseRecord]
     former: dict[str, CaseRecord]
     """Cases that it had before, now missing with the user's consent."""
@@ -72,6 +73,9 @@ class Manifest:
     data_sets: tuple[DataSetRecord, ...]
     previous: tuple[str, ...] = ()
     """Digests of the manifests in whose place this one came, the oldest first."""
+    besides: Seen = field(default_factory=Seen)
+    """What the network has seen beside the data sets: priors of synthetic cohorts, and all that
+    the network had seen whose weights it began with."""
 
     @property
     def digest(self) -> str:
@@ -87,9 +91,24 @@ class Manifest:
         wanted = set(names)
         return replace(self, data_sets=tuple(d for d in self.data_sets if d.name in wanted))
 
+    @property
+    def seen(self) -> Seen:
+        """All that a network of this run has seen."""
+        own = []
+        for record in self.data_sets:
+            if record.trained_on:
+                shown = [case for case in record.known.values() if case.part == "train"]
+                subjects = len({case.subject for case in shown})
+                digests = tuple(sorted({case.digest for case in shown}))
+                own.append(SeenDataSet(record.name, "training", subjects, digests))
+        return Seen(tuple(own)) + self.besides
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: the inverse of `from_json`."""
-        return {"format": _FORMAT, **_MANIFESTS.dump_python(self, mode="json")}
+        content = _MANIFESTS.dump_python(self, mode="json")
+        if self.besides == Seen():
+            del content["besides"]  # so that manifests of before keep their digest
+        return {"format": _FORMAT, **content}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Manifest":
@@ -117,15 +136,25 @@ class Changes(NamedTuple):
 
 
 def manifest_of(
-    config: ExperimentConfig, datasets: Sequence[DataSet], before: Manifest | None = None
+    config: ExperimentConfig,
+    datasets: Sequence[DataSet],
+    before: Manifest | None = None,
+    inherited: Seen = Seen(),  # noqa: B008 - frozen
 ) -> Manifest:
     """The manifest of opened data sets; with `before`, the one that comes in its place.
 
+    `inherited` is what the network had seen whose weights the run begins with.
+
     Raises:
-        DataError: the prior of synthetic cohorts cannot be read.
+        DataError: a prior of synthetic cohorts cannot be read.
     """
     records = tuple(_record(config, dataset, before) for dataset in datasets)
-    return Manifest(records, (*before.previous, before.digest) if before else ())
+    besides = inherited
+    if any(record.trained_on and record.store == SYNTHETIC for record in records):
+        besides += seen_as_priors(config.synth)
+    if before is None:
+        return Manifest(records, (), besides)
+    return Manifest(records, (*before.previous, before.digest), before.besides + besides)
 
 
 def bound(dataset: DataSet, manifest: Manifest) -> DataSet:
@@ -249,7 +278,7 @@ def _compare(before: DataSetRecord, now: DataSetRecord) -> tuple[list[str], tupl
             was, is_now = (repr(name) if name is not None else "nothing" for name in names)
             found.append(f"label {value} was {was} and is {is_now}")
     if before.prior != now.prior:
-        found.append("the cases of synth.prior have changed")
+        found.append("the cases of synth.priors have changed")
     return found, (len(other_content | other_subject), len(new), len(missing))
 
 

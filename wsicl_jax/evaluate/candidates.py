@@ -1,5 +1,6 @@
 """The models of a sweep, before they are loaded: what they are, and what they were trained on."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any, NamedTuple
 from wsicl_jax.config import SYNTHETIC, DatasetConfig, SweepConfig, VolumeConfig
 from wsicl_jax.data.datasets import DataSet, dataset_of, open_store
 from wsicl_jax.data.manifest import Manifest, bound
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.baselines import Baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.export.networks import find_network
-from wsicl_jax.train.binding import manifest_of_checkpoint
+from wsicl_jax.train.binding import manifest_of_checkpoint, seen_by
 
 _PARTS = ("train", "validation", "held_out")
 
@@ -28,6 +30,8 @@ class Candidate(NamedTuple):
     volume: VolumeConfig
     manifest: Manifest | None
     """What it was trained on; None if nobody knows."""
+    seen: Seen
+    """All that it has seen, and the networks that it began from."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ def candidate_of(name: str, path: str) -> Candidate:
         stored.metadata.get("step"),
         stored.experiment.volume,
         manifest_of_checkpoint(stored.path, stored.metadata),
+        seen_by(stored),
     )
 
 
@@ -99,16 +104,34 @@ def check_targets(listed: EpisodeList, candidates: Sequence[AnyCandidate]) -> No
     """Raises `DataError` if a model was trained on a target, or on the same content elsewhere."""
     targets = {listed.cases[e.target]: e.target for e in listed.episodes}
     for candidate in candidates:
-        records = candidate.manifest.data_sets if candidate.manifest else ()
-        trained = {
-            case.digest
-            for record in records
-            if record.trained_on
-            for case in record.known.values()
-            if case.part == "train"
-        }
+        trained = set() if isinstance(candidate, Baseline) else candidate.seen.cases
         if seen := sorted(trained & set(targets)):
             raise DataError(
                 f"{candidate.name} was trained on {len(seen)} targets of {listed.data_set}, such "
                 f"as {targets[seen[0]]!r}: its scores would mean nothing; plan other episodes"
+            )
+
+
+def check_unseen(listed: EpisodeList, candidates: Sequence[AnyCandidate]) -> None:
+    """That no model has seen a data set; a warning where nobody knows what one has seen.
+
+    Raises:
+        DataError: one was trained on it, began from a network that was, or had its label maps as
+            anatomies of synthetic cohorts.
+    """
+    for candidate in candidates:
+        if isinstance(candidate, Baseline) or listed.store == SYNTHETIC:
+            continue
+        if found := candidate.seen.of(listed.data_set, listed.cases.values()):
+            called = "" if found.name == listed.data_set else f", there called {found.name},"
+            how = "in training" if found.use == "training" else "as a prior of synthetic cohorts"
+            raise DataError(
+                f"{candidate.name} has seen {listed.data_set}{called} {how}, but the sweep is for "
+                "unseen data (`unseen: true`); leave out the one or the other"
+            )
+        if candidate.seen.unknown:
+            warnings.warn(
+                f"whether {candidate.name} has seen {listed.data_set} is not known: there is no "
+                f"record of what {', '.join(candidate.seen.unknown)} has seen",
+                stacklevel=2,
             )

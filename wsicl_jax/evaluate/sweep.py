@@ -19,7 +19,13 @@ from wsicl_jax.config import SYNTHETIC, EvaluationConfig, SweepConfig, config_to
 from wsicl_jax.data.datasets import open_store
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.baselines import Baseline, baselines_of
-from wsicl_jax.evaluate.candidates import AnyCandidate, candidate_of, check_targets, split_for
+from wsicl_jax.evaluate.candidates import (
+    AnyCandidate,
+    candidate_of,
+    check_targets,
+    check_unseen,
+    split_for,
+)
 from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
@@ -76,7 +82,7 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
     Raises:
         CheckpointError, DataError: a checkpoint or a store is missing or damaged, a named structure
             has too few cases, or a given list lacks what is to be shown, or has a target that was
-            trained on.
+            trained on, or is of a data set that was seen where the sweep is for unseen data.
         ConfigError: there are no models, or the directory has scores of masks from elsewhere.
     """
     if not (config.checkpoints or config.baselines or lists_only):
@@ -92,6 +98,8 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
     planned, left_out = _planned(config, candidates)
     for data in planned:
         check_targets(data.episodes, candidates)
+        if config.unseen:
+            check_unseen(data.episodes, candidates)
     cells = _cells(config, candidates, planned)
     lists = []
     for data in planned:

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 from rich.table import Table
 
 from wsicl_jax.axes import Shape3
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.errors import ExportError
 from wsicl_jax.export.card import CardContent, card
 from wsicl_jax.export.measured import Measured
@@ -73,13 +74,15 @@ def export(
     dtype: Dtype = "float32",
     measured: Sequence[Measured] = (),
     licence: str | None = None,
+    seen: Seen | None = None,
     overwrite: bool = False,
 ) -> Exported:
     """Write the network of a checkpoint in another format, checked in that format's runtime.
 
     `FILE.card.md` beside it says what it is, and a `config.json` the settings, if the format is
     safetensors. Nothing appears under its name before the check is passed, and a file that is
-    there stays as it is without `overwrite`. For one process.
+    there stays as it is without `overwrite`. `seen` is written into the file: all data that the
+    network has seen. For one process.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -93,7 +96,7 @@ def export(
     card_path = output.with_name(f"{output.name}.card.md")
     _check_places([output, card_path], overwrite=overwrite)
     stored = find_network(checkpoint)
-    settings = Settings(stored.experiment, stored.metadata.get("step"))
+    settings = Settings(stored.experiment, stored.metadata.get("step"), seen)
     model = stored.load()
     way = _way(format, model, settings, dtype)
     beside = {output.with_name(name): content for name, content in way.beside.items()}

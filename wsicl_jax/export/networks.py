@@ -22,6 +22,9 @@ from wsicl_jax.errors import CheckpointError
 from wsicl_jax.export.weights import load_with_settings
 from wsicl_jax.model.dual_branch import DualBranch
 
+SEEN = "seen"
+"""In what a network says of itself, the data that it has seen, where a file has the record."""
+
 _ENDING = ".safetensors"
 
 
@@ -83,8 +86,12 @@ def find_network(path: str | Path) -> StoredNetwork:
         metadata = read_metadata(checkpoint)
         return StoredNetwork(checkpoint, metadata, checkpoint_digest(metadata))
     loaded = load_with_settings(place)
-    experiment, step = loaded.settings
-    metadata = {"config": config_to_dict(experiment)} | ({} if step is None else {"step": step})
+    experiment, step, seen = loaded.settings
+    metadata: dict[str, Any] = {"config": config_to_dict(experiment)}
+    if step is not None:
+        metadata["step"] = step
+    if seen is not None:
+        metadata[SEEN] = seen.to_json()
     return StoredNetwork(place.absolute(), metadata, model_digest(loaded.model, experiment))
 
 

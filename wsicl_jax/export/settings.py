@@ -14,6 +14,7 @@ from wsicl_jax.config import (
     config_from_dict,
     config_to_dict,
 )
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.errors import CheckpointError, ConfigError
 
 KEY = "wsicl_jax"
@@ -32,6 +33,8 @@ class Settings(NamedTuple):
     step: int | None
     """Optimiser steps that it was trained for; None: how it was trained is not known, and the
     experiment tells no more than the network and its inputs."""
+    seen: Seen | None = None
+    """The data that it has seen; None: there is no record."""
 
 
 def settings_text(settings: Settings) -> str:
@@ -42,6 +45,8 @@ def settings_text(settings: Settings) -> str:
         "step": settings.step,
         "config": config_to_dict(settings.experiment),
     }
+    if settings.seen is not None:
+        content["seen"] = settings.seen.to_json()
     return json.dumps(content, allow_nan=False)
 
 
@@ -94,7 +99,8 @@ def _checked(content: Any) -> Settings:
     step = content.get("step")
     if step is not None and not (type(step) is int and 0 <= step < 2**48):
         raise ValueError("step is no number of steps")
-    return Settings(config_from_dict(content["config"]), step)
+    seen = Seen.from_json(content["seen"]) if "seen" in content else None
+    return Settings(config_from_dict(content["config"]), step, seen)
 
 
 def _no_number(constant: str) -> NoReturn:

@@ -70,6 +70,8 @@ def import_weights(path: str | Path, output: str | Path) -> Loaded:
         raise CheckpointError(f"{output} exists already; give a new directory or remove it")
     loaded = load_with_settings(path)
     metadata = {"config": config_to_dict(loaded.settings.experiment), "source": Path(path).name}
+    if loaded.settings.seen is not None:
+        metadata["seen"] = loaded.settings.seen.to_json()
     if loaded.settings.step is not None:
         metadata["step"] = loaded.settings.step
     save_model(output, loaded.model, metadata)

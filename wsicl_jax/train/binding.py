@@ -22,7 +22,9 @@ from wsicl_jax.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.errors import DataError
+from wsicl_jax.export.networks import SEEN, StoredNetwork, find_network
 from wsicl_jax.train.agreement import from_leader
 from wsicl_jax.train.run import steps_done, write_config
 
@@ -61,14 +63,16 @@ def find_start(
     accepted, and is then part of a new manifest.
 
     Raises:
-        ConfigError, CheckpointError: as `steps_done`.
+        ConfigError, CheckpointError: as `steps_done`; there is no network of `train.weights`.
         DataError: the data sets have changed, or the run's manifest is missing, damaged, or
-            another one than its checkpoint was saved with.
+            another one than its checkpoint was saved with; or that of `train.weights` is.
     """
     run = Path(config.run)
     done = steps_done(run, config, resume=resume)
     if not done:
-        return RunStart(done, manifest_of(config, datasets), Changes(), list(datasets))
+        inherited = seen_by(find_network(config.train.weights)) if config.train.weights else Seen()
+        manifest = manifest_of(config, datasets, inherited=inherited)
+        return RunStart(done, manifest, Changes(), list(datasets))
     before = read_manifest(run)
     _check_manifest(run, before, read_metadata(run / STEPS / str(done)))
     datasets = [bound(dataset, before) for dataset in datasets]
@@ -161,6 +165,19 @@ def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Man
     manifest = read_manifest(run)
     _check_manifest(run, manifest, metadata)
     return manifest
+
+
+def seen_by(stored: StoredNetwork) -> Seen:
+    """What a network has seen, and the networks that it began from; `unknown` where no record is
+    there.
+
+    Raises:
+        DataError: the manifest of its run is damaged, or of another run.
+    """
+    if SEEN in stored.metadata:
+        return Seen.from_json(stored.metadata[SEEN])
+    manifest = manifest_of_checkpoint(stored.path, stored.metadata)
+    return manifest.seen if manifest else Seen(unknown=(stored.path.name,))
 
 
 def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
