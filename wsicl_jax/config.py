@@ -561,6 +561,12 @@ class EvaluationConfig:
     """Which subjects of a store are targets; contexts are always of its training part."""
     contexts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
     """Numbers of context images, of other subjects; smaller sets are the first of larger ones."""
+    fewer_contexts: bool = False
+    """A data set with too few subjects for the largest of `contexts` is evaluated with those that
+    it has enough for; otherwise what needs more is left out."""
+    looks: bool = False
+    """Measure also how much a network looks at its target: its masks on a constant and on a
+    shuffled target against those on the true one, with the most prompts and contexts."""
     prompts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3,)
     """Numbers of prompts on each context image; the first of them serve for smaller numbers."""
     jitter: Amount = 0.0

@@ -319,3 +319,10 @@ def test_a_store_that_lacks_what_the_list_shows_is_refused(store, tmp_path):
         cases_of(replace(listed, episodes=tuple(other)))
     with pytest.raises(DataError, match="no store"):
         cases_of(replace(listed, store=str(tmp_path / "nowhere")))
+
+
+def test_with_fewer_contexts_a_data_set_has_as_many_as_it_has_subjects_for(store):
+    settings = {"contexts": [1, 3, 50], "kinds": ["mask"]}
+    assert not plan_experiment(experiment(store, **settings)).planned
+    (data,) = plan_experiment(experiment(store, **settings, fewer_contexts=True)).planned
+    assert {len(e.contexts) for e in data.episodes.episodes} == {data.episodes.contexts} == {3}

@@ -78,7 +78,7 @@ def plan_experiment(config: ExperimentConfig, datasets: Sequence[DataSet] | None
 
 def plan(
     datasets: Sequence[DataSet],
-    settings: EvaluationConfig,
+    wanted: EvaluationConfig,
     *,
     seed: int,
     synth: SynthConfig,
@@ -92,13 +92,14 @@ def plan(
     the part that the settings name, contexts of training cases of other subjects, in a drawn
     order. Synthetic cohorts are on `cohort_grid`; their structures have `min_voxels` there or
     more. A label that is in too few cases is left out; a structure that a data set names must be
-    there.
+    there. With `fewer_contexts`, a list has as many contexts as its data set has subjects for.
 
     Raises:
         DataError: a named structure has too few cases, or no other one is there to be marked.
     """
     found = Plan([], {})
     for dataset in datasets:
+        settings = _as_far_as_subjects_go(wanted, dataset)
         if dataset.store is None:
             count = settings.most_contexts + settings.synthetic_targets
             origin = (seed, Stream.UNSEEN_COHORT)
@@ -133,6 +134,15 @@ def plan(
         )
         found.planned.append(Planned(listed, cases))
     return found
+
+
+def _as_far_as_subjects_go(settings: EvaluationConfig, dataset: DataSet) -> EvaluationConfig:
+    """With `fewer_contexts`, without the sizes that a data set has too few subjects for."""
+    if not settings.fewer_contexts or dataset.store is None:
+        return settings
+    there = len(dataset.subjects_of(dataset.cases("train")))
+    sizes = [size for size in settings.contexts if size <= there]
+    return replace(settings, contexts=tuple(sizes or [min(settings.contexts)]))
 
 
 def cases_of(listed: EpisodeList) -> Cases:

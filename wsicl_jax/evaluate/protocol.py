@@ -1,7 +1,7 @@
 """Which protocols an evaluation has, and one call that scores any of them.
 
 In context: images of other subjects with prompts. Interactive: prompts on the target itself, in
-rounds. Restoration: image to image.
+rounds. Restoration: image to image. Looking: targets without content.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from wsicl_jax.evaluate.baselines import Baseline, score_baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.evaluate.in_context import score_in_context
 from wsicl_jax.evaluate.interactive import score_interactive
+from wsicl_jax.evaluate.looking import score_looking
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned
 from wsicl_jax.evaluate.records import Protocol, Score
@@ -33,6 +34,8 @@ class Setting(NamedTuple):
         """A name for files."""
         if self.protocol == "in_context":
             return f"{self.kind}-{self.prompts}"
+        if self.protocol == "looking":
+            return f"looking-{self.kind}-{self.prompts}"
         return f"{self.protocol}-{self.kind}"
 
 
@@ -42,6 +45,8 @@ def settings_of(config: EvaluationConfig) -> list[Setting]:
     for kind in dict.fromkeys(config.kinds):
         counts = (1,) if kind in GIVEN_ONCE else sorted(set(config.prompts))
         settings += [Setting("in_context", kind, count) for count in counts]
+        if config.looks:
+            settings.append(Setting("looking", kind, counts[-1]))
     most = config.most_prompts if config.interactive.contexts else 0
     interactive = dict.fromkeys(config.interactive.kinds)
     settings += [Setting("interactive", kind, most) for kind in interactive]
@@ -49,13 +54,23 @@ def settings_of(config: EvaluationConfig) -> list[Setting]:
     return settings + [Setting("restoration", task, 0) for task in tasks]
 
 
+def sizes_of(episodes: EpisodeList, config: EvaluationConfig) -> list[int]:
+    """The sizes of the context set that are scored on a list, sorted: with `fewer_contexts`, those
+    that it has."""
+    sizes = sorted(set(config.contexts))
+    if config.fewer_contexts:
+        return [size for size in sizes if size <= episodes.contexts] or sizes[:1]
+    return sizes
+
+
 def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
     """Raises `DataError` if a list lacks contexts, prompts or a kind that an evaluation needs."""
     for setting in settings_of(config):
-        if setting.protocol == "in_context":
-            episodes.check(max(config.contexts), setting.kind, setting.prompts)
+        most = sizes_of(episodes, config)[-1]
+        if setting.protocol in ("in_context", "looking"):
+            episodes.check(most, setting.kind, setting.prompts)
         elif setting.protocol == "restoration":
-            episodes.check(max(config.contexts))
+            episodes.check(most)
         elif config.interactive.contexts:
             episodes.check(config.interactive.contexts, setting.kind, setting.prompts)
 
@@ -73,6 +88,17 @@ def score(
         DataError: the list of episodes lacks what the setting needs, or a case cannot be read.
     """
     episodes, cases = planned
+    sizes = sizes_of(episodes, config)
+    if setting.protocol == "looking":
+        return score_looking(
+            network,
+            episodes,
+            cases,
+            model=model,
+            kind=setting.kind,
+            prompts=setting.prompts,
+            contexts=sizes[-1],
+        )
     if setting.protocol == "interactive":
         return score_interactive(
             network,
@@ -87,7 +113,7 @@ def score(
         )
     if setting.protocol == "restoration":
         return score_restoration(
-            network, episodes, cases, model=model, task=setting.kind, sizes=config.contexts
+            network, episodes, cases, model=model, task=setting.kind, sizes=sizes
         )
     in_context = score_baseline if isinstance(network, Baseline) else score_in_context
     return in_context(
@@ -97,7 +123,7 @@ def score(
         model=model,
         kind=setting.kind,
         prompts=setting.prompts,
-        sizes=config.contexts,
+        sizes=sizes,
         tolerance_mm=config.tolerance_mm,
     )
 

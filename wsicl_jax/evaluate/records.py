@@ -17,8 +17,9 @@ from wsicl_jax.errors import DataError
 from wsicl_jax.files import write_whole
 from wsicl_jax.sealing import read_sealed, seal
 
-Protocol = Literal["in_context", "interactive", "restoration"]
-"""Context images of other subjects; prompts on the target itself, in rounds; image to image."""
+Protocol = Literal["in_context", "interactive", "restoration", "looking"]
+"""Context images of other subjects; prompts on the target itself, in rounds; image to image; and
+targets without content, where Dice is with the network's own mask on the true target."""
 
 CELLS = "cells"
 """The directory of cells in that of a sweep."""
@@ -63,6 +64,8 @@ class Score:
     """Context images."""
     round: int = 0
     """Round of an interactive episode, from 1; else 0."""
+    replacement: str = ""
+    """Of `looking`: what was shown in the target's place."""
     seconds: float = 0.0
     """What the prompts of the whole context set cost a person."""
     fewer: int = 0

@@ -29,7 +29,7 @@ from wsicl_jax.evaluate.candidates import (
 from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
-from wsicl_jax.evaluate.protocol import Setting, check_list, score, settings_of
+from wsicl_jax.evaluate.protocol import Setting, check_list, score, settings_of, sizes_of
 from wsicl_jax.evaluate.records import (
     ABOUT,
     CELLS,
@@ -224,7 +224,9 @@ def _shown(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) 
         own = evaluation.interactive
         sizes, content["rounds"] = [own.contexts], own.rounds
     else:
-        sizes = sorted(set(evaluation.contexts))
+        sizes = sizes_of(listed, evaluation)
+        if setting.protocol == "looking":
+            sizes = sizes[-1:]
     if setting.protocol == "restoration":
         content["seed"] = listed.seed
     else:

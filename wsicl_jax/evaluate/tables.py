@@ -16,7 +16,7 @@ def mean_dice(scores: Sequence[Score]) -> dict[str, float]:
 
     Where a kind has several settings, they follow: `.../box/prompts=3,contexts=4`.
     """
-    scores = [score for score in scores if score.dice is not None]
+    scores = [s for s in scores if s.dice is not None and s.protocol != "looking"]
     settings: dict[str, dict[str, None]] = {}
     for score in scores:
         settings.setdefault(_kind(score), {})[_setting(score)] = None

@@ -21,6 +21,7 @@ from wsicl_jax.evaluate.report.lineups import (
     lineups,
 )
 from wsicl_jax.evaluate.report.results import Results, read_results
+from wsicl_jax.evaluate.report.standing import standing
 from wsicl_jax.evaluate.report.style import colour, heat
 from wsicl_jax.evaluate.report.tables import (
     restoration_rows,
@@ -93,6 +94,7 @@ def write_report(
         full=in_full(found),
         several=len(results.models) > 1,
         questions=questions_of(results, in_full(found)),
+        standing=standing(results),
         figures=figures,
         tables=[tables_of(results, found, name) for name in results.data_sets],
         rounds=rounds_rows(results, found),

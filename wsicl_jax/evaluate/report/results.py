@@ -82,6 +82,8 @@ class Results:
     sweeps: tuple[SweepAbout, ...]
     notes: tuple[str, ...] = ()
     """What a reader must know about rows that are missing or were not used."""
+    looking: tuple[Score, ...] = ()
+    """Those on targets without content, whose Dice is no quality: not among the others."""
     _intervals: dict[tuple, Interval | None] = field(default_factory=dict)
 
     @property
@@ -176,12 +178,14 @@ def read_results(directories: Sequence[Path]) -> Results:
         kept += [(about.directory, cell) for cell in cells]
     _check_models(sweeps)
     notes += _differing_lists(sweeps)
+    looking = [s for _, cell in kept for s in cell.scores if s.protocol == "looking"]
     scores, rows, twice = _rows(kept)
     if not rows:
         raise DataError(f"{', '.join(map(str, directories))}: the cells hold no scores")
     if twice:
         notes.append(f"{twice} scores are in several of the sweeps and count once.")
-    return Results(scores, rows, tuple(sweeps), tuple(dict.fromkeys(notes)))
+    notes = tuple(dict.fromkeys(notes))
+    return Results(scores, rows, tuple(sweeps), notes, tuple(looking))
 
 
 def _rows(
@@ -194,6 +198,8 @@ def _rows(
     for directory, cell in cells:
         models = [s.model for s in cell.scores if s.model != BEFORE]
         for score in cell.scores:
+            if score.protocol == "looking":
+                continue
             model = models[0] if score.model == BEFORE and models else score.model
             setting = _setting_of(replace(score, model=model))
             key = (*setting, score.structure, score.episode)
