@@ -359,6 +359,9 @@ class EpisodeConfig:
     own_context_share: Share = 0.0
     """Share of the episodes of segmentation whose first context image is the target itself, as in
     interactive use."""
+    absent_share: Share = 0.0
+    """Share of the episodes of segmentation whose target is of another anatomy, a synthetic one of
+    shapes, so that the answer is an empty mask: a network that does not look cannot know."""
     close_share: Share = 0.0
     """Share of the episodes that are seen from close by, at most at the cases' own resolution, as
     the second look of inference sees a target. Cases are then read on their own grid."""

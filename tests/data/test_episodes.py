@@ -431,6 +431,23 @@ def test_masks_are_not_inverted_where_other_prompts_are_shown_too(experiment):
     assert max(source[index].truth.mean() for index in range(10)) < 0.5
 
 
+def test_a_target_without_the_structure_is_another_one_and_has_an_empty_mask(experiment):
+    plain = changed(store_only(experiment), augment=NO_CHANGES)
+    source = EpisodeSource(changed(plain, episode={"absent_share": 0.4, "own_context_share": 0.0}))
+    same = EpisodeSource(changed(plain, episode={"own_context_share": 0.0}))
+    absent = 0
+    for index in range(30):
+        one, other = source[index], same[index]
+        np.testing.assert_array_equal(one.context_images, other.context_images)
+        assert one.context_prompts.any()
+        if not one.truth.any():
+            absent += 1
+            assert np.abs(one.target - other.target).mean() > 0.05
+        else:
+            np.testing.assert_array_equal(one.target, other.target)
+    assert 5 < absent < 20
+
+
 def test_settings_that_change_nothing_leave_every_episode_as_it_was(experiment, episodes):
     """Also the order in which frequencies are written."""
     config = changed(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,9 @@ class EpisodeSource:
             else SyntheticSource(config.seed, config.volume, config.episode, config.synth)
             for dataset in shown
         ]
+        shapes = replace(config.synth, priors=())
+        whole = replace(config.episode, close_share=0.0)
+        self._strangers = SyntheticSource(config.seed, config.volume, whole, shapes)
         weights = np.array([dataset.settings.weight for dataset in shown], float)
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
@@ -84,7 +88,9 @@ class EpisodeSource:
         if task != "segmentation":
             degradation = Degradation.draw(task, rng)
             return paired_episode(degradation.apply_each(group.images, rng), group.images)
-        if config.episode.own_context_share and rng.random() < config.episode.own_context_share:
+        if config.episode.absent_share and rng.random() < config.episode.absent_share:
+            group = self._with_a_stranger(index, group, rng)
+        elif config.episode.own_context_share and rng.random() < config.episode.own_context_share:
             group = Group(*([x[0], x[0], *x[2:]] for x in group))
         jitter = config.prompts.jitter
         shown = [
@@ -95,6 +101,12 @@ class EpisodeSource:
             shown = [shown[place] for place in rng.permutation(contexts)]
         halo = config.volume.prompt_halo
         return prompted_episode(group.images, group.masks[0], shown, halo=halo)
+
+    def _with_a_stranger(self, index: int, group: Group, rng: np.random.Generator) -> Group:
+        """The group with a target that does not have its structure."""
+        # Behind the last episode, so that no cohort of the contexts is drawn again.
+        (image,), _ = self._strangers.group(len(self) + index, 1, rng)
+        return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
 
     def _is_shuffled(self, index: int, rng: np.random.Generator) -> bool:
         settings = self.config.episode
