@@ -2,7 +2,7 @@
 synthetic cohorts, and what the network that it began from had seen.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ def seen_as_priors(settings: SynthConfig) -> Seen:
     found = Seen()
     for prior in settings.priors:
         store = open_prior(prior)
-        cases: Sequence = tuple(store.catalogue.values())
+        cases = store.catalogue.values()
         subjects = len({case.subject for case in cases})
         digests = tuple(sorted(case.digest for case in cases))
         found += Seen((SeenDataSet(store.name, "prior", subjects, digests),))

@@ -176,8 +176,10 @@ def seen_by(stored: StoredNetwork) -> Seen:
     """
     if SEEN in stored.metadata:
         return Seen.from_json(stored.metadata[SEEN])
-    manifest = manifest_of_checkpoint(stored.path, stored.metadata)
-    return manifest.seen if manifest else Seen(unknown=(stored.path.name,))
+    if manifest := manifest_of_checkpoint(stored.path, stored.metadata):
+        return manifest.seen
+    path = stored.path
+    return Seen(unknown=(path.name if path.is_file() else "/".join(path.parts[-3:]),))
 
 
 def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) -> None:

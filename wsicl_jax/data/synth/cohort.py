@@ -76,7 +76,7 @@ class Cohort:
     def _kept(self, tissue: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A real image with a tone curve and small shifts of its tissues of one subject's own."""
         curve = np.exp(rng.normal(0, _TONE * self.contrast))
-        return image ** np.float32(curve) + self._shifts(rng)[tissue]
+        return np.maximum(image, 0) ** np.float32(curve) + self._shifts(rng)[tissue]
 
     def _shifts(self, rng: np.random.Generator) -> np.ndarray:
         """How much brighter each tissue is in one subject than in the cohort; float32."""
