@@ -19,6 +19,7 @@ from flax import nnx
 import wsicl_jax
 from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
+from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.integrity import (
     differing,
@@ -239,7 +240,7 @@ def reason_of(error: Exception) -> str:
 
 def _sound_metadata(checkpoint: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((checkpoint / METADATA / METADATA).read_text())
+        metadata = parse_json(read_file(checkpoint / METADATA / METADATA), nan=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"damaged: metadata unreadable: {reason_of(error)}") from error
     if isinstance(metadata, dict) and metadata.get("format", FORMAT) != FORMAT:

@@ -1,8 +1,9 @@
 """The experiment as typed, frozen dataclasses: each setting named, typed and defaulted once.
 
-A YAML file under `configs/` gives the settings that differ from the defaults; it may
-name one other file as `inherits`: sections of both are merged, any other value replaces the
-inherited one, also where it is a mapping whose keys are free, as `prompts.kinds` is. `section.key=value` on the command line comes last.
+A YAML file under `configs/` gives the settings that differ from the defaults; it may name one
+other file as `inherits`: sections of both are merged, any other value replaces the inherited one,
+also where it is a mapping with free keys, as `prompts.kinds` is. `section.key=value` on the command
+line comes last.
 """
 
 import os
@@ -809,7 +810,8 @@ def _settings(kind: type, path: str | Path, overrides: Sequence[str]) -> dict[st
     if parent is not None:
         if not isinstance(parent, str):
             raise ConfigError(f"{path}: inherits is {reprlib.repr(parent)}; expected a file's name")
-        base = read_settings(Path(path).parent / os.path.expanduser(parent))
+        home = os.path.expanduser(parent)  # noqa: PTH111 - leaves ~UNKNOWN
+        base = read_settings(Path(path).parent / home)
         if "inherits" in base:
             raise ConfigError(f"{path} inherits {parent}, which inherits again; one level only")
         settings = _merged(kind, base, settings)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from wsicl_jax.errors import WsiclError
 
@@ -43,8 +44,12 @@ class DocumentError(WsiclError, ValueError):
     """A document cannot be read; the message says why and in which line, but not which file."""
 
 
-def read_file(path: Path, largest: int = LARGEST_BYTES) -> bytes:
-    """All bytes of a regular file.
+class RepeatedKeyError(DocumentError):
+    """A key is there twice, so that one of its values would be dropped."""
+
+
+def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind") -> bytes:
+    """All bytes of a regular file; `what` it should hold is for the message.
 
     Raises:
         OSError: it is missing or cannot be read.
@@ -62,7 +67,7 @@ def read_file(path: Path, largest: int = LARGEST_BYTES) -> bytes:
     if len(content) > largest:
         size = max(status.st_size, len(content))
         raise DocumentError(
-            f"has {size / 1e6:.0f} MB; a file of this kind has {largest / 1e6:.0f} at most"
+            f"{size / 1e6:.0f} MB; a file of {what} has {largest / 1e6:.0f} at most"
         )
     return content
 
@@ -77,7 +82,7 @@ def as_text(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DocumentError(f"line {line}: no text in UTF-8") from None
+        raise DocumentError(f"no text in UTF-8 (line {line})") from None
 
 
 def parse_yaml(content: str | bytes) -> Any:
@@ -134,9 +139,9 @@ def parse_json(content: str | bytes, *, nan: bool = False) -> Any:
     except DocumentError:
         raise
     except json.JSONDecodeError as error:
-        raise DocumentError(f"line {error.lineno}: no JSON: {error.msg}") from None
+        raise DocumentError(f"no JSON: {error}") from None
     except RecursionError:
-        raise DocumentError(_TOO_DEEP) from None
+        raise DocumentError(f"no JSON: {_TOO_DEEP}") from None
     if text.count("[") + text.count("{") > DEEPEST:
         _check_depth(value)
     if "\\u" in text:
@@ -164,6 +169,21 @@ def parse_csv(text: str) -> Iterator[list[str]]:
         except csv.Error as error:
             raise DocumentError(f"line {rows.line_num}: {error}") from None
         yield row
+
+
+def checked(schema: TypeAdapter, value: Any) -> Any:
+    """The value of a document as what a schema says.
+
+    Raises:
+        DocumentError: it does not fit; the message names the first place.
+    """
+    try:
+        return schema.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = _brief(".".join(map(str, problem["loc"])))[1:-1]
+        said = problem["msg"].removeprefix("Value error, ")
+        raise DocumentError(f"{where}: {said}" if where else said) from None
 
 
 _TOO_DEEP = f"lists and mappings lie within each other more than {DEEPEST} deep"
@@ -269,7 +289,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise DocumentError(f"key {_brief(twin)} is there twice in one object; give it once")
+        raise RepeatedKeyError(f"key {_brief(twin)} is there twice in one object; give it once")
     return found
 
 
@@ -292,7 +312,7 @@ def _check_depth(value: Any) -> None:
         if not outer:
             return
         level = [part for one in outer for part in (one.values() if type(one) is dict else one)]
-    raise DocumentError(_TOO_DEEP)
+    raise DocumentError(f"no JSON: {_TOO_DEEP}")
 
 
 def _texts(value: Any) -> Iterator[str]:

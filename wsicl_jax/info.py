@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.config import ExperimentConfig, config_to_dict, load_config
+from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
@@ -88,11 +88,12 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     # Slow to import, and a store needs none of it.
     from wsicl_jax.checkpoint import damage, experiment_config, find_checkpoint, read_metadata
     from wsicl_jax.train.checkpoints import has_steps, read_score
+    from wsicl_jax.train.run import saved_settings
 
     saved = path / "config.yaml"
     metadata: dict[str, Any] = {"step": 0}
     if saved.is_file() and not has_steps(path):
-        config = load_config(saved)
+        config = config_from_dict(saved_settings(path))
         facts = [("checkpoint", "none yet")]
     else:
         checkpoint = find_checkpoint(path)

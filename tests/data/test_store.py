@@ -145,7 +145,9 @@ def test_any_case_comes_back(tmp_path_factory, data, shape):
     kinds = st.sampled_from([np.float32, np.uint8, np.int16, np.uint32])
     image = data.draw(kinds.flatmap(lambda kind: hnp.arrays(kind, (1, *shape))))
     label = data.draw(labels)
-    affine = data.draw(hnp.arrays(np.float64, (4, 4), elements=st.floats(-1e3, 1e3)))
+    affine = np.eye(4)
+    affine[:3] = data.draw(hnp.arrays(np.float64, (3, 4), elements=st.floats(-1e3, 1e3)))
+    affine[:3, :3] += 1e4 * np.eye(3)  # never singular
     path = tmp_path_factory.mktemp("any") / "store"
     create_store(path, "any", ("MR",), {1: "a", 5: "b", 70_000: "c"})
     write_case(path, "case", image, label, affine)
