@@ -14,21 +14,21 @@ from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
 
 
-def describe(path: Path) -> RenderableType:
+def describe(given: str | Path) -> RenderableType:
     """A store's cases and labels, or the network of a checkpoint, run or exported file, or of the
     name of one that comes with this package.
 
     Raises:
-        WsiclError: `path` is none of these.
+        WsiclError: it is none of these.
     """
-    if not path.exists():
+    path = Path(given)
+    if not (path / "zarr.json").is_file():
         # Slow to import, and a store needs none of it.
-        from wsicl_jax.export.networks import shipped_networks
+        from wsicl_jax.export.networks import network_path
 
-        shipped = shipped_networks()
-        if str(path) not in shipped:
-            raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
-        path = shipped[str(path)]
+        path = network_path(given)
+    if not path.exists():
+        raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
     if (path / "zarr.json").is_file():
         return _describe_store(Store.open(path))
     if path.is_file():
