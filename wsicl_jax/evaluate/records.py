@@ -4,7 +4,6 @@ A cell is what one model scored on one data set with one kind of prompt and one 
 prompts per image, at all context sizes. Its file appears when it is whole.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
 from wsicl_jax.errors import DataError, reason
 from wsicl_jax.files import write_whole
+from wsicl_jax.names import file_name
 from wsicl_jax.sealing import read_sealed, seal
 
 Protocol = Literal["in_context", "interactive", "restoration"]
@@ -133,19 +133,8 @@ _ABOUT = TypeAdapter(_About)
 
 
 def cell_name(*parts: str) -> str:
-    """A path for a cell from names of models, data sets and settings, whatever is in them.
-
-    Letters that paths know are kept, others become `_` and a hash.
-    """
+    """A path for a cell from names of models, data sets and settings, whatever is in them."""
     return "/".join(map(file_name, parts))
-
-
-def file_name(text: str) -> str:
-    """One part of such a path."""
-    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text)
-    if safe and safe == text and not safe.startswith("."):
-        return safe
-    return f"{safe.lstrip('.')}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 
 def title_of(protocol: Protocol, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""A digest that a file of weights carries in its metadata: whether what is read is what was written."""
+"""The digest that a file of weights carries: whether what is read is what was written."""
 
 import hashlib
 from collections.abc import Iterable
