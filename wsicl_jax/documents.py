@@ -63,7 +63,7 @@ def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind")
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise DocumentError("is a pipe or a device; expected a file")
     with path.open("rb") as file:
-        content = file.read(largest + 1)
+        content = file.read(min(largest, status.st_size) + 1)  # more would be taken at once
     if len(content) > largest:
         size = max(status.st_size, len(content))
         raise DocumentError(

@@ -54,7 +54,8 @@ def case_figure(store: Store, name: str, path: Path) -> None:
         for number, channel in enumerate(store.channel_names)
     ]
     counts = {value: case.voxel_counts[value] for value in sorted(case.voxel_counts)}
-    title = f"{in_figure(store.name)}   {in_figure(name)}   {_size(case.shape, case.spacing_mm)}, {case.orientation}"
+    about = f"{_size(case.shape, case.spacing_mm)}, {case.orientation}"
+    title = "   ".join([in_figure(store.name), in_figure(name), about])
     rows_figure(rows, store.label_names, title, path, counts)
 
 

@@ -219,5 +219,5 @@ def _series_in(folder: Path) -> Iterator[_Image]:
 
 
 def as_file_name(text: str) -> str:
-    """Text as a part of a file's name: letters, digits, points, dashes and underscores, not many."""
+    """Text as a short part of a file's name: letters, digits, points, dashes, underscores."""
     return cut(re.sub(r"[^\w.-]+", "_", text).strip("_."))
