@@ -199,7 +199,11 @@ class _Loader(yaml.SafeLoader):
     }
     # No setting is a date, and one that looks like it may be a name.
     yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        first: [
+            (tag, pattern)
+            for tag, pattern in found
+            if tag.rpartition(":")[2] not in ("timestamp", "value")
+        ]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -244,6 +248,25 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add((key.tag, key.value))
         return node
+
+    def flatten_mapping(self, node):
+        # The library's own way lets a merged value win over one that replaces it, for some keys.
+        own, merged = [], []
+        for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                own.append((key, value))
+                continue
+            parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for part in parts:
+                if not isinstance(part, yaml.MappingNode):
+                    raise self._error("only mappings can be merged by <<", part.start_mark)
+                self.flatten_mapping(part)
+                merged.append(part.value)
+        # What comes first counts most, and what is given here more than all.
+        pairs = {}
+        for group in (*reversed(merged), own):
+            pairs |= {(key.tag, key.value): (key, value) for key, value in group}
+        node.value = list(pairs.values())
 
     def construct_scalar(self, node):
         if isinstance(node, yaml.ScalarNode):
