@@ -4,6 +4,7 @@
 """
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -214,20 +215,23 @@ def _example(
 
 
 def _parse(path: Path) -> _Request:
+    problems: Sequence[Any] = ()
     try:
         text = as_text(read_file(path))
-        parse_json(text, nan=True)
+        try:
+            # First, as it stops at what is too long; of JSON, where a list may be a tuple.
+            request = _Request.model_validate_json(text)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+        if not problems or problems[0]["type"] == "json_invalid":
+            parse_json(text, nan=True)
+            return request
     except OSError as error:
         raise DataError(f"cannot be read: {reason(error)}") from error
     except RepeatedKeyError as error:
         raise PromptError(str(error)) from None
     except DocumentError as error:
         raise DataError(str(error)) from None
-    try:
-        # Of JSON, where a list may be a tuple.
-        return _Request.model_validate_json(text)
-    except ValidationError as error:
-        problems = error.errors(include_url=False)
     # A misspelt key is also a missing one; what was given says more.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     raise PromptError(_explain(problem["type"], problem["loc"], problem["msg"], problem["input"]))
