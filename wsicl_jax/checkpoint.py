@@ -20,7 +20,7 @@ import wsicl_jax
 from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.documents import parse_json, read_file
-from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.errors import CheckpointError, ConfigError, reason
 from wsicl_jax.integrity import (
     differing,
     fingerprint_arrays,
@@ -232,10 +232,9 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
 
 def reason_of(error: Exception) -> str:
     """An error's message on one line of bearable length."""
-    text = " ".join(str(error).split())
-    if isinstance(error, KeyError) or not text:
-        text = f"{type(error).__name__} {text}".rstrip()
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    # Of these, Orbax says the place in the array, and the cause what is wrong.
+    of_orbax = "TensorStore details" in str(error)
+    return reason(error.__cause__ if of_orbax and error.__cause__ else error)
 
 
 def _sound_metadata(checkpoint: Path) -> dict[str, Any]:

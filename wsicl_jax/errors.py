@@ -5,10 +5,12 @@ any other exception is a defect of this package and keeps its traceback.
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 _LONGEST_REASON = 300
+_TENSORSTORE = re.compile(r" \[(?:tensorstore_spec|source locations)")
 _NEAR = 0.6
 """Likeness, of 1, from which one name may have been meant by another."""
 _MOST_SHOWN = 40
@@ -64,9 +66,14 @@ def located(where: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, on one line of bearable length; of the system's, without its number."""
+    """What an error says, on one line of bearable length.
+
+    Without the number of one of the system, and without what TensorStore puts behind its own.
+    """
     said = isinstance(error, OSError) and error.strerror
-    text = " ".join((said or str(error)).split()) or type(error).__name__
+    text = _TENSORSTORE.split(" ".join((said or str(error)).split()), 1)[0]
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".rstrip()
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 

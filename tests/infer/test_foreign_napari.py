@@ -176,7 +176,7 @@ def test_a_wrong_layer_is_refused_with_file_and_point_or_shape(tmp_path, case):
     ["index,axis-1,axis-2,axis-3", "index,axis-0,axis-0,axis-1", "index,axis-x,axis-y,axis-z"],
 )
 def test_a_layer_without_the_axes_of_napari_is_refused(tmp_path, header):
-    with pytest.raises(PromptError, match="its axes are .*; expected axis-0, axis-1, axis-2"):
+    with pytest.raises(PromptError, match=r"its axes are .*; expected axis-0, axis-1, axis-2"):
         read(tmp_path, f"{header}\n0,1,2,3\n")
 
 

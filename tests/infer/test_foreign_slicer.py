@@ -471,7 +471,7 @@ def test_more_control_points_than_anybody_sets_are_refused_at_once(tmp_path):
 def test_an_endless_cell_of_a_list_of_points_is_refused(tmp_path):
     file = tmp_path / "F.fcsv"
     file.write_text("# CoordinateSystem = RAS\n0," + "1" * 140_000 + ",2,3\n")
-    with pytest.raises(DataError, match="no table.*field larger than field limit"):
+    with pytest.raises(DataError, match=r"no table.*field larger than field limit"):
         read_prompts(file, volume())
 
 

@@ -367,6 +367,6 @@ def test_more_prompts_than_anybody_clicks_are_refused_at_once(folder):
     million = json.dumps([[1, 2, 3]] * 1_000_000)
     path = write(folder, f'{{"context": [{{"image": "a.nii", "points": {million}}}]}}')
     start = time.process_time()
-    with pytest.raises(PromptError, match="context 1: points: .*at most 10000"):
+    with pytest.raises(PromptError, match=r"context 1: points: .*at most 10000"):
         read_context(path)
     assert time.process_time() - start < 10

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from wsicl_jax.errors import DataError
+from wsicl_jax.errors import DataError, reason
 
 _REMOTE = {"s3": "s3", "gs": "gcs"}
 """TensorStore's driver for each scheme of a URL."""
@@ -153,12 +153,6 @@ def _absolute(path: Path) -> str:
         last = len(parts) - parts[::-1].index("..")
         return str(Path(os.path.realpath(Path(*parts[:last])), *parts[last:]))
     return str(Path(*parts))
-
-
-def reason(error: Exception) -> str:
-    """What TensorStore or the system says of an error, without the specification behind it."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).split(" [tensorstore_spec", 1)[0].split(" [source locations", 1)[0]
 
 
 def _after(prefix: str) -> str:

@@ -37,9 +37,9 @@ from wsicl_jax.data.catalogue import (
     to_entry,
     to_lines,
 )
-from wsicl_jax.data.location import Location, reason
+from wsicl_jax.data.location import Location
 from wsicl_jax.documents import DocumentError, checked, parse_json
-from wsicl_jax.errors import ConfigError, DataError, hint
+from wsicl_jax.errors import ConfigError, DataError, hint, reason
 from wsicl_jax.geometry import WorkingGrid
 
 FORMAT = 2

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.data.catalogue import Case, from_lines
-from wsicl_jax.data.location import Location, reason
+from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
     IMAGE,
@@ -24,7 +24,7 @@ from wsicl_jax.data.store import (
     whole_cases,
 )
 from wsicl_jax.documents import parse_json
-from wsicl_jax.errors import DataError
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.progress import track
 
 _CASES_AT_ONCE = 2
