@@ -37,9 +37,8 @@ def _said(error: Exception) -> str:
     if not isinstance(error, OSError) or error.filename is None:
         return str(error)
     name = str(error.filename)
-    return (
-        f"{name if len(name) <= _LONGEST_PATH else f'{name[:_LONGEST_PATH]}...'}: {reason(error)}"
-    )
+    shown = name if len(name) <= _LONGEST_PATH else f"{name[:_LONGEST_PATH]}..."
+    return f"{shown}: {reason(error)}"
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
