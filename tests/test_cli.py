@@ -536,3 +536,9 @@ def test_the_picture_of_augmentation_is_of_the_configuration_given(config, tmp_p
     arguments = ["data", "augment", str(config), "augment.flip=0.5", "--index", "3"]
     assert main([*arguments, "--output", output]) == 0
     assert drawn == [(0.5, Path(output), 3)]
+
+
+def test_a_path_too_long_is_told_in_few_words(capsys):
+    assert main(["info", "A" * 5000]) == 2
+    told = capsys.readouterr().err
+    assert "File name too long" in told and "Errno" not in told and len(told) < 400

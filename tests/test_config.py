@@ -474,3 +474,76 @@ def test_a_sweep_that_does_not_fit_is_refused(write, settings, message):
     with pytest.raises(ConfigError) as caught:
         load_sweep(write("sweep.yaml", settings))
     assert message in str(caught.value)
+
+
+WITHOUT_INTENSITIES = [f"augment.{name}=0" for name in INTENSITY_AUGMENTATIONS]
+
+
+@pytest.mark.parametrize("load", [load_config, load_sweep, load_ablation])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {steps: 1}\ntrain: {batch: 2}", "line 2: key 'train' is there twice"),
+        ("a: &a [x]\nb: [*a, *a]\nc: " + "[" * 50_000, "line 3: .*within each other"),
+        ("seed: " + "9" * 6000, "line 1: a number has 6,000"),
+        ('run: "\\ud800"', "line 1: has a character"),
+        ("inherits: [a, b]", "expected a file's name"),
+    ],
+)
+def test_a_file_out_of_bounds_is_refused_with_its_name_and_line(write, load, text, message):
+    path = write("odd.yaml", text)
+    with pytest.raises(ConfigError, match=rf"odd\.yaml.*{message}"):
+        load(path)
+
+
+def test_a_date_with_month_13_is_an_error_of_use(write):
+    with pytest.raises(ConfigError, match="seed = '2024-13-01' does not fit"):
+        load_config(write("date.yaml", "seed: 2024-13-01"))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=" + "9" * 6000, "run={a: 1, a: 2}", 'run="\\0"', "run=" + "[" * 9999]
+)
+def test_an_override_out_of_bounds_is_refused(override):
+    with pytest.raises(ConfigError, match="override"):
+        override_config(ExperimentConfig(), [override])
+
+
+def test_a_childs_free_keys_replace_its_parents_and_sections_are_merged(write):
+    parent = "prompts: {kinds: {box: 1.0, point: 2.0}, count: [2, 3]}\ntrain: {steps: 7}\n"
+    parent += "episode: {tasks: {segmentation: 1.0}}"
+    write("parent.yaml", parent)
+    child = "inherits: parent.yaml\nprompts: {kinds: {scribble: 1}}\ntrain: {batch: 3}\n"
+    child += "episode: {tasks: {denoising: 1}}"
+    config = load_config(write("child.yaml", child), ["train.loss=l1", *WITHOUT_INTENSITIES])
+    assert config.prompts.kinds == {"scribble": 1}
+    assert config.episode.tasks == {"denoising": 1}
+    assert (config.prompts.count, config.train.steps, config.train.batch) == ((2, 3), 7, 3)
+
+
+def test_a_tilde_is_the_home_directory(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    text = "run: ~/runs/a\ndata: ~/stores/a\ntrain: {weights: ~/w.safetensors}\n"
+    config = load_config(write("a.yaml", text), ["synth.prior=~/prior"])
+    paths = config.run, config.data[0].store, config.train.weights, config.synth.prior
+    home = "/home/somebody"
+    assert paths == tuple(f"{home}/{p}" for p in ("runs/a", "stores/a", "w.safetensors", "prior"))
+    sweep = "output: ~/s\ndata: [{store: synthetic}]\ncheckpoints: {a: ~/runs/a}"
+    sweep = load_sweep(write("sweep.yaml", sweep))
+    assert (sweep.output, sweep.checkpoints) == (f"{home}/s", {"a": f"{home}/runs/a"})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.learning_rat=1", "nearest is 'train.learning_rate'"),
+        ("train.grid=1", "there is 'volume.grid'"),
+        ("grid=1", "there is 'volume.grid'"),
+        ("train.ema=1", "expected one of train.weights, train.beginning, "),
+        ("data.0.wight=1", "nearest is 'data.0.weight'"),
+    ],
+)
+def test_an_unknown_setting_is_likened_only_to_what_is_alike(override, message):
+    with pytest.raises(ConfigError) as caught:
+        override_config(ExperimentConfig(), [override])
+    assert message in str(caught.value)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from wsicl_jax.checkpoint import save_model
 from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
-from wsicl_jax.errors import CheckpointError
+from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.export.export import export
 from wsicl_jax.info import describe
 from wsicl_jax.model.dual_branch import DualBranch
@@ -58,3 +58,19 @@ def test_it_says_what_an_exported_file_is(checkpoint, tmp_path):
     file.write_bytes(b"no network")
     with pytest.raises(CheckpointError, match=r"network\.safetensors"):
         told(file)
+
+
+def test_a_run_whose_configuration_is_empty_is_told(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="is empty, so it is not known"):
+        told(tmp_path / "run")
+
+
+def test_a_folder_does_not_hide_the_network_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    with pytest.warns(UserWarning, match=r"say \./small"):
+        assert "small.safetensors" in told("small")
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        told("./small")

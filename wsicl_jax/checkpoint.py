@@ -19,7 +19,8 @@ from flax import nnx
 import wsicl_jax
 from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
-from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.documents import parse_json, read_file
+from wsicl_jax.errors import CheckpointError, ConfigError, reason
 from wsicl_jax.integrity import (
     differing,
     fingerprint_arrays,
@@ -231,15 +232,14 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
 
 def reason_of(error: Exception) -> str:
     """An error's message on one line of bearable length."""
-    text = " ".join(str(error).split())
-    if isinstance(error, KeyError) or not text:
-        text = f"{type(error).__name__} {text}".rstrip()
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    # Of these, Orbax says the place in the array, and the cause what is wrong.
+    of_orbax = "TensorStore details" in str(error)
+    return reason(error.__cause__ if of_orbax and error.__cause__ else error)
 
 
 def _sound_metadata(checkpoint: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((checkpoint / METADATA / METADATA).read_text())
+        metadata = parse_json(read_file(checkpoint / METADATA / METADATA), nan=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"damaged: metadata unreadable: {reason_of(error)}") from error
     if isinstance(metadata, dict) and metadata.get("format", FORMAT) != FORMAT:

@@ -1,21 +1,31 @@
 """The experiment as typed, frozen dataclasses: each setting named, typed and defaulted once.
 
-A YAML file under `configs/` gives the settings that differ from the defaults; it may
-name one other file as `inherits`. `section.key=value` on the command line comes last.
+A YAML file under `configs/` gives the settings that differ from the defaults; it may name one
+other file as `inherits`: sections of both are merged, any other value replaces the inherited one,
+also where it is a mapping with free keys, as `prompts.kinds` is. `section.key=value` on the command
+line comes last.
 """
 
-import difflib
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.documents import DocumentError, parse_yaml, read_file
+from wsicl_jax.errors import ConfigError, hint, reason
 
 SYNTHETIC = "synthetic"
 
@@ -25,6 +35,8 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 Shards = Annotated[int, Field(ge=-1, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, where `~` is the home directory; or what else may stand for one."""
 PromptKind = Literal["point", "box", "scribble", "box3d", "mask2d", "mask"]
 EvaluatedKind = Literal[PromptKind, "mixed"]
 InteractiveKind = Literal["point", "box", "scribble"]
@@ -33,6 +45,9 @@ BaselineName = Literal["prompt_mean", "intensity"]
 Task = Literal["segmentation", RestorationTask]
 
 Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_LONGEST_KEY = 200
+"""Characters of a key that a message shows."""
 
 _RULES = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -218,7 +233,7 @@ class ScannerConfig:
 class PriorConfig:
     """A store whose cases serve as anatomies of synthetic cohorts."""
 
-    store: str
+    store: LocalPath
     """Path or URL of the store. All its cases are used: give one without the cases that you
     evaluate on."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
@@ -294,7 +309,7 @@ class SynthConfig:
 class DatasetConfig:
     """One source of episodes."""
 
-    store: str = SYNTHETIC
+    store: LocalPath = SYNTHETIC
     """Path of a store made by `wsicl convert`, or `synthetic` for the built-in generator."""
     weight: Amount = 1.0
     """Relative frequency of its episodes in training; 0: none, it is there for evaluation alone."""
@@ -473,7 +488,7 @@ AUGMENTATIONS += ("invert_mask", *INTENSITY_AUGMENTATIONS)
 class TrainConfig:
     """Optimisation."""
 
-    weights: str = ""
+    weights: LocalPath = ""
     """Network whose weights the run begins with: a run, a checkpoint, a file of weights, or the
     name of one that comes with this package; empty: weights are drawn."""
     beginning: Literal["random", "prompt_mean"] = "random"
@@ -619,15 +634,15 @@ class EvaluationConfig:
 class SweepConfig:
     """A grid of evaluations: checkpoints x data sets x kinds x prompts x context sizes."""
 
-    output: str = "sweeps/sweep"
+    output: LocalPath = "sweeps/sweep"
     """Directory that the sweep writes: episode lists and a file of scores for each cell."""
-    checkpoints: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, LocalPath] = field(default_factory=dict)
     """Name of each model, and its run or checkpoint; `wsicl episodes` can do without."""
     baselines: tuple[BaselineName, ...] = ()
     """Models beside them that need no network; on the working grid of the first checkpoint."""
     data: tuple[DatasetConfig, ...] = ()
     """Data sets whose episodes are planned by this sweep."""
-    episodes: tuple[str, ...] = ()
+    episodes: tuple[LocalPath, ...] = ()
     """Episode lists that were written before, by `wsicl episodes` or another sweep."""
     unseen: bool = False
     """The data sets are for what no checkpoint has seen: one that a checkpoint was trained on, or
@@ -658,7 +673,7 @@ class SweepConfig:
 class ExperimentConfig:
     """A whole experiment."""
 
-    run: str = "runs/experiment"
+    run: LocalPath = "runs/experiment"
     """Directory that the run writes: configuration, log, checkpoints."""
     seed: Annotated[Count, Field(lt=2**32)] = 0
     """Seed of initialisation, episodes and validation split."""
@@ -753,9 +768,9 @@ class ExperimentConfig:
 class AblationConfig:
     """Training runs that differ in a few settings, for `wsicl ablate`; docs/ablations.md."""
 
-    base: str = ""
+    base: LocalPath = ""
     """YAML file of the experiment that every cell starts from, seen from the ablation's file."""
-    output: str = ""
+    output: LocalPath = ""
     """Directory of the cells: each is the run OUTPUT/NAME."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings in which all cells differ from `base` alike, such as `train.steps: 500`."""
@@ -790,15 +805,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     """Read an experiment from YAML, with dotted overrides such as `train.steps=100`.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping; a key is unknown (the nearest
-            valid one is named), ill-typed or out of range; `inherits` goes deeper than once.
+        ConfigError: the file is missing or no YAML mapping; a key is there twice, unknown (what
+            may have been meant is named), ill-typed or out of range; `inherits` goes deeper than
+            once.
     """
-    return config_from_dict(_settings(path, overrides))
+    return config_from_dict(_settings(ExperimentConfig, path, overrides))
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read a sweep from YAML, as `load_config` reads an experiment. Raises `ConfigError`."""
-    return _validated(SweepConfig, _settings(path, overrides))
+    return _validated(SweepConfig, _settings(SweepConfig, path, overrides))
 
 
 def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationConfig:
@@ -809,7 +825,7 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationCo
     """
     names = [own.name for own in fields(AblationConfig)]
     own = [text for text in overrides if re.split(r"[.=]", text)[0] in names]
-    ablation = _validated(AblationConfig, _settings(path, own))
+    ablation = _validated(AblationConfig, _settings(AblationConfig, path, own))
     common = dict(ablation.overrides)
     for override in overrides:
         if override not in own:
@@ -818,14 +834,17 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationCo
     return replace(ablation, base=str(Path(path).parent / ablation.base), overrides=common)
 
 
-def _settings(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    settings = _read_yaml(Path(path))
+def _settings(kind: type, path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    settings = read_settings(Path(path))
     parent = settings.pop("inherits", None)
     if parent is not None:
-        base = _read_yaml(Path(path).parent / str(parent))
+        if not isinstance(parent, str):
+            raise ConfigError(f"{path}: inherits is {reprlib.repr(parent)}; expected a file's name")
+        home = os.path.expanduser(parent)  # noqa: PTH111 - leaves ~UNKNOWN
+        base = read_settings(Path(path).parent / home)
         if "inherits" in base:
             raise ConfigError(f"{path} inherits {parent}, which inherits again; one level only")
-        settings = _merged(base, settings)
+        settings = _merged(kind, base, settings)
     for override in overrides:
         _apply_override(settings, override)
     return settings
@@ -882,35 +901,65 @@ def _lies_below(problem: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _explain(kind: type, problem: Mapping[str, Any]) -> str:
     where = [part for part in problem["loc"] if not str(part).startswith("function-")]
     key = ".".join(map(str, where))
+    shown = repr(key) if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]!r}..."
     if problem["type"] == "unexpected_keyword_argument":
-        known = _keys_at(kind, where[:-1])
-        prefix = ".".join(map(str, where[:-1]))
-        nearest = difflib.get_close_matches(str(where[-1]), known, n=1, cutoff=0.0)[0]
-        return f"unknown setting {key!r}; nearest is {f'{prefix}.{nearest}'.lstrip('.')!r}"
+        return f"unknown setting {shown}; {_hint(kind, where)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key and key not in message else message
-    return f"{key} = {problem['input']!r} does not fit: {message[0].lower()}{message[1:]}"
+    given = reprlib.repr(problem["input"])
+    return f"{shown[1:-1]} = {given} does not fit: {message[0].lower()}{message[1:]}"
 
 
-def _keys_at(kind: type, path: Sequence[Any]) -> list[str]:
+def _hint(kind: type, where: Sequence[Any]) -> str:
+    """What may have been meant by an unknown setting: of its section, or of another one."""
+    *section, name = map(str, where)
+    prefix = ".".join([*section, ""])
+    known = [own.name for own in fields(_section_at(kind, where[:-1]))]
+    said = hint(name, known, prefix)
+    if said.startswith("nearest"):
+        return said
+    if elsewhere := [key for key in _all_settings(kind) if key.rpartition(".")[2] == name]:
+        return f"there is {', '.join(map(repr, elsewhere))}"
+    return said
+
+
+def _all_settings(kind: type, prefix: str = "") -> Iterator[str]:
+    for own in fields(kind):
+        yield f"{prefix}{own.name}"
+        if section := _section_in(own.type):
+            number = "" if section is own.type else "0."
+            yield from _all_settings(section, f"{prefix}{own.name}.{number}")
+
+
+def _section_at(kind: type, path: Sequence[Any]) -> type:
     for part in path:
-        if isinstance(part, int):
-            continue
-        kind = next(f.type for f in fields(kind) if f.name == part)
-        while not is_dataclass(kind):
-            kind = get_args(kind)[0]
-    return [f.name for f in fields(kind)]
+        if not isinstance(part, int):
+            kind = _section_in(next(f.type for f in fields(kind) if f.name == part))
+    return kind
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _section_in(kind: Any) -> type | None:
+    """The section that a setting is, or a list of which it is; None: it is a plain value."""
+    while not is_dataclass(kind):
+        if not (parts := get_args(kind)):
+            return None
+        kind = parts[0]
+    return kind
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a YAML file gives, not checked for what they are; {} if it is empty.
+
+    Raises:
+        ConfigError: the file is missing, cannot be read, or is no mapping in YAML.
+    """
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = parse_yaml(read_file(path))
     except FileNotFoundError:
         raise ConfigError(f"no configuration at {path}; examples are in configs/") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} cannot be read as YAML: {reason}") from None
+    except (OSError, DocumentError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {reason(error)}") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -918,10 +967,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _merged(base: Any, top: Any) -> Any:
-    if isinstance(base, dict) and isinstance(top, dict):
-        return {k: _merged(base.get(k), top.get(k, base.get(k))) for k in base | top}
-    return top
+def _merged(kind: type, base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**base, **top}
+    for section in fields(kind):
+        both = base.get(section.name), top.get(section.name)
+        if is_dataclass(section.type) and all(isinstance(one, dict) for one in both):
+            merged[section.name] = _merged(section.type, *both)
+    return merged
 
 
 def _parsed(override: str) -> tuple[list[str], Any]:
@@ -930,9 +982,11 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
-        return path, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"value of override {override!r} is not valid YAML") from None
+        return path, parse_yaml(text)
+    except DocumentError as error:
+        raise ConfigError(
+            f"value of override {reprlib.repr(override)} is not valid YAML: {error}"
+        ) from None
 
 
 def _apply_override(settings: dict[str, Any], override: str) -> None:
@@ -943,7 +997,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
     node: Any = settings
     for part, following in zip(path, [*path[1:], None], strict=True):
         if isinstance(node, list):
-            if not part.isdecimal() or int(part) >= len(node):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(node):
                 raise ConfigError(
                     f"override {override!r}: {part!r} is no position in a list of {len(node)}"
                 )

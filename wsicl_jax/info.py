@@ -8,28 +8,28 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.config import ExperimentConfig, config_to_dict, load_config
+from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.seen import Seen
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
 
 
-def describe(path: Path) -> RenderableType:
+def describe(given: str | Path) -> RenderableType:
     """A store's cases and labels, or the network of a checkpoint, run or exported file, or of the
     name of one that comes with this package.
 
     Raises:
-        WsiclError: `path` is none of these.
+        WsiclError: it is none of these.
     """
-    if not path.exists():
+    path = Path(given)
+    if not (path / "zarr.json").is_file():
         # Slow to import, and a store needs none of it.
-        from wsicl_jax.export.networks import shipped_networks
+        from wsicl_jax.export.networks import network_path
 
-        shipped = shipped_networks()
-        if str(path) not in shipped:
-            raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
-        path = shipped[str(path)]
+        path = network_path(given)
+    if not path.exists():
+        raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
     if (path / "zarr.json").is_file():
         return _describe_store(Store.open(path))
     if path.is_file():
@@ -92,12 +92,13 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     from wsicl_jax.export.networks import find_network
     from wsicl_jax.train.binding import seen_by
     from wsicl_jax.train.checkpoints import has_steps, read_score
+    from wsicl_jax.train.run import saved_settings
 
     saved = path / "config.yaml"
     metadata: dict[str, Any] = {"step": 0}
     checkpoint = None
     if saved.is_file() and not has_steps(path):
-        config = load_config(saved)
+        config = config_from_dict(saved_settings(path))
         facts = [("checkpoint", "none yet")]
     else:
         checkpoint = find_checkpoint(path)

@@ -64,9 +64,9 @@ def track(total: int, description: str, *, done: int = 0, show: bool = True) -> 
 
 @functools.cache
 def console() -> Console:
-    """The console on stdout for tables; piped output is 120 columns wide, not 80."""
+    """The console on stdout for tables, without markup; piped output is 120 columns wide."""
     width = None if sys.stdout.isatty() else _WIDTH_OF_PIPED_TABLES
-    return Console(width=width, highlight=False, emoji=False)
+    return Console(width=width, highlight=False, emoji=False, markup=False)
 
 
 class _Bar:

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsicl_jax.errors import DataError
+from wsicl_jax.documents import RepeatedKeyError, parse_json, read_file
+from wsicl_jax.errors import DataError, reason
 
 CHECKSUM = "checksum"
 """The key under which sealed JSON keeps its checksum."""
+
+_LARGEST = 2**30
+"""Bytes of a file."""
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,9 +36,11 @@ def read_sealed(path: Path, what: str, form: int) -> dict[str, Any]:
         DataError: it cannot be read as `what`, was changed, or has another format than `form`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_file(path, _LARGEST), nan=True)
+    except RepeatedKeyError:
+        content = None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a {what}: {error}") from None
+        raise DataError(f"{path} cannot be read as a {what}: {reason(error)}") from None
     if not is_sealed(content):
         raise DataError(f"{path} is no {what}, or has been changed since it was written")
     if content.get("format") != form:

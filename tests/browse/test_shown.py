@@ -51,6 +51,14 @@ def test_a_context_set_is_drawn_with_its_prompts(image, tmp_path):
     assert one.height > 1.7 * Image.open(two).height
 
 
+@pytest.mark.parametrize("name", ["$x_{$", "_hidden", "x" * 300])
+def test_a_context_set_is_drawn_whatever_its_structures_are_called(image, tmp_path, name):
+    entry = {"image": "a.nii.gz", "points": [[4, 4, 3]], "structure": name}
+    context = tmp_path / "context.json"
+    context.write_text(json.dumps({"context": [entry]}))
+    assert main(["show", "--context", str(context), "--output", str(tmp_path / "c.png")]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

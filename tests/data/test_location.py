@@ -68,3 +68,20 @@ def test_what_cannot_be_written_is_told(tmp_path):
 def test_a_server_that_refuses_is_told_with_the_url(s3):
     with pytest.raises(DataError, match=r"s3://no-such-bucket-here/a/zarr\.json cannot be written"):
         Location.of("s3://no-such-bucket-here/a").write("zarr.json", b"x")
+
+
+def test_a_path_with_dots_is_what_it_is_to_the_system(tmp_path, monkeypatch):
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far" / "deep")
+    monkeypatch.chdir(tmp_path / "here")
+    Location.of("../stores").write("a/b", b"c")
+    assert (tmp_path / "stores" / "a" / "b").read_bytes() == b"c"
+    assert Location.of("../here/../stores").read("a/b") == b"c"
+    assert Location.of("link/../stores").url == str(tmp_path.resolve() / "far" / "stores")
+    assert Location.of("link").url == str(tmp_path / "here" / "link")
+
+
+def test_a_path_with_nul_is_refused():
+    with pytest.raises(DataError, match="a character that no path can have"):
+        Location.of("stores/a\0")

@@ -15,16 +15,19 @@ from wsicl_jax.data.catalogue import SourceFile, SourceGrid
 from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
+    LEFT_OUT,
     Store,
     create_store,
     finish_store,
     is_intact,
     read_case,
+    read_left_out,
     whole_cases,
     write_case,
 )
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.sealing import seal
 
 SHAPE = (4, 5, 7)
 AFFINE = np.array([[0, -0.7, 0.1, 3], [1.5, 0, 0, -2], [0.2, 0, 3.1, 9], [0, 0, 0, 1]], float)
@@ -145,7 +148,9 @@ def test_any_case_comes_back(tmp_path_factory, data, shape):
     kinds = st.sampled_from([np.float32, np.uint8, np.int16, np.uint32])
     image = data.draw(kinds.flatmap(lambda kind: hnp.arrays(kind, (1, *shape))))
     label = data.draw(labels)
-    affine = data.draw(hnp.arrays(np.float64, (4, 4), elements=st.floats(-1e3, 1e3)))
+    affine = np.eye(4)
+    affine[:3] = data.draw(hnp.arrays(np.float64, (3, 4), elements=st.floats(-1e3, 1e3)))
+    affine[:3, :3] += 1e4 * np.eye(3)  # never singular
     path = tmp_path_factory.mktemp("any") / "store"
     create_store(path, "any", ("MR",), {1: "a", 5: "b", 70_000: "c"})
     write_case(path, "case", image, label, affine)
@@ -311,3 +316,73 @@ def test_a_case_that_does_not_fit_leaves_no_trace(path, change, reason):
     with pytest.raises(DataError, match=reason):
         write_case(path, **case)
     assert sorted((path / "cases").iterdir()) == before
+
+
+def changed_entry(path, change):
+    """Change the line of case b, and give it the right checksum."""
+    lines = (path / CATALOGUE).read_text().splitlines()
+    entry = json.loads(lines[1])
+    entry.pop("checksum")
+    change(entry)
+    (path / CATALOGUE).write_text(f"{lines[0]}\n{json.dumps(seal(entry))}\n")
+
+
+OTHER_SHAPES = {
+    "labels are a list": lambda e: e.update(labels=[1, 2]),
+    "a shape of text": lambda e: e.update(shape=["4", "5", "7"]),
+    "a shape of two": lambda e: e.update(shape=[4, 5]),
+    "a shape of nothing": lambda e: e.update(shape=[0, 5, 7]),
+    "a singular affine": lambda e: e.update(affine=np.zeros((4, 4)).tolist()),
+    "an affine of NaN": lambda e: e["affine"][0].__setitem__(0, float("nan")),
+    "an affine of three rows": lambda e: e["affine"].pop(),
+    "no source": lambda e: e.pop("source"),
+    "a source that is text": lambda e: e.update(source="b.nii.gz"),
+    "an order of one axis": lambda e: e["source"].update(order=[0, 0, 0]),
+    "a crop outside": lambda e: e["source"].update(crop=[[0, 0, 0], [99, 5, 7]]),
+    "a box outside": lambda e: e["labels"]["2"].update(box=[[0, 0, 0], [99, 1, 1]]),
+    "voxels of text": lambda e: e["labels"]["2"].update(voxels="6"),
+    "a name that leads elsewhere": lambda e: e.update(case="../b"),
+    "a label without a name": lambda e: e["labels"].update({"9": e["labels"]["2"]}),
+    "remarks that are text": lambda e: e.update(remarks="odd"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_SHAPES.values(), ids=OTHER_SHAPES.keys())
+def test_metadata_of_another_shape_is_refused_though_its_checksum_fits(path, change):
+    changed_entry(path, change)
+    with pytest.raises(DataError, match=f"{CATALOGUE} is damaged"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("label_names", ["left"]), ("channel_names", "T1"), ("name", 3), ("preparation", [])],
+)
+def test_a_root_of_another_shape_is_refused(path, key, value):
+    content = json.loads((path / "zarr.json").read_text())
+    content["attributes"]["wsicl"][key] = value
+    (path / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"zarr\.json is damaged: .*convert the data again"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[1]", b'{"a": 3}', b"{"])
+def test_a_damaged_list_of_what_was_left_out_is_an_error(path, content):
+    (path / LEFT_OUT).write_bytes(content)
+    with pytest.raises(DataError, match=r"left_out\.json is damaged"):
+        read_left_out(Location.of(path))
+
+
+def test_an_array_that_claims_another_size_is_not_read(path):
+    file = path / "cases" / "b" / "0" / "zarr.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"shape": [2, 40_000, 50_000, 70_000]}))
+    with pytest.raises(DataError, match=r"case b: array 0 cannot be read.*has shape"):
+        Store.open(path).read_image("b")
+    assert not is_intact(Location.of(path), Store.open(path).case("b"))
+
+
+def test_a_case_whose_axes_have_no_direction_is_not_written(tmp_path):
+    create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
+    with pytest.raises(DataError, match="case a: its affine is singular"):
+        write_case(tmp_path / "s", "a", IMAGE[:1], LABEL * 0, np.diag([1.0, 0, 1, 1]))

@@ -104,7 +104,7 @@ class Touch:
 
 
 def test_authors_checkpoint_is_read_as_torch_reads_it(authors_content):
-    config, tensors, _ = read_lightning(TINY)
+    config, tensors, *_ = read_lightning(TINY)
     assert config.channels == (4, 8, 16)
     assert tensors.keys() == authors_content["state_dict"].keys()
     for name, tensor in authors_content["state_dict"].items():
@@ -378,7 +378,7 @@ def test_damaged_byte_is_refused_or_harmless(tmp_path, where, value):
     data[where % len(data)] ^= value
     (tmp_path / "damaged.ckpt").write_bytes(data)
     try:
-        config, given_tensors, _ = read_lightning(tmp_path / "damaged.ckpt")
+        config, given_tensors, *_ = read_lightning(tmp_path / "damaged.ckpt")
     except CheckpointError:
         return
     assert config.channels == (1, 2)

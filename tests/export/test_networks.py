@@ -1,16 +1,24 @@
 """A network is found wherever it is kept, and by its name if it comes with the package."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
+from flax import nnx
 
 import wsicl_jax
 from wsicl_jax.checkpoint import checkpoint_digest, read_metadata
 from wsicl_jax.config import SYNTHETIC, VolumeConfig
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.export import networks
+from wsicl_jax.export.digest import DIGEST
 from wsicl_jax.export.names import to_state_dict
 from wsicl_jax.export.networks import find_network, load_model, shipped_networks
+from wsicl_jax.export.safetensors_file import write_safetensors
+from wsicl_jax.export.settings import Settings
 from wsicl_jax.infer.segmenter import Segmenter
+from wsicl_jax.model.dual_branch import DualBranch
 
 LARGEST_FILE = 12e6
 
@@ -31,13 +39,16 @@ def test_a_file_is_the_network_of_the_checkpoint_that_it_was_exported_from(expor
     assert_same(of_file.load(), of_checkpoint.load())
 
 
-def test_what_is_on_disk_comes_before_a_name(exported, trained, tmp_path, monkeypatch):
+def test_what_is_on_disk_does_not_hide_a_name(exported, trained, tmp_path, monkeypatch):
     shipped = {"tiny": exported("safetensors").path}
     monkeypatch.setattr(networks, "shipped_networks", lambda: shipped)
     monkeypatch.chdir(tmp_path)
     assert find_network("tiny").path == exported("safetensors").path
     (tmp_path / "tiny").symlink_to(trained.path)
-    assert find_network("tiny").path.is_dir()
+    with pytest.warns(UserWarning, match=r"for what lies in this directory say \./tiny"):
+        assert find_network("tiny").path == exported("safetensors").path
+    assert find_network("./tiny").path.is_dir()
+    assert find_network(Path("tiny")).path.is_dir()
 
 
 def test_an_unknown_name_tells_those_that_there_are(tmp_path, monkeypatch):
@@ -50,9 +61,8 @@ def test_a_file_that_changes_while_it_is_used_is_noticed(exported, tmp_path):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(exported("safetensors").path.read_bytes())
     stored = find_network(file)
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
+    other = DualBranch(stored.experiment.model, rngs=nnx.Rngs(0))
+    write_safetensors(file, other, Settings(stored.experiment, 30), "float32")
     with pytest.raises(CheckpointError, match="was changed"):
         stored.load()
 
@@ -68,6 +78,14 @@ def test_a_shipped_network_is_small_in_bytes_and_says_how_it_was_trained(
     assert stored.metadata["step"] == stored.experiment.train.steps
     # Its licence says so: no data of others went into it.
     assert {data.store for data in stored.experiment.data} == {SYNTHETIC}
+
+
+def test_the_shipped_network_has_a_digest_and_the_tensors_that_were_measured():
+    content = shipped_networks()["small"].read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert DIGEST.encode() in content[:start]
+    tensors = hashlib.blake2b(content[start:], digest_size=16).hexdigest()
+    assert tensors == "ef99637bcbb764cf2b112d8b4d37dddb"
 
 
 def test_the_small_network_finds_an_unseen_bright_ball_from_boxes(tmp_path, monkeypatch):

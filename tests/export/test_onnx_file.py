@@ -88,11 +88,19 @@ def test_half_precision_written_by_others_is_read(proto, tmp_path, trained):
     for tensor in proto.graph.initializer:
         half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    del proto.metadata_props[:]  # ours are of the numbers before
     onnx.save(proto, tmp_path / "half.onnx")
     tensors = read_onnx(tmp_path / "half.onnx").tensors
     for name, tensor in to_state_dict(trained.model).items():
         assert tensors[name].dtype == np.float32
         np.testing.assert_array_equal(tensors[name], tensor.astype(np.float16))
+
+
+def test_a_file_of_others_is_read_with_a_remark_that_it_has_no_digest(proto, tmp_path):
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.warns(UserWarning, match=r"other\.onnx has no digest"):
+        load_weights(tmp_path / "other.onnx")
 
 
 # What is hostile

@@ -96,7 +96,7 @@ def test_authors_checkpoint_loads_strictly_and_gives_their_output():
 def test_saved_twin_is_read_back(tmp_path):
     twin = TorchDualBranch((2, 3, 3))
     torch.save({"state_dict": twin.state_dict()}, tmp_path / "twin.pt")
-    config, tensors, _ = read_lightning(tmp_path / "twin.pt")
+    config, tensors, *_ = read_lightning(tmp_path / "twin.pt")
     assert config.channels == (2, 3, 3)
     for name, tensor in twin.state_dict().items():
         np.testing.assert_array_equal(tensors[name], tensor.numpy())

@@ -13,6 +13,7 @@ import pytest
 from wsicl_jax.checkpoint import experiment_config, load_model, read_metadata
 from wsicl_jax.config import ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
+from wsicl_jax.export.digest import DIGEST
 from wsicl_jax.export.names import to_state_dict
 from wsicl_jax.export.settings import KEY, Settings, read_settings, settings_text
 from wsicl_jax.export.weights import import_weights, load_weights
@@ -171,8 +172,17 @@ def test_nonsense_in_settings_is_refused_in_few_words(honest, told):
     assert len(str(error.value)) < 600
 
 
+@pytest.mark.parametrize("format", ["safetensors", "onnx"])
+def test_a_file_that_has_lost_its_digest_is_refused(exported, tmp_path, format):
+    data = exported(format).path.read_bytes()
+    (tmp_path / "m.file").write_bytes(data.replace(DIGEST.encode(), b"_" * len(DIGEST)))
+    with pytest.raises(CheckpointError, match="the digest that they speak of is not there"):
+        load_weights(tmp_path / "m.file")
+
+
 def test_file_with_nonsense_is_named(exported, tmp_path):
     data = exported("onnx").path.read_bytes()
+    data = data.replace(DIGEST.encode(), b"_" * len(DIGEST))  # or nobody would look further
     (tmp_path / "m.onnx").write_bytes(data.replace(b'"grid": [8, 6, 10]', b'"grid": [8, 0, 10]'))
     with pytest.raises(CheckpointError, match=r"m\.onnx: its settings .*grid"):
         load_weights(tmp_path / "m.onnx")

@@ -156,3 +156,19 @@ def test_a_mask_of_another_affine_is_refused(tmp_path, column, change_mm):
 def test_affines_that_differ_by_rounding_are_the_same(tmp_path):
     mask = save(tmp_path / "rounded.nii.gz", label(), LPS + 1e-5 * (LPS != 0))
     assert array_example(mask=mask).load().prompts
+
+
+def test_more_prompts_than_anybody_clicks_are_refused_at_once():
+    points = np.ones((1_000_000, 3))
+    with pytest.raises(PromptError, match="there are 1,000,000 prompts; expected at most 10,000"):
+        Example(np.zeros((4, 4, 4), np.float32), spacing_mm=(1, 1, 1), points=points).load()
+    with pytest.raises(PromptError, match="scribbles 1: there are 1,000,000 positions"):
+        Example(np.zeros((4, 4, 4), np.float32), spacing_mm=(1, 1, 1), scribbles=[points]).load()
+
+
+@pytest.mark.parametrize("given", [{"image": "a\0.nii.gz"}, {"mask": "a\0.nii.gz"}])
+def test_a_path_with_nul_is_refused(given):
+    image = {"image": np.zeros((4, 4, 4), np.float32), "spacing_mm": (1, 1, 1)}
+    image = {} if "image" in given else image
+    with pytest.raises(DataError, match="NUL"):
+        Example(**image, **given, points=[(1, 1, 1)]).load()

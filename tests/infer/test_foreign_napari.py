@@ -1,9 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 
 from wsicl_jax.axes import Box
 from wsicl_jax.data.images import Volume
-from wsicl_jax.errors import PromptError
+from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.infer.foreign import read_prompts
 from wsicl_jax.prompts import Point, Scribble, SliceMask
 
@@ -167,3 +169,26 @@ def test_a_wrong_layer_is_refused_with_file_and_point_or_shape(tmp_path, case):
     text, message = WRONG[case]
     with pytest.raises(PromptError, match=rf"layer\.csv: {message}"):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["index,axis-1,axis-2,axis-3", "index,axis-0,axis-0,axis-1", "index,axis-x,axis-y,axis-z"],
+)
+def test_a_layer_without_the_axes_of_napari_is_refused(tmp_path, header):
+    with pytest.raises(PromptError, match=r"its axes are .*; expected axis-0, axis-1, axis-2"):
+        read(tmp_path, f"{header}\n0,1,2,3\n")
+
+
+def test_an_endless_cell_is_refused(tmp_path):
+    with pytest.raises(DataError, match="line 2: field larger than field limit"):
+        read(tmp_path, POINTS.split("\n")[0] + "\n0," + "1" * 140_000 + ",2,3\n")
+
+
+def test_more_points_or_vertices_than_anybody_draws_are_refused_at_once(tmp_path):
+    start = time.process_time()
+    with pytest.raises(PromptError, match="there are 300,000 prompts; expected at most 10,000"):
+        read(tmp_path, POINTS.split("\n")[0] + "\n" + "0,1,2,3\n" * 300_000)
+    with pytest.raises(PromptError, match="there are 60,000 vertices; expected at most 50,000"):
+        read(tmp_path, HEADER + "0,path,0,1,2,3\n" * 60_000)
+    assert time.process_time() - start < 10

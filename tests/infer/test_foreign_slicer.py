@@ -456,3 +456,41 @@ def test_whatever_stands_in_a_file_only_errors_of_use_come(tmp_path, data):
     with contextlib.suppress(WsiclError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert read_prompts(path, volume())
+
+
+def test_more_control_points_than_anybody_sets_are_refused_at_once(tmp_path):
+    for count, message in ((10_001, "10,001 prompts"), (60_000, "60,000 control points")):
+        points = [{"position": [0, 0, 0]}] * count
+        file = tmp_path / "F.mrk.json"
+        markup = {"type": "Fiducial", "coordinateSystem": "RAS", "controlPoints": points}
+        file.write_text(json.dumps({"markups": [markup]}))
+        with pytest.raises(PromptError, match=f"there are {message}"):
+            read_prompts(file, volume())
+
+
+def test_an_endless_cell_of_a_list_of_points_is_refused(tmp_path):
+    file = tmp_path / "F.fcsv"
+    file.write_text("# CoordinateSystem = RAS\n0," + "1" * 140_000 + ",2,3\n")
+    with pytest.raises(DataError, match=r"no table.*field larger than field limit"):
+        read_prompts(file, volume())
+
+
+def test_a_region_beyond_all_bounds_is_refused(tmp_path):
+    file = tmp_path / "R.mrk.json"
+    region = {"type": "ROI", "center": [1e308, -1e308, 1e308], "size": [1e308, 1, 1]}
+    file.write_text(json.dumps({"markups": [region]}))
+    with warnings.catch_warnings(), pytest.raises(PromptError, match="markup 1: "):
+        warnings.simplefilter("ignore")  # of numbers that overflow
+        read_prompts(file, volume())
+
+
+@pytest.mark.parametrize("status", ["undefined", "preview", "missing"])
+def test_a_control_point_without_position_is_told_also_where_others_have_one(tmp_path, status):
+    inside = world_of(3, 4, 5).tolist()
+    points = [{"position": inside}, {"position": inside, "positionStatus": status}]
+    for kind in ("Fiducial", "Curve"):
+        file = tmp_path / f"{kind}.mrk.json"
+        markup = {"type": kind, "coordinateSystem": "RAS", "controlPoints": points}
+        file.write_text(json.dumps({"markups": [markup]}))
+        with pytest.warns(UserWarning, match="1 control points are not selected or have no pos"):
+            read_prompts(file, volume())

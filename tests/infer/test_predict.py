@@ -188,6 +188,14 @@ def test_what_was_chosen_and_what_the_task_says_are_remarks(tmp_path):
     assert summary.remarks == {str(tmp_path / "in/a_0000.nii"): ("channel 0 of 2", "bright")}
 
 
+def test_files_of_probabilities_have_names_that_fit_however_long_the_structures_are():
+    target = Target("a", (Path("in/a.nii.gz"),), Path("out/a.nii.gz"))
+    names = ["ü" * 300 + end for end in "ab"]
+    found = outputs_of(target, names, probabilities=True).probabilities
+    assert len({path.name for path in found.values()}) == 2
+    assert max(len(path.name.encode()) for path in found.values()) < 200
+
+
 def test_files_of_probabilities_are_named_by_structure():
     target = Target("a", (Path("in/a.nii.gz"),), Path("out/a.nii.gz"))
     names = ["left lung", "left/lung", "höher"]

@@ -1,6 +1,7 @@
 import importlib.resources
 import json
 import re
+import time
 from pathlib import Path
 
 import jsonschema
@@ -352,3 +353,20 @@ def test_examples_of_the_documentation_are_valid(folder):
     for block in blocks:
         jsonschema.validate(json.loads(block), schema())
         read_context(write(folder, block))
+
+
+def test_paths_with_nul_and_endless_numbers_are_refused(folder):
+    odd = {"image": "a\0.nii.gz", "points": [[0, 0, 0]]}
+    with pytest.raises(DataError, match="a character that no text can have"):
+        read_context(write(folder, json.dumps({"context": [odd]})))
+    with pytest.raises(DataError, match="a number has 6,000 digits"):
+        read_context(write(folder, '{"version": ' + "9" * 6000 + "}"))
+
+
+def test_more_prompts_than_anybody_clicks_are_refused_at_once(folder):
+    million = json.dumps([[1, 2, 3]] * 1_000_000)
+    path = write(folder, f'{{"context": [{{"image": "a.nii", "points": {million}}}]}}')
+    start = time.process_time()
+    with pytest.raises(PromptError, match=r"context 1: points: .*at most 10000"):
+        read_context(path)
+    assert time.process_time() - start < 10

@@ -15,12 +15,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 import yaml
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from wsicl_jax.ablate.cells import JOBS, Cell
 from wsicl_jax.config import config_to_dict
+from wsicl_jax.documents import checked, parse_json, read_file
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.files import write_whole
 
@@ -37,6 +40,19 @@ _TRIES, _PAUSE = 3, 0.1
 _TAIL = 4096
 _MOST_SAID = 300
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class _Attempt(TypedDict, total=False):
+    started: str
+    host: Required[str]
+    pid: int
+    slurm_job: str | None
+    code: Required[int | None]
+    seconds: float
+    said: str
+
+
+_ATTEMPTS = TypeAdapter(list[_Attempt])
 
 
 class CellTakenError(ConfigError):
@@ -97,10 +113,9 @@ def read_attempts(files: CellFiles) -> list[dict[str, Any]]:
     `code` is None while one is in progress, and stays so if the machine was lost.
     """
     try:
-        found = json.loads(files.attempts.read_text())
+        return checked(_ATTEMPTS, parse_json(read_file(files.attempts)))
     except (OSError, ValueError):
         return []
-    return found if isinstance(found, list) else []
 
 
 def is_taken(files: CellFiles) -> bool:

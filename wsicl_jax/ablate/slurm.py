@@ -1,6 +1,5 @@
 """Cells as jobs of Slurm, by submitit: one array, each of its elements a cell."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from wsicl_jax.ablate.cells import JOBS, Cell
 from wsicl_jax.ablate.jobs import CellFiles, write_job
 from wsicl_jax.ablate.slurm_job import CellJob
 from wsicl_jax.config import AblationConfig
-from wsicl_jax.errors import ConfigError, MissingExtraError
+from wsicl_jax.errors import ConfigError, MissingExtraError, hint
 from wsicl_jax.files import write_whole
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ def _set(executor: "AutoExecutor", key: str, value: Any) -> None:
     except NameError as error:
         listed = re.search(r"Valid arguments: (.*)", str(error))
         known = [*_OF_ALL, *(listed[1].split(", ") if listed else ())]
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"slurm.{key} is unknown to submitit; nearest is {nearest!r}") from None
+        raise ConfigError(f"slurm.{key} is unknown to submitit; {hint(key, known)}") from None
     except (AssertionError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         raise ConfigError(f"slurm.{key} = {value!r} does not fit: {why}") from None

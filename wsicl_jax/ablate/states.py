@@ -1,18 +1,16 @@
 """How far each cell is: found out from its run, from what OUTPUT/jobs keeps, and from Slurm."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from wsicl_jax.ablate.cells import Cell
 from wsicl_jax.ablate.jobs import STOPPED, CellFiles, is_taken, read_attempts, reason
 from wsicl_jax.ablate.queue import jobs_in_queue
 from wsicl_jax.checkpoint import STEPS, step_directories
-from wsicl_jax.config import config_to_dict
+from wsicl_jax.config import config_to_dict, read_settings
+from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.train.run import CONFIG, changed_settings, saved_settings
 
@@ -120,7 +118,7 @@ def _is_evaluated(
 
 def _dice(run: Path) -> dict[str, float] | None:
     try:
-        content = json.loads((run / _EVALUATION).read_text())
+        content = parse_json(read_file(run / _EVALUATION), nan=True)
         return {str(key): float(value) for key, value in content["mean_dice"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -133,14 +131,14 @@ def _changed_at(path: Path) -> float:
 def _given(files: CellFiles) -> dict[str, Any] | None:
     """The settings that were given to the launcher."""
     try:
-        return yaml.safe_load(files.config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_settings(files.config)
+    except ConfigError:
         return None
 
 
 def _slurm_job(files: CellFiles) -> str:
     try:
-        return files.slurm_job.read_text().strip()
+        return files.slurm_job.read_text(errors="replace").strip()
     except FileNotFoundError:
         return ""
 

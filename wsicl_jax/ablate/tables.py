@@ -14,6 +14,7 @@ from rich.text import Text
 from wsicl_jax.ablate.cells import SEED, Cell, short_key
 from wsicl_jax.ablate.states import Progress
 from wsicl_jax.config import config_to_dict
+from wsicl_jax.names import csv_cell
 from wsicl_jax.progress import duration
 
 _MOST_SCORES = 9
@@ -72,14 +73,14 @@ def as_csv(cells: Sequence[Cell], found: Sequence[Progress]) -> str:
     keys, scores = _keys(cells), _scores(found)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["cell", "state", "step", "seconds", *keys, "mean_dice", *scores])
+    heading = ["cell", "state", "step", "seconds", *keys, "mean_dice", *scores]
+    lines.writerow(map(csv_cell, heading))
     for cell, progress in zip(cells, found, strict=True):
         dice = progress.dice
-        lines.writerow(
-            [cell.name, progress.state, progress.step, round(progress.seconds, 1)]
-            + [_value(cell, key) for key in keys]
-            + [fmean(dice.values()) if dice else "", *(dice.get(score, "") for score in scores)]
-        )
+        row = [cell.name, progress.state, progress.step, round(progress.seconds, 1)]
+        row += [_value(cell, key) for key in keys]
+        row += [fmean(dice.values()) if dice else "", *(dice.get(score, "") for score in scores)]
+        lines.writerow(map(csv_cell, row))
     return text.getvalue()
 
 

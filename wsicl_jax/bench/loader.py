@@ -93,7 +93,7 @@ def _rates(config: ExperimentConfig, files: Sequence[Path], raw: Store, ready: S
         way.label(label)
 
     def arrays(store: Store, name: str) -> None:
-        opened = (open_array(store.location, name, array) for array in (IMAGE, LABEL))
+        opened = (open_array(store.location, store.case(name), array) for array in (IMAGE, LABEL))
         image, label = (array[0] if array.ndim == 4 else array for array in opened)
         for read in [image.read(), label.read()]:
             read.result()

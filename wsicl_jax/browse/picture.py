@@ -16,6 +16,7 @@ from wsicl_jax.axes import Index3, spacing_of
 from wsicl_jax.data.images import Volume
 from wsicl_jax.data.store import Store
 from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.names import in_figure, literal_text
 
 _NAMES_SHOWN = 16
 """Labels that are named, the largest ones."""
@@ -53,10 +54,12 @@ def case_figure(store: Store, name: str, path: Path) -> None:
         for number, channel in enumerate(store.channel_names)
     ]
     counts = {value: case.voxel_counts[value] for value in sorted(case.voxel_counts)}
-    title = f"{store.name}   {name}   {_size(case.shape, case.spacing_mm)}, {case.orientation}"
+    about = f"{_size(case.shape, case.spacing_mm)}, {case.orientation}"
+    title = "   ".join([in_figure(store.name), in_figure(name), about])
     rows_figure(rows, store.label_names, title, path, counts)
 
 
+@literal_text()
 def rows_figure(
     rows: Sequence[Row],
     names: Mapping[int, str],
@@ -95,9 +98,11 @@ def rows_figure(
         centre = _centre(label)
         for flat, axis in enumerate(axes):
             _draw(axis, image, label, flat, centre, extent / label.shape, ends, color_of)
-        axes[0].set_ylabel(row.name, fontsize=10, color="white")
+        axes[0].set_ylabel(in_figure(row.name), fontsize=10, color="white")
     shown = sorted(sorted(values, key=counts.__getitem__)[-_NAMES_SHOWN:])
-    handles = [Line2D([], [], color=color_of[v], label=names.get(v, str(v))) for v in shown]
+    handles = [
+        Line2D([], [], color=color_of[v], label=in_figure(names.get(v, str(v)))) for v in shown
+    ]
     if len(values) > len(shown):
         handles.append(Line2D([], [], alpha=0, label=f"and {len(values) - len(shown)} more"))
     if handles:

@@ -9,6 +9,7 @@ from wsicl_jax.browse.picture import Row, rows_figure, size_of
 from wsicl_jax.config import PromptKind
 from wsicl_jax.data.images import check_same_grid, read_label, read_volume
 from wsicl_jax.infer.example import Example
+from wsicl_jax.names import in_figure
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import SECONDS, kind_of, to_channel
 
@@ -27,7 +28,7 @@ def image_figure(image: Path, labels: Path | None, names: Mapping[int, str], pat
         label, affine, _ = read_label(labels)
         check_same_grid((image, labels), (volume.image.shape, label.shape), (volume.affine, affine))
     row = Row("", volume.image, label, volume.affine)
-    rows_figure([row], names, f"{image.name}   {size_of(volume)}", path)
+    rows_figure([row], names, f"{in_figure(image.name)}   {size_of(volume)}", path)
 
 
 def context_figure(structures: Mapping[str, Sequence[Example]], path: Path) -> None:

@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Sequence
 
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
-from wsicl_jax.errors import WsiclError
+from wsicl_jax.errors import WsiclError, reason
 
 _USE_ERROR = 2
+_LONGEST_PATH = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
-        print(f"wsicl {options.verb}: {error}", file=sys.stderr)
+        print(f"wsicl {options.verb}: {_said(error)}", file=sys.stderr)
         return getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
         return 130
+
+
+def _said(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    name = str(error.filename)
+    shown = name if len(name) <= _LONGEST_PATH else f"{name[:_LONGEST_PATH]}..."
+    return f"{shown}: {reason(error)}"
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

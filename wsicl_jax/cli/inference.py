@@ -125,7 +125,7 @@ def _info(options: argparse.Namespace) -> int:
     from wsicl_jax.info import describe
     from wsicl_jax.progress import console
 
-    console().print(describe(Path(options.path)))
+    console().print(describe(options.path))
     return 0
 
 

@@ -5,14 +5,17 @@ checksum in each: pandas reads it with `read_json(..., lines=True)`.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from wsicl_jax.axes import Box, Shape3, spacing_of
+from wsicl_jax.documents import checked, parse_json
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.sealing import is_sealed, seal
@@ -76,6 +79,97 @@ class SourceGrid:
     """The values that became 0 and 1, for each channel; None: they are those of the files."""
 
 
+def is_case_name(name: str) -> bool:
+    """Whether a name can be that of a directory in a store, on every system."""
+    return bool(name) and not name.startswith((".", "__")) and not re.search(r"[/\\\x00]", name)
+
+
+def _checked_affine(rows: tuple) -> np.ndarray:
+    affine = np.array(rows, np.float64)
+    if not is_affine(affine):
+        raise ValueError("the affine is singular or no affine")
+    return affine
+
+
+def is_affine(affine: Float[np.ndarray, "4 4"]) -> bool:
+    """Whether a matrix places voxels in the world: finite, and each axis has a direction."""
+    finite = bool(np.isfinite(affine).all()) and affine[3].tolist() == [0, 0, 0, 1]
+    return finite and bool(np.linalg.matrix_rank(affine[:3, :3]) == 3)
+
+
+def _named(name: str) -> str:
+    if not is_case_name(name):
+        raise ValueError("is no name of a case")
+    return name
+
+
+_RULES = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
+_Count = Annotated[int, Field(ge=0, lt=2**48)]
+_Side = Annotated[int, Field(ge=1, lt=2**31)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+# JSON has lists alone, which strict tuples refuse.
+_Loose = Field(strict=False)
+_Sides = Annotated[tuple[_Side, _Side, _Side], _Loose]
+_Index = Annotated[tuple[_Count, _Count, _Count], _Loose]
+_Ends = Annotated[tuple[_Index, _Index], _Loose, AfterValidator(lambda ends: Box(*ends))]
+_Row = Annotated[tuple[_Number, _Number, _Number, _Number], _Loose]
+_Affine = Annotated[tuple[_Row, _Row, _Row, _Row], _Loose, AfterValidator(_checked_affine)]
+
+
+class _LabelEntry(BaseModel):
+    model_config = _RULES
+
+    voxels: _Count
+    box: _Ends
+
+
+class _SourceEntry(BaseModel):
+    model_config = _RULES
+
+    files: list[Annotated[tuple[str, _Count, int], _Loose]]
+    shape: _Sides
+    affine: _Affine
+    order: Annotated[tuple[_Count, _Count, _Count], _Loose]
+    flips: Annotated[tuple[bool, bool, bool], _Loose]
+    crop: _Ends | None
+    intensities: list[Annotated[tuple[_Number, _Number], _Loose]] | None
+
+    @model_validator(mode="after")
+    def _check(self) -> "_SourceEntry":
+        if sorted(self.order) != [0, 1, 2]:
+            raise ValueError(f"order is {self.order}; expected 0, 1 and 2 in some order")
+        if self.crop and not _lies_in(self.crop, tuple(self.shape[a] for a in self.order)):
+            raise ValueError("crop does not lie in the image")
+        return self
+
+
+class _CaseEntry(BaseModel):
+    model_config = _RULES
+
+    case: Annotated[str, AfterValidator(_named)]
+    subject: str
+    shape: _Sides
+    affine: _Affine
+    labels: dict[Annotated[int, Field(ge=1, strict=False)], _LabelEntry]
+    digest: str
+    source: _SourceEntry
+    remarks: list[str]
+
+    @model_validator(mode="after")
+    def _check(self) -> "_CaseEntry":
+        for value, label in self.labels.items():
+            if not _lies_in(label.box, self.shape):
+                raise ValueError(f"the box of label {value} does not lie in the image")
+        return self
+
+
+_ENTRIES = TypeAdapter(_CaseEntry)
+
+
+def _lies_in(box: Box, shape: tuple[int, ...]) -> bool:
+    return bool(np.less(box.start, box.stop).all() and np.less_equal(box.stop, shape).all())
+
+
 def to_entry(
     case: Case, data_set: str, channel_names: Sequence[str], label_names: Mapping[int, str]
 ) -> dict[str, Any]:
@@ -121,31 +215,24 @@ def from_entry(entry: Any) -> Case:
     """
     if not is_sealed(entry):
         raise ValueError("its checksum does not fit")
-    labels = {int(value): found for value, found in entry["labels"].items()}
-    source = entry["source"]
-    way = WorkingGrid(
-        tuple(source["shape"]),
-        tuple(entry["shape"]),
-        tuple(source["order"]),
-        tuple(source["flips"]),
-        _box(source["crop"]) if source["crop"] else None,
-    )
-    ends = source["intensities"]
+    found = checked(_ENTRIES, entry)
+    source = found.source
+    way = WorkingGrid(source.shape, found.shape, source.order, source.flips, source.crop)
     return Case(
-        entry["case"],
-        entry["subject"],
-        tuple(entry["shape"]),
-        np.array(entry["affine"], np.float64).reshape(4, 4),
-        {value: found["voxels"] for value, found in labels.items()},
-        {value: _box(found["box"]) for value, found in labels.items()},
-        entry["digest"],
+        found.case,
+        found.subject,
+        found.shape,
+        found.affine,
+        {value: label.voxels for value, label in found.labels.items()},
+        {value: label.box for value, label in found.labels.items()},
+        found.digest,
         SourceGrid(
-            tuple(SourceFile(*file) for file in source["files"]),
-            np.array(source["affine"], np.float64).reshape(4, 4),
+            tuple(SourceFile(*file) for file in source.files),
+            source.affine,
             way,
-            ends and tuple((low, high) for low, high in ends),
+            source.intensities and tuple(source.intensities),
         ),
-        tuple(entry["remarks"]),
+        tuple(found.remarks),
     )
 
 
@@ -163,14 +250,14 @@ def from_lines(content: bytes, path: str) -> dict[str, Case]:
     cases = {}
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            case = from_entry(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+            case = from_entry(parse_json(line))
+        except ValueError as error:
             raise DataError(
                 f"{path} is damaged in line {number}: {error}; convert the data again"
             ) from error
+        if case.name in cases:
+            raise DataError(
+                f"{path} has case {case.name} twice, in line {number} again; convert the data again"
+            )
         cases[case.name] = case
     return cases
-
-
-def _box(ends: Sequence[Sequence[int]]) -> Box:
-    return Box(tuple(ends[0]), tuple(ends[1]))

@@ -258,7 +258,7 @@ def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
     for name in removed:
         location.delete(f"cases/{name}/")
     reasons = {
-        name: json.loads(location.read(key) or b"{}").get("reason", "")
+        name: store.read_texts(location, key).get("reason", "")
         for name, key in refused.items()
         if name in planned and name not in usable
     }

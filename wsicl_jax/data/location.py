@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from wsicl_jax.errors import DataError
+from wsicl_jax.errors import DataError, reason
 
 _REMOTE = {"s3": "s3", "gs": "gcs"}
 """TensorStore's driver for each scheme of a URL."""
@@ -44,8 +44,10 @@ class Location:
         if isinstance(path, Location):
             return path
         scheme, separator, rest = str(path).partition("://")
+        if "\0" in str(path):
+            raise DataError(f"{str(path)!r} has a character that no path can have")
         if not separator:
-            return cls(str(Path(path).expanduser().absolute()))
+            return cls(_absolute(Path(os.path.expanduser(path))))  # noqa: PTH111 - leaves ~UNKNOWN
         if scheme not in _REMOTE:
             known = ", ".join(f"{known}://" for known in _REMOTE)
             raise DataError(f"{path}: {scheme}:// is not supported; give a directory, or {known}")
@@ -141,10 +143,16 @@ class Location:
         return _open(json.dumps(self.kvstore))
 
 
-def reason(error: Exception) -> str:
-    """What TensorStore or the system says of an error, without the specification behind it."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).split(" [tensorstore_spec", 1)[0].split(" [source locations", 1)[0]
+def _absolute(path: Path) -> str:
+    """The path from the root, without `..`, which TensorStore takes for no path.
+
+    `..` is what it is to the system: the parent of what a link leads to. Other links stay.
+    """
+    parts = path.absolute().parts
+    if ".." in parts:
+        last = len(parts) - parts[::-1].index("..")
+        return str(Path(os.path.realpath(Path(*parts[:last])), *parts[last:]))
+    return str(Path(*parts))
 
 
 def _after(prefix: str) -> str:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.seen import Seen, SeenDataSet, seen_as_priors
 from wsicl_jax.data.split import Part
 from wsicl_jax.data.synth.cohort import fingerprint
-from wsicl_jax.errors import DataError
+from wsicl_jax.documents import checked, parse_json, read_file
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.files import write_whole
 from wsicl_jax.sealing import CHECKSUM, digest_of, is_sealed, seal
 
@@ -25,6 +26,9 @@ MANIFEST = "data.json"
 """The manifest in the directory of a run."""
 
 _FORMAT = 1
+
+_LARGEST = 2**30
+"""Bytes: a case takes some 200."""
 
 _NAMED = 3
 """Most cases that a message names."""
@@ -115,7 +119,7 @@ class Manifest:
         """A manifest from plain values. Raises `ValueError`."""
         if content.get("format") != _FORMAT:
             raise ValueError(f"it has format {content.get('format')}; expected {_FORMAT}")
-        return _MANIFESTS.validate_python({k: v for k, v in content.items() if k != "format"})
+        return checked(_MANIFESTS, {k: v for k, v in content.items() if k != "format"})
 
 
 _MANIFESTS = TypeAdapter(Manifest)
@@ -215,15 +219,15 @@ def read_manifest(run: Path) -> Manifest:
     """
     path = run / MANIFEST
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_file(path, _LARGEST))
         if not is_sealed(content):
             raise ValueError("its checksum does not fit")
         content.pop(CHECKSUM)
         return Manifest.from_json(content)
     except FileNotFoundError:
         fault = "is missing"
-    except (ValueError, ValidationError) as error:
-        fault = f"is damaged ({' '.join(str(error).split())[:100]})"
+    except (OSError, ValueError) as error:
+        fault = f"is damaged ({reason(error)})"
     raise DataError(
         f"{path} {fault}, so it is not known which cases {run} was trained on; bring the file "
         "back, or start another run"

@@ -13,23 +13,33 @@ What says that something is complete is written last, so that work may be cut of
 
 import difflib
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Float, Integer, Num
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from scipy import ndimage
 
-from wsicl_jax.axes import Box
+from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import PreparationConfig, preparation_from_dict
 from wsicl_jax.data import ome
-from wsicl_jax.data.catalogue import Case, SourceGrid, from_entry, from_lines, to_entry, to_lines
-from wsicl_jax.data.location import Location, reason
-from wsicl_jax.errors import ConfigError, DataError
+from wsicl_jax.data.catalogue import (
+    Case,
+    SourceGrid,
+    from_entry,
+    from_lines,
+    is_affine,
+    is_case_name,
+    to_entry,
+    to_lines,
+)
+from wsicl_jax.data.location import Location
+from wsicl_jax.documents import DocumentError, checked, parse_json
+from wsicl_jax.errors import ConfigError, DataError, hint, reason
 from wsicl_jax.geometry import WorkingGrid
 
 FORMAT = 2
@@ -42,6 +52,10 @@ LABEL = "labels/structures/0"
 CATALOGUE = "catalogue.jsonl"
 LEFT_OUT = "left_out.json"
 """What the source had and the store has not, with the reasons."""
+
+_MOST_CHANNELS = 1000
+
+_TEXTS = TypeAdapter(dict[str, str])
 
 _CHUNK_SIDE = 64
 _SHARD_CHUNKS = 8
@@ -57,6 +71,22 @@ class Root:
     label_names: dict[int, str]
     """Structure of each label value; no background."""
     preparation: PreparationConfig
+
+
+class _RootEntry(BaseModel):
+    """`Root` as its file has it."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    channel_names: Annotated[list[str], Field(min_length=1)]
+    label_names: Annotated[
+        dict[Annotated[int, Field(ge=1, strict=False)], str], Field(min_length=1)
+    ]
+    preparation: dict[str, Any]
+
+
+_ROOTS = TypeAdapter(_RootEntry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +116,12 @@ class Store:
                 f"{location} is not finished; go on with the same command that began it"
             )
         cases = from_lines(content, str(location / CATALOGUE))
+        for case in cases.values():
+            if unknown := sorted(case.voxel_counts.keys() - root.label_names.keys()):
+                raise DataError(
+                    f"{location / CATALOGUE} is damaged: case {case.name} has labels {unknown}, "
+                    f"which have no name in {location}; convert the data again"
+                )
         return cls(location, root, dict(sorted(cases.items())))
 
     @property
@@ -120,9 +156,7 @@ class Store:
             DataError: the store has no such case.
         """
         if name not in self.catalogue:
-            nearest = difflib.get_close_matches(name, self.cases, n=1, cutoff=0.0)
-            hint = f"nearest is {nearest[0]!r}" if nearest else "it has none"
-            raise DataError(f"{self.path} has no case {name!r}; {hint}")
+            raise DataError(f"{self.path} has no case {name!r}; {hint(name, self.cases)}")
         return self.catalogue[name]
 
     def read(
@@ -157,7 +191,7 @@ class Store:
 
     def _read(self, name: str, wanted: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
         """Parts of a case's arrays, all on their way before the first one is awaited."""
-        self.case(name)
+        case = self.case(name)
         opening = {
             array: ts.open(_spec(self.location, name, array), open=True, read=True)
             for array in wanted
@@ -165,7 +199,8 @@ class Store:
         reading, found = {}, []
         try:
             for array, index in wanted.items():
-                reading[array] = opening[array].result()[(*index, ...)].read()
+                opened = _fitting(opening[array].result(), array, case.shape)
+                reading[array] = opened[(*index, ...)].read()
             for array in wanted:
                 found.append(reading[array].result())
         except ValueError as error:
@@ -236,7 +271,7 @@ def write_case(
     root = read_root(location)
     if root is None:
         raise DataError(_no_store(location))
-    if not name or name.startswith((".", "__")) or "/" in name or "\\" in name:
+    if not is_case_name(name):
         raise DataError(f"{name!r} cannot name a case; it becomes a directory of the store")
     if len(image) != len(root.channel_names) or image.shape[1:] != label.shape:
         raise DataError(
@@ -250,6 +285,8 @@ def write_case(
         image = image.astype(np.float32, copy=False)
     label = label.astype(np.min_scalar_type(max(root.label_names)))
     affine = np.array(affine, np.float64)
+    if not is_affine(affine):
+        raise DataError(f"case {name}: its affine is singular or no affine: {affine.tolist()}")
     shape = label.shape
     case = Case(
         name,
@@ -305,30 +342,59 @@ def read_case(location: Location, name: str) -> Case | None:
     """A case's own line; None if it is not whole or damaged."""
     try:
         return from_entry(_entry(location, name))
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return None
 
 
 def read_left_out(location: Location) -> dict[str, str]:
-    """What was left out of a finished store, with the reasons."""
-    return json.loads(location.read(LEFT_OUT) or b"{}")
+    """What was left out of a finished store, with the reasons.
+
+    Raises:
+        DataError: the list of it is damaged.
+    """
+    return read_texts(location, LEFT_OUT)
+
+
+def read_texts(location: Location, key: str) -> dict[str, str]:
+    """Texts by name, from a file of JSON; none if there is no file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return checked(_TEXTS, parse_json(location.read(key) or b"{}"))
+    except DocumentError as error:
+        raise DataError(f"{location / key} is damaged: {error}; convert the data again") from None
 
 
 def is_intact(location: Location, case: Case) -> bool:
     """Whether the voxels of a case are those that were written; reads all of them."""
     try:
         image, label = (
-            open_array(location, case.name, array).read().result() for array in (IMAGE, LABEL)
+            open_array(location, case, array).read().result() for array in (IMAGE, LABEL)
         )
     except ValueError:
         return False
     return digest_of(image, label, case.affine) == case.digest
 
 
-def open_array(location: Location, case: str, array: str) -> ts.TensorStore:
-    """An array of a case, ready to be read. Raises `ValueError`, as TensorStore does."""
-    spec = _spec(location, case, array)
-    return ts.open(spec, open=True, read=True).result()
+def open_array(location: Location, case: Case, array: str) -> ts.TensorStore:
+    """An array of a case, ready to be read.
+
+    Raises:
+        ValueError: it cannot be opened, or has another shape than the case.
+    """
+    spec = _spec(location, case.name, array)
+    return _fitting(ts.open(spec, open=True, read=True).result(), array, case.shape)
+
+
+def _fitting(opened: ts.TensorStore, array: str, shape: Shape3) -> ts.TensorStore:
+    # What a damaged description says of its size may fill any memory.
+    *channels, x, y, z = opened.shape if opened.rank > 2 else (0, 0, 0)
+    right = len(channels) == (array == IMAGE) and max(channels, default=1) <= _MOST_CHANNELS
+    if not right or (x, y, z) != shape:
+        raise ValueError(f"it has shape {opened.shape}, but the case {shape}")
+    return opened
 
 
 def digest_of(image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> str:
@@ -351,8 +417,8 @@ def read_root(location: Location) -> Root | None:
         return None
     file = location / "zarr.json"
     try:
-        root = json.loads(content)["attributes"]["wsicl"]
-    except (ValueError, KeyError, TypeError):
+        root = parse_json(content)["attributes"]["wsicl"]
+    except (ValueError, LookupError, TypeError):
         raise DataError(_no_store(location)) from None
     try:
         if root["format"] > FORMAT:
@@ -365,19 +431,18 @@ def read_root(location: Location) -> Root | None:
                 f"{location} has format {root['format']}, this wsicl_jax reads format {FORMAT}; "
                 "convert the data again"
             )
-        labels = {int(value): str(name) for value, name in root["label_names"].items()}
-        channels = tuple(map(str, root["channel_names"]))
-        preparation = preparation_from_dict(root["preparation"])
-        return Root(str(root["name"]), channels, labels, preparation)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise DataError(f"{file} is damaged; convert the data again") from error
+        found = checked(_ROOTS, root)
+        preparation = preparation_from_dict(found.preparation)
+    except (LookupError, TypeError, DocumentError, ConfigError) as error:
+        raise DataError(f"{file} is damaged: {error}; convert the data again") from error
+    return Root(found.name, tuple(found.channel_names), found.label_names, preparation)
 
 
 def _entry(location: Location, name: str) -> dict[str, Any] | None:
     content = location.read(f"cases/{name}/zarr.json")
     try:
-        return content and json.loads(content)["attributes"]["wsicl"]
-    except (ValueError, KeyError, TypeError):
+        return content and parse_json(content)["attributes"]["wsicl"]
+    except (ValueError, LookupError, TypeError):
         return None
 
 

@@ -1,7 +1,6 @@
 """Whether a store is as it was written: every byte of it is read and every checksum compared."""
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.data.catalogue import Case, from_lines
-from wsicl_jax.data.location import Location, reason
+from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
     IMAGE,
@@ -24,7 +23,8 @@ from wsicl_jax.data.store import (
     read_root,
     whole_cases,
 )
-from wsicl_jax.errors import DataError
+from wsicl_jax.documents import parse_json
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.progress import track
 
 _CASES_AT_ONCE = 2
@@ -93,7 +93,7 @@ def _damage_of(location: Location, name: str, catalogue: dict[str, Case]) -> lis
     arrays = []
     for array in (IMAGE, LABEL):
         try:
-            opened = open_array(location, name, array)
+            opened = open_array(location, case, array)
         except ValueError as error:
             file = f"cases/{name}/{array}/zarr.json"
             found.append(Damage(name, file, reason(error)))
@@ -111,8 +111,8 @@ def _unreadable_groups(location: Location, name: str) -> Iterator[Damage]:
     for group in ("labels", "labels/structures"):
         file = f"cases/{name}/{group}/zarr.json"
         try:
-            json.loads(location.read(file) or b"")["attributes"]["ome"]
-        except (ValueError, KeyError, TypeError):
+            parse_json(location.read(file) or b"")["attributes"]["ome"]
+        except (ValueError, LookupError, TypeError):
             yield Damage(name, file, "is missing or damaged")
 
 

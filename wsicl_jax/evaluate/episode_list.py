@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from wsicl_jax.axes import Box
 from wsicl_jax.config import EvaluatedKind, PromptKind
+from wsicl_jax.documents import DocumentError, checked
 from wsicl_jax.errors import DataError
 from wsicl_jax.files import write_whole
 from wsicl_jax.prompts import GIVEN_ONCE, Point, Prompt, Scribble, SliceMask
@@ -160,11 +161,9 @@ def read_list(path: Path) -> EpisodeList:
     """
     content = read_sealed(path, "list of episodes", _FORMAT)
     try:
-        return _LISTS.validate_python(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise DataError(f"{path} is no list of episodes: {where}: {problem['msg']}") from None
+        return checked(_LISTS, content)
+    except DocumentError as error:
+        raise DataError(f"{path} is no list of episodes: {error}") from None
 
 
 def encoded(drawn: dict[PromptKind, Sequence[Prompt]], mixed: Sequence[PromptKind]) -> CasePrompts:

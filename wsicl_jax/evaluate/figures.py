@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 
 from wsicl_jax.axes import Box
 from wsicl_jax.data.episodes import Episode
+from wsicl_jax.names import in_figure, literal_text
 
 _TRUTH, _FOUND, _BOX = "#2ca02c", "#ff3030", "#ffd400"
 
@@ -28,6 +29,7 @@ class ShownEpisode(NamedTuple):
     """What the network found."""
 
 
+@literal_text()
 def episode_figure(path: Path, shown: Sequence[ShownEpisode]) -> None:
     """A row for each episode: the target with truth and prediction, then its contexts.
 
@@ -99,7 +101,7 @@ def _slice_of(box: Box) -> tuple[int, int]:
 
 def _show(axis, image: np.ndarray, title: str) -> None:
     axis.imshow(image.T, cmap="gray", origin="lower", vmin=0, vmax=1)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(in_figure(title), fontsize=8)
 
 
 def _outline(axis, mask: np.ndarray, color: str) -> None:

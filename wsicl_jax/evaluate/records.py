@@ -4,17 +4,18 @@ A cell is what one model scored on one data set with one kind of prompt and one 
 prompts per image, at all context sizes. Its file appears when it is whole.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
-from wsicl_jax.errors import DataError
+from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.files import write_whole
+from wsicl_jax.names import file_name
 from wsicl_jax.sealing import read_sealed, seal
 
 Protocol = Literal["in_context", "interactive", "restoration", "looking"]
@@ -80,6 +81,12 @@ class Score:
     ssim: float | None = None
 
 
+def _timed(about: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(about.get("wall_seconds", 0.0), int | float):
+        raise ValueError("wall_seconds is no number")
+    return about
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """The scores of one model, data set, protocol, kind and number of prompts."""
@@ -89,27 +96,48 @@ class Cell:
     key: str
     """Hash of all that its scores depend on."""
     scores: tuple[Score, ...]
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Annotated[dict[str, Any], AfterValidator(_timed)] = field(default_factory=dict)
     """Model (path, digest, step), episode list (digest), wall time in seconds, versions, device."""
 
 
 _CELLS = TypeAdapter(Cell)
 
 
+class _ModelAbout(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    path: str = ""
+    digest: str = ""
+
+
+class _DataSetAbout(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    episodes: str = ""
+    digest: str = ""
+
+
+class _About(BaseModel):
+    """What others look at in `ABOUT`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    command: str = ""
+    config: dict[str, Any] | None = None
+    versions: dict[str, str] = {}
+    models: dict[str, _ModelAbout] = {}
+    data_sets: dict[str, _DataSetAbout] = {}
+    tolerance_mm: float | None = None
+    notes: list[str] = []
+    cells: dict[str, str] = {}
+
+
+_ABOUT = TypeAdapter(_About)
+
+
 def cell_name(*parts: str) -> str:
-    """A path for a cell from names of models, data sets and settings, whatever is in them.
-
-    Letters that paths know are kept, others become `_` and a hash.
-    """
+    """A path for a cell from names of models, data sets and settings, whatever is in them."""
     return "/".join(map(file_name, parts))
-
-
-def file_name(text: str) -> str:
-    """One part of such a path."""
-    safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text)
-    if safe and safe == text and not safe.startswith("."):
-        return safe
-    return f"{safe.lstrip('.')}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 
 def title_of(protocol: Protocol, kind: str) -> str:
@@ -135,9 +163,9 @@ def read_cell(path: Path) -> Cell:
     """
     content = read_sealed(path, "file of scores", _FORMAT)
     try:
-        return _CELLS.validate_python(content)
-    except ValidationError as error:
-        raise DataError(f"{path} is no file of scores: {error.errors()[0]['msg']}") from None
+        return checked(_CELLS, content)
+    except DocumentError as error:
+        raise DataError(f"{path} is no file of scores: {error}") from None
 
 
 def read_about(directory: Path) -> dict[str, Any]:
@@ -150,10 +178,12 @@ def read_about(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, TypeError, ValueError) as error:
+        content = parse_json(read_file(path), nan=True)
+        checked(_ABOUT, content)
+        return content
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}; remove it and run the sweep again"
+            f"{path} cannot be read: {reason(error)}; remove it and run the sweep again"
         ) from None
 
 

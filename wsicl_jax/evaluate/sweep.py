@@ -36,13 +36,13 @@ from wsicl_jax.evaluate.records import (
     Cell,
     Score,
     cell_name,
-    file_name,
     read_about,
     read_cell,
     write_cell,
 )
 from wsicl_jax.export.networks import load_model
 from wsicl_jax.files import write_whole
+from wsicl_jax.names import file_name
 from wsicl_jax.sealing import digest_of
 
 EPISODES = "episodes"

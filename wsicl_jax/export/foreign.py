@@ -28,6 +28,8 @@ class Weights(NamedTuple):
     """Under the authors' names and in their layout."""
     settings: str | None
     """Our settings as JSON, unchecked (`settings.read_settings`); None: there are none."""
+    checked: bool
+    """Whether all that was read fits a digest or checksums in the file."""
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def read_lightning(path: str | Path) -> Weights:
         if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
             raise ValueError("its tensors together are larger than the file")
         loaded = {name: _load(archive, root, tensor) for name, tensor in tensors.items()}
-        return Weights(config, loaded, settings)
+        return Weights(config, loaded, settings, checked=True)  # by the zip's CRC-32
 
 
 def _root(archive: zipfile.ZipFile) -> str:

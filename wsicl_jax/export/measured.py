@@ -1,6 +1,5 @@
 """What was measured of a network before it was exported: for its card, and never made up."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import ExportError
 
 
@@ -54,13 +54,13 @@ def measured_in_scores(path: Path, step: int | None) -> list[Measured]:
         ExportError: it cannot be read as one, has no Dice, or is of another step than `step`.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_file(path), nan=True)
         of_step = content.get("step")
         groups: dict[str, list[float]] = {}
         for trial in content["trials"]:
             if trial["dice"] is not None:
                 groups.setdefault(_what(trial), []).append(_dice(trial["dice"]))
-    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ExportError(
             f"{path} cannot be read as scores: {type(error).__name__} {error}; give a file of "
             "`wsicl eval --json`"

@@ -2,6 +2,7 @@
 comes with this package.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,20 +67,17 @@ class StoredNetwork:
 def find_network(path: str | Path) -> StoredNetwork:
     """The network that a path means, or the name of one that comes with this package.
 
-    What is on disk under the path comes before a name.
+    A name comes before what is on disk under it; `./NAME` means that, and so does a `Path`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or is a file that carries no weights.
     """
-    place = Path(path)
+    place = network_path(path)
     if not place.exists():
-        shipped = shipped_networks()
-        if str(path) not in shipped:
-            raise CheckpointError(
-                f"no checkpoint at {place.absolute()}: there is no such file or directory, and the "
-                f"networks that come with wsicl_jax are {', '.join(sorted(shipped))}"
-            )
-        place = shipped[str(path)]
+        raise CheckpointError(
+            f"no checkpoint at {place.absolute()}: there is no such file or directory, and the "
+            f"networks that come with wsicl_jax are {', '.join(sorted(shipped_networks()))}"
+        )
     if place.is_dir():
         # Once: a run in training may save, and then its directory means another checkpoint.
         checkpoint = find_checkpoint(place)
@@ -103,6 +101,23 @@ def load_model(path: str | Path) -> DualBranch:
         CheckpointError: there is none, it is damaged, or its parameters do not fit.
     """
     return find_network(path).load()
+
+
+def network_path(path: str | Path) -> Path:
+    """Where the network lies that a path or a name means, be it there or not.
+
+    A warning says so if a name hides a file or folder.
+    """
+    shipped = shipped_networks()
+    if str(path) not in shipped or (isinstance(path, Path) and path.exists()):
+        return Path(path)
+    if Path(path).exists():
+        warnings.warn(
+            f"{path} is the network of this name that comes with wsicl_jax; for what lies in this "
+            f"directory say ./{path}",
+            stacklevel=3,
+        )
+    return shipped[str(path)]
 
 
 def shipped_networks() -> dict[str, Path]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsicl_jax.errors import MissingExtraError
+from wsicl_jax.export.digest import BLANK, DIGEST, digest_of
 from wsicl_jax.export.names import to_state_dict
 from wsicl_jax.export.settings import KEY, Settings, settings_text
 from wsicl_jax.export.verify import Sample
@@ -64,9 +65,11 @@ def write_onnx(path: Path, model: DualBranch, settings: Settings) -> None:
         producer_name="wsicl_jax",
         ir_version=_IR_VERSION,
     )
-    helper.set_model_props(built, {KEY: settings_text(settings)})
+    helper.set_model_props(built, {KEY: settings_text(settings, has_digest=True), DIGEST: BLANK})
     onnx.checker.check_model(built, full_check=True)
-    onnx.save_model(built, path, format="protobuf")
+    content = built.SerializeToString()
+    before, _, after = content.rpartition(BLANK.encode())
+    path.write_bytes(before + digest_of([before, after]).encode() + after)
 
 
 def run_onnx(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:

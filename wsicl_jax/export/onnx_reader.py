@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import numpy as jnp
 
+from wsicl_jax.export.digest import DIGEST, check_digest
 from wsicl_jax.export.foreign import Weights, config_of, refusing
 from wsicl_jax.export.names import Shape, check_shapes, state_dict_shapes
 from wsicl_jax.export.settings import KEY
@@ -52,7 +53,7 @@ def read_onnx(path: str | Path) -> Weights:
     ):
         message = _Message(data)
         tensors: dict[str, _Tensor] = {}
-        settings = None
+        metadata: dict[str, _Placed] = {}
         for number, value in message.fields(0, len(data)):
             if number == _GRAPH:
                 for tensor in _initialisers(message, value):
@@ -60,11 +61,19 @@ def read_onnx(path: str | Path) -> Weights:
                         raise ValueError("two initialisers have one name")
                     tensors[tensor.name] = tensor
             elif number == _METADATA:
-                settings = _setting(message, value) or settings
+                key, text = _entry(message, value)
+                metadata[key] = text
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = config_of(shapes)
         check_shapes(state_dict_shapes(config), shapes, str(path))
-        return Weights(config, {name: _load(data, t) for name, t in tensors.items()}, settings)
+        loaded = {name: _load(data, tensor) for name, tensor in tensors.items()}
+        settings = metadata[KEY].text if KEY in metadata else None
+        return Weights(config, loaded, settings, _is_checked(data, metadata.get(DIGEST)))
+
+
+class _Placed(NamedTuple):
+    text: str
+    place: range
 
 
 class _Tensor(NamedTuple):
@@ -170,10 +179,25 @@ def _tensor(message: _Message, place: range) -> _Tensor:
     return _Tensor(name, tuple(shape), _DTYPES[kind], raw)
 
 
-def _setting(message: _Message, entry: int | range) -> str | None:
+def _entry(message: _Message, entry: int | range) -> tuple[str, _Placed]:
     entry = _placed(entry)
-    pair = {n: message.text(v) for n, v in message.fields(entry.start, entry.stop)}
-    return pair.get(_VALUE) if pair.get(_KEY) == KEY else None
+    key, value = "", range(0)
+    for number, place in message.fields(entry.start, entry.stop):
+        if number == _KEY:
+            key = message.text(place)
+        elif number == _VALUE:
+            value = _placed(place)
+    return key, _Placed(message.text(value), value)
+
+
+def _is_checked(data: mmap.mmap, told: _Placed | None) -> bool:
+    """Whether the file has a digest, which then fits all the rest of it."""
+    if told is None:
+        return False
+    with memoryview(data) as whole:
+        before, after = whole[: told.place.start], whole[told.place.stop :]
+        with before, after:
+            return check_digest(told.text, [before, after])
 
 
 def _load(data: mmap.mmap, tensor: _Tensor) -> np.ndarray:

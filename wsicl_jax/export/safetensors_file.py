@@ -1,7 +1,7 @@
 """Weights as a safetensors file, under the authors' names, and back."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from wsicl_jax.config import config_to_dict
+from wsicl_jax.export.digest import DIGEST, check_digest, digest_of
 from wsicl_jax.export.foreign import Weights, config_of, refusing
 from wsicl_jax.export.names import (
     check_shapes,
@@ -32,8 +33,34 @@ _EXPECTED = "a safetensors file of this network, as `wsicl export` writes it"
 def write_safetensors(path: Path, model: DualBranch, settings: Settings, dtype: str) -> None:
     """All parameters in a number format, such as float16, with our settings as metadata."""
     stored = {name: x.astype(jnp.dtype(dtype)) for name, x in to_state_dict(model).items()}
+    metadata = {KEY: settings_text(settings, has_digest=True)}
+    metadata[DIGEST] = digest_of(_parts(stored, metadata))
     # Written here: the library would make a file for its owner's eyes alone.
-    path.write_bytes(save(stored, metadata={KEY: settings_text(settings)}))
+    path.write_bytes(with_metadata(save(stored), metadata))
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with these metadata, sorted, in place of its own.
+
+    The library gives them another order in each process, so that no two files were alike.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items()))} | {
+        name: entry for name, entry in json.loads(content[8:start]).items() if name[:2] != "__"
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as the format has it, so that tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def _parts(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """All that a file says, whatever the order of its header."""
+    for name, value in sorted(metadata.items()):
+        if name != DIGEST:
+            yield from (name.encode(), value.encode())
+    for name, tensor in sorted(tensors.items()):
+        yield f"{name} {tensor.dtype.name} {tensor.shape}".encode()
+        yield tensor.tobytes()
 
 
 def config_json(settings: Settings) -> bytes:
@@ -70,8 +97,11 @@ def read_safetensors(path: str | Path) -> Weights:
             for name, one in slices.items():
                 if one.get_dtype() not in _KINDS:
                     raise ValueError(f"{name} is of type {one.get_dtype()}; expected floats")
-            tensors = {name: file.get_tensor(name).astype(np.float32) for name in slices}
-            return Weights(config, tensors, (file.metadata() or {}).get(KEY))
+            tensors = {name: file.get_tensor(name) for name in slices}
+            metadata = file.metadata() or {}
+        checked = check_digest(metadata.get(DIGEST), _parts(tensors, metadata))
+        as_float32 = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        return Weights(config, as_float32, metadata.get(KEY), checked)
 
 
 def run_safetensors(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:

@@ -1,5 +1,6 @@
 """A network out of any file that carries weights, whatever its name: by what is in it."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,9 +53,15 @@ def load_with_settings(path: str | Path) -> Loaded:
     weights = _read(path)
     with refusing(path, _EXPECTED):
         try:
-            settings = read_settings(weights.settings, weights.config)
+            settings = read_settings(weights.settings, weights.config, checked=weights.checked)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
+        if not weights.checked:
+            warnings.warn(
+                f"{path} has no digest, so that damage to it cannot be noticed; files of this "
+                "version's `wsicl export` have one",
+                stacklevel=2,
+            )
         model = DualBranch.abstract(settings.experiment.model)
         fill_from_state_dict(model, weights.tensors)
     return Loaded(model, settings)

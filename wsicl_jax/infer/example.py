@@ -13,7 +13,16 @@ from wsicl_jax.axes import Box
 from wsicl_jax.data.images import Volume, check_same_grid
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, as_volume
-from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
+from wsicl_jax.infer.positions import (
+    MOST_POSITIONS,
+    Coordinates,
+    Number,
+    Position,
+    Ranges,
+    box_in,
+    check_count,
+    point_in,
+)
 from wsicl_jax.prompts import Prompt, Scribble
 
 UNNAMED = "structure"
@@ -100,6 +109,8 @@ class Example:
 
     def _prompts(self, volume: Volume, read_label: Callable) -> list[Prompt]:
         prompts = list(self.prompts)
+        given = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
+        check_count(sum(map(len, (prompts, *given, self.boxes, self.boxes_mm))))
         for points, coordinates in _both(self.points, self.points_mm):
             for number, position in enumerate(points, 1):
                 with located(f"points {number}"):
@@ -109,6 +120,7 @@ class Example:
                 with located(f"scribbles {number}"):
                     if not len(path):
                         raise PromptError("a scribble needs at least one position")
+                    check_count(len(path), "positions", MOST_POSITIONS)
                     along = (tuple(point_in(volume, p, coordinates)) for p in path)
                     prompts.append(Scribble(tuple(along)))
         for boxes, coordinates in _both(self.boxes, self.boxes_mm):
@@ -122,6 +134,7 @@ class Example:
 
             with located("markups"):
                 prompts += read_prompts(file, volume, axes=self.markup_axes)
+                check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):
                 prompts.append(self._mask(volume, read_label))

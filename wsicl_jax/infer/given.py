@@ -26,8 +26,17 @@ LabelLike = Union[str, os.PathLike, "nib.spatialimages.SpatialImage", "SimpleITK
 
 
 def as_path(given: object) -> Path | None:
-    """The path that an image was given as; None if it came otherwise."""
-    return Path(given) if isinstance(given, str | os.PathLike) else None
+    """The path that an image was given as; None if it came otherwise.
+
+    Raises:
+        DataError: no file can have this path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        return None
+    path = Path(given)
+    if "\0" in str(path):
+        raise DataError(f"path {str(path)!r} has a NUL in it, which no path can have")
+    return path
 
 
 def as_volume(

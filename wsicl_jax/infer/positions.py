@@ -23,6 +23,12 @@ Position = Sequence[Number] | np.ndarray
 Ranges = Sequence[Sequence[Number]] | np.ndarray
 """A lower and an upper end along each of three axes."""
 
+MOST_PROMPTS = 10_000
+"""On one image; nobody has clicked so many."""
+
+MOST_POSITIONS = 50_000
+"""Positions of all lines and outlines of one file together, or of one line."""
+
 _VOXEL_DECIMALS = 3
 """Decimals of voxel positions that come from mm: a float32 affine leaves nothing beyond."""
 
@@ -103,6 +109,14 @@ def to_voxels(positions_mm: Float[np.ndarray, "n 3"], volume: Volume) -> Float[n
     return np.round(np.linalg.solve(volume.affine[:3, :3], offsets).T, _VOXEL_DECIMALS)
 
 
+def check_count(count: int, what: str = "prompts", most: int = MOST_PROMPTS) -> None:
+    """Raises `PromptError` if an image has more prompts, or a file more positions, than it may."""
+    if count > most:
+        raise PromptError(
+            f"there are {count:,} {what}; expected at most {most:,}, for more give a mask"
+        )
+
+
 def numbers(given: object, shape: tuple[int, ...], expected: str) -> Float[np.ndarray, "..."]:
     """What was given as finite numbers in an array of `shape`.
 
@@ -111,7 +125,8 @@ def numbers(given: object, shape: tuple[int, ...], expected: str) -> Float[np.nd
     """
     try:
         values = np.array(given)
-    except (ValueError, OverflowError):  # of rows that differ in length, of huge numbers
+    # Of rows that differ in length, of huge numbers, of what is no number at all.
+    except (ValueError, OverflowError, TypeError):
         values = np.array("")
     # Of text, numpy would make numbers.
     if values.dtype.kind not in "iuf" or values.shape != shape or not np.isfinite(values).all():
@@ -120,8 +135,10 @@ def numbers(given: object, shape: tuple[int, ...], expected: str) -> Float[np.nd
 
 
 def _checked(start: np.ndarray, stop: np.ndarray, volume: Volume, given: str) -> Box:
-    box = Box(tuple(map(int, start)), tuple(map(int, stop)))
     shape = volume.image.shape
+    if not np.isfinite([start, stop]).all():
+        raise PromptError(f"{given} is beyond all bounds, far outside the image of {shape} voxels")
+    box = Box(tuple(map(int, start)), tuple(map(int, stop)))
     if min(box.start) < 0 or any(np.greater(box.stop, shape)):
         raise PromptError(
             f"{given} is voxels {box.start} to {box.stop}, which leaves the image of {shape} voxels"

@@ -3,9 +3,8 @@
 `docs/prompts.md` describes the format to its users, `prompts.schema.json` to their editors.
 """
 
-import difflib
-import json
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
-from wsicl_jax.errors import DataError, PromptError, located
+from wsicl_jax.documents import DocumentError, RepeatedKeyError, as_text, parse_json, read_file
+from wsicl_jax.errors import DataError, PromptError, hint, located, reason
 from wsicl_jax.infer.example import UNNAMED, Example
-from wsicl_jax.infer.positions import Coordinates
+from wsicl_jax.infer.positions import MOST_POSITIONS, MOST_PROMPTS, Coordinates
 
 _PROMPTS = ("points", "scribbles", "boxes", "mask", "markups")
 _NOT_BESIDE_STRUCTURES = ("structure", "labels", "points", "scribbles", "boxes", "markups")
@@ -24,6 +24,8 @@ _NOT_BESIDE_STRUCTURES = ("structure", "labels", "points", "scribbles", "boxes",
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Position = tuple[_Number, _Number, _Number]
 _Range = tuple[_Number, _Number]
+_Line = Annotated[list[_Position], Field(min_length=1, max_length=MOST_POSITIONS)]
+_Most = Field(max_length=MOST_PROMPTS)
 _Path = Annotated[str, Field(min_length=1)]
 _Name = Annotated[str, Field(min_length=1)]
 _Labels = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
@@ -80,11 +82,11 @@ class ContextEntry(BaseModel):
     """File of the image; paths are relative to this JSON file."""
     structure: _Name | None = None
     """Name of what is marked, if there are several."""
-    points: list[_Position] = []
+    points: Annotated[list[_Position], _Most] = []
     """Positions inside the structure, [x, y, z] each."""
-    scribbles: list[Annotated[list[_Position], Field(min_length=1)]] = []
+    scribbles: Annotated[list[_Line], _Most] = []
     """Lines inside the structure, each a list of positions that are joined."""
-    boxes: list[tuple[_Range, _Range, _Range]] = []
+    boxes: Annotated[list[tuple[_Range, _Range, _Range]], _Most] = []
     """Tight around the structure, [[x0, x1], [y0, y1], [z0, z1]] each."""
     mask: _Path | None = None
     """File of a label map on the image's grid."""
@@ -213,22 +215,25 @@ def _example(
 
 
 def _parse(path: Path) -> _Request:
+    problems: Sequence[Any] = ()
     try:
-        content = path.read_bytes()
+        text = as_text(read_file(path))
+        try:
+            # First, as it stops at what is too long; of JSON, where a list may be a tuple.
+            request = _Request.model_validate_json(text)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+        if not problems or problems[0]["type"] == "json_invalid":
+            parse_json(text, nan=True)
+            return request
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from error
-    try:
-        request = _Request.model_validate_json(content)
-    except ValidationError as error:
-        problems = error.errors()
-    else:
-        # Of keys that are there twice, readers of JSON would drop one in silence.
-        json.loads(content, object_pairs_hook=_without_twins)
-        return request
+        raise DataError(f"cannot be read: {reason(error)}") from error
+    except RepeatedKeyError as error:
+        raise PromptError(str(error)) from None
+    except DocumentError as error:
+        raise DataError(str(error)) from None
     # A misspelt key is also a missing one; what was given says more.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    if problem["type"] == "json_invalid":
-        raise DataError(f"no JSON: {problem['ctx']['error']}")
     raise PromptError(_explain(problem["type"], problem["loc"], problem["msg"], problem["input"]))
 
 
@@ -236,8 +241,8 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str, given: An
     if kind == "extra_forbidden":
         model = ContextEntry if len(location) > 1 else _Request
         keys = [field.alias or name for name, field in model.model_fields.items()]
-        nearest = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.0)[0]
-        message = f"unknown key {location[-1]!r}; nearest is {nearest!r}"
+        name = str(location[-1])
+        message = f"unknown key {reprlib.repr(name)}; {hint(name, keys)}"
         location = location[:-1]
     elif kind == "missing" and isinstance(location[-1], str):
         message = f"key {location[-1]!r} is missing"
@@ -255,12 +260,3 @@ _RULE = "rule"
 
 def _rule(text: str) -> PydanticCustomError:
     return PydanticCustomError(_RULE, "{text}", {"text": text})
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twin = next(key for key in keys if keys.count(key) > 1)
-        raise PromptError(f"key {twin!r} is there twice in one object; give it once")
-    return found

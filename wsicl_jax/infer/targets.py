@@ -14,6 +14,7 @@ from wsicl_jax.data.images import READ_ENDINGS, Volume, read_channels
 from wsicl_jax.data.layouts.described import CHANNEL
 from wsicl_jax.data.layouts.layout import stem_of, volumes
 from wsicl_jax.errors import DataError
+from wsicl_jax.names import cut
 
 _MOST_CHANNELS = 100
 """Numbers from here on that a name ends in are no channel, but a date, a subject or the like."""
@@ -218,5 +219,5 @@ def _series_in(folder: Path) -> Iterator[_Image]:
 
 
 def as_file_name(text: str) -> str:
-    """Text as a part of a file's name: letters, digits, points, dashes and underscores."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("_.")
+    """Text as a short part of a file's name: letters, digits, points, dashes, underscores."""
+    return cut(re.sub(r"[^\w.-]+", "_", text).strip("_."))

@@ -27,6 +27,7 @@ from wsicl_jax.checkpoint import (
     step_directories,
 )
 from wsicl_jax.cluster import is_leader
+from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.files import write_whole
 from wsicl_jax.sealing import is_sealed, seal
@@ -55,10 +56,11 @@ def newest_sound_step(run: Path) -> int:
 def read_score(checkpoint: Path) -> float | None:
     """The mean validation Dice of a run's checkpoint; None if it was not evaluated."""
     try:
-        content = json.loads((checkpoint / _SCORE).read_text())
+        content = parse_json(read_file(checkpoint / _SCORE), nan=True)
     except (OSError, ValueError):
         return None
-    return content["dice"] if is_sealed(content) else None
+    dice = content.get("dice") if is_sealed(content) else None
+    return float(dice) if isinstance(dice, int | float) else None
 
 
 class RunCheckpoints:

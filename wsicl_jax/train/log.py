@@ -1,29 +1,79 @@
 """The numbers of a run by step: JSON lines for programs, TensorBoard for people."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
+
+from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.errors import TrainingError, reason
 from wsicl_jax.files import write_whole
 
 _FILE = "log.jsonl"
+_SET_ASIDE = "log.damaged.jsonl"
+_LARGEST = 2**30
+"""Bytes of a log."""
+
+
+def _of_a_step(entry: dict[str, int | float]) -> dict[str, int | float]:
+    if type(entry.get("step")) is not int or entry["step"] < 0:
+        raise ValueError("there is no step")
+    return entry
+
+
+_ENTRIES = TypeAdapter(Annotated[dict[str, StrictInt | StrictFloat], AfterValidator(_of_a_step)])
+
+
+class _Lines(NamedTuple):
+    entries: list[dict[str, int | float]]
+    damaged: dict[int, bytes]
+    """By their number, from 1."""
 
 
 def read_log(run: Path) -> list[dict[str, int | float]]:
-    """The entries of a run's log in order; a last line that was cut off is passed over."""
+    """The entries of a run's log in order.
+
+    A last line that was cut off is passed over, and so, with a warning, are damaged ones.
+
+    Raises:
+        TrainingError: the log cannot be read.
+    """
+    found = _read(run)
+    if found.damaged:
+        warnings.warn(_warning(run, found.damaged, "passed over"), stacklevel=2)
+    return found.entries
+
+
+def _read(run: Path) -> _Lines:
     path = run / _FILE
-    entries = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    try:
+        content = read_file(path, _LARGEST) if path.is_file() else b""
+    except (OSError, DocumentError) as error:
+        raise TrainingError(f"{path} cannot be read: {reason(error)}") from None
+    found = _Lines([], {})
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
+            if line.strip():
+                found.entries.append(checked(_ENTRIES, parse_json(line, nan=True)))
+        except DocumentError:
+            if number < len(lines):
+                found.damaged[number] = line
+    return found
+
+
+def _warning(run: Path, damaged: Mapping[int, bytes], what: str) -> str:
+    numbers = ", ".join(map(str, list(damaged)[:10])) + (", ..." if len(damaged) > 10 else "")
+    return f"{run / _FILE} has {len(damaged)} damaged lines ({numbers}), which are {what}"
 
 
 class RunLog:
     """Writes the log of a run from step `done` on; later entries, to be made again, are cut.
 
+    Damaged lines go to `log.damaged.jsonl`, with a warning.
     An entry that is there already, of an evaluation made again, is not written twice.
     Only the leading process writes; in the others every call does nothing.
     """
@@ -34,7 +84,13 @@ class RunLog:
             return
         from tensorboardX import SummaryWriter  # slow to import, and reading needs none of it
 
-        self._kept = [json.dumps(e) + "\n" for e in read_log(run) if e["step"] <= done]
+        found = _read(run)
+        if found.damaged:
+            with (run / _SET_ASIDE).open("ab") as file:
+                file.writelines(line + b"\n" for line in found.damaged.values())
+            said = _warning(run, found.damaged, f"set aside in {_SET_ASIDE}")
+            warnings.warn(said, stacklevel=2)
+        self._kept = [json.dumps(e) + "\n" for e in found.entries if e["step"] <= done]
         write_whole(run / _FILE, "".join(self._kept).encode())
         self._lines = (run / _FILE).open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)

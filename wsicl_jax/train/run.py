@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.config import ExperimentConfig, config_to_dict, read_settings
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.files import write_whole
 from wsicl_jax.train.checkpoints import has_steps, newest_sound_step
@@ -66,13 +66,18 @@ def saved_settings(run: Path) -> dict[str, Any]:
         ConfigError: its configuration is missing or damaged.
     """
     path = run / CONFIG
+    if not path.exists():
+        raise ConfigError(f"{run} has checkpoints but no {CONFIG}; it cannot be resumed")
     try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{run} has checkpoints but no {CONFIG}; it cannot be resumed") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {reason}") from None
+        settings = read_settings(path)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {error}") from None
+    if not settings:
+        raise ConfigError(
+            f"{path} is empty, so it is not known what {run} was started with: bring the file "
+            "back, or give another run=DIRECTORY"
+        )
+    return settings
 
 
 def _binds(key: str, truncated: bool) -> bool:

@@ -266,3 +266,20 @@ def test_notes_of_a_sweep_are_on_the_page(tmp_path):
     )
     assert "The spleen was left out." in seen
     assert "the sweep is not finished; 1 of 2 cells are missing (m/liver/in_context-box-9)" in seen
+
+
+def test_no_name_stops_a_report_or_becomes_a_formula(tmp_path):
+    names = ("$x_{$", "_hidden", "x" * 300, "=cmd|' /C calc'!A0")
+    odd = MadeUp(
+        models={"=1+1": 0.0, "$m_{$": 0.1}, data_sets={name: names for name in names},
+        kinds=("point", "mask"), contexts=(1, 2), prompts=(1,), subjects=2, interactive=("point",),
+        rounds=2, hd95=False,
+    )  # fmt: skip
+    write_sweep(tmp_path / "sweep", odd)
+    out = tmp_path / "out"
+    write_report([tmp_path / "sweep"], out, shown_cases=lambda chosen: shown(chosen))
+    rows = list(csv.reader((out / "scores.csv").read_text().splitlines()))
+    cells = {cell for row in rows for cell in row}
+    assert {"'=1+1", "'=cmd|' /C calc'!A0", "$x_{$"} <= cells
+    assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
+    assert "$x_{$" in (out / "report.html").read_text()

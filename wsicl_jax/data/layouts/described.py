@@ -1,6 +1,5 @@
 """Folders with a dataset.json: nnU-Net (v2, and v1) and the Medical Segmentation Decathlon."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from wsicl_jax.data.layouts.layout import (
     visible,
     volumes,
 )
+from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import DataError
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -163,7 +163,7 @@ def _numbered_names(source: Path, what: str, channels: Any) -> tuple[str, ...]:
 def _read_description(source: Path) -> dict[str, Any]:
     file = source / "dataset.json"
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(read_file(file))
     except FileNotFoundError:
         raise DataError(
             f"{file} is missing; nnU-Net v2 and the Decathlon describe a data set in it"

@@ -21,6 +21,7 @@ from wsicl_jax.config import SynthConfig, config_to_dict
 from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import CATALOGUE, create_store, finish_store, write_case
 from wsicl_jax.data.synth.cohort import Cohort, draw_cohort, fingerprint
+from wsicl_jax.documents import parse_json
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
 from wsicl_jax.streams import Stream
@@ -161,7 +162,7 @@ def _begin(location: Location, record: dict[str, Any]) -> None:
         location.write(_RECORD, (json.dumps(record, indent=1) + "\n").encode())
         return
     try:
-        found = _flat(json.loads(content))
+        found = _flat(parse_json(content))
     except (ValueError, AttributeError) as error:
         raise DataError(f"{location / _RECORD} is damaged; name another output") from error
     wanted = _flat(record)

@@ -15,6 +15,7 @@ from wsicl_jax.evaluate.report.figures import (
 from wsicl_jax.evaluate.report.lineups import DENSE, Lineup, in_full
 from wsicl_jax.evaluate.report.results import Results
 from wsicl_jax.evaluate.report.style import Drawing, drawn
+from wsicl_jax.names import cut
 from wsicl_jax.progress import track
 
 
@@ -71,7 +72,7 @@ class _Names:
         self._given: set[str] = set()
 
     def of(self, text: str) -> str:
-        plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+        plain = cut(re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))
         name, number = plain, 1
         while name in self._given:
             number += 1

@@ -22,6 +22,7 @@ from wsicl_jax.evaluate.report.style import (
     tint,
 )
 from wsicl_jax.evaluate.report.words import duration
+from wsicl_jax.names import in_figure
 
 _MOST_ROWS = 4
 """Data sets in one figure of panels."""
@@ -89,7 +90,7 @@ def context_figure(results: Results, lineup: Lineup, data_sets: Sequence[str]) -
                 axis.text(0.5, 0.5, "not measured", color=QUIET, ha="center", va="center",
                           transform=axis.transAxes, fontsize=8)  # fmt: skip
         if len(data_sets) > 1:
-            row[0].set_ylabel(_wrapped(data_set), weight="bold", labelpad=8)
+            row[0].set_ylabel(_wrapped(in_figure(data_set)), weight="bold", labelpad=8)
         _bound(row[0])
     for axis, kind in zip(axes[0], kinds, strict=True):
         axis.set_title(title_of("in_context", kind), color=colour(kind), weight="bold", pad=8)
@@ -138,7 +139,7 @@ def time_figure(results: Results, lineup: Lineup, others: Sequence[Setting] = ()
             if setting.data_set == name and (dice := results.mean(setting)) is not None:
                 _other(axis, setting.model, results.seconds(setting), dice)
         _say_share(axis, points)
-        axis.set_title(name, loc="left", weight="bold")
+        axis.set_title(in_figure(name), loc="left", weight="bold")
         axis.set_ylabel("Dice")
         axis.set_xlabel("annotation time of the context set")
         if seconds:
@@ -175,7 +176,7 @@ def rounds_figure(results: Results, lineup: Lineup) -> Figure:
                 )
                 dashed = contexts != beside[0]
                 _curve(axis, results, line, colour(kind), dashed, x="round", shape=marker(kind))
-        axis.set_title(data_set, loc="left", weight="bold")
+        axis.set_title(in_figure(data_set), loc="left", weight="bold")
         axis.set(ylabel="Dice", xlabel="prompts on the target, one in each round")
         axis.set_xticks(sorted({s.round for s in settings}))
         _bound(axis)

@@ -96,6 +96,7 @@ def styled(name: str) -> Iterator[None]:
         "legend.fontsize": 8,
         "lines.linewidth": 1.6,
         "lines.markersize": 4,
+        "text.parse_math": False,  # names are text
         "svg.fonttype": "none",
         "svg.hashsalt": name,
     }

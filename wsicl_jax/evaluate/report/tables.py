@@ -12,6 +12,7 @@ from wsicl_jax.evaluate.report.lineups import Lineup, ordered_kinds
 from wsicl_jax.evaluate.report.results import METRICS, Results, Setting
 from wsicl_jax.evaluate.report.words import listed
 from wsicl_jax.evaluate.statistics import Comparison, Interval
+from wsicl_jax.names import csv_cell
 from wsicl_jax.progress import track
 
 ALL = "all structures"
@@ -280,13 +281,6 @@ def _structures(setting: Setting, scores: Sequence[Score]) -> tuple[str, ...]:
 def _csv(header: Sequence[str], rows) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_exact(value) for value in row] for row in rows)
+    writer.writerow(map(csv_cell, header))
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
     return text.getvalue().encode()
-
-
-def _exact(value: Any) -> Any:
-    """Floats with all their digits; nothing for None."""
-    if isinstance(value, float):
-        return repr(float(value))
-    return "" if value is None else value

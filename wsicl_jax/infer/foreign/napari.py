@@ -1,6 +1,5 @@
 """Points and shapes layers of napari, as it saves them to `.csv`."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,9 +8,10 @@ from jaxtyping import Bool, Float
 
 from wsicl_jax.axes import Box
 from wsicl_jax.data.images import Volume
-from wsicl_jax.errors import PromptError, located
+from wsicl_jax.documents import DocumentError, parse_csv
+from wsicl_jax.errors import DataError, PromptError, located
 from wsicl_jax.infer.foreign.text import position_of, read_text
-from wsicl_jax.infer.positions import box_around, point_in
+from wsicl_jax.infer.positions import MOST_POSITIONS, box_around, check_count, point_in
 from wsicl_jax.prompts import Prompt, Scribble, SliceMask
 
 _AXIS = "axis-"
@@ -30,7 +30,10 @@ def layer(path: Path, volume: Volume, axes: str) -> list[Prompt]:
             layer is not of three axes; a shape lies on no slice, or marks no voxel; something is
             outside the image. The message says which point or shape, counted from 1.
     """
-    header, *rows = csv.reader(read_text(path).splitlines())
+    try:
+        header, *rows = parse_csv(read_text(path))
+    except DocumentError as error:
+        raise DataError(f"no table, it may be damaged: {error}") from None
     names = [name for name in header if name.startswith(_AXIS)]
     if header[:1] != ["index"] or not names:
         raise PromptError(
@@ -41,12 +44,16 @@ def layer(path: Path, volume: Volume, axes: str) -> list[Prompt]:
         raise PromptError(
             f"the layer has {len(names)} axes; expected 3: draw on a layer of the 3D image"
         )
+    expected = [f"{_AXIS}{number}" for number in range(3)]
+    if sorted(names) != expected:
+        raise PromptError(f"its axes are {', '.join(names)[:100]}; expected {', '.join(expected)}")
     rows = [row for row in rows if row]
     if not rows:
         raise PromptError("the layer is empty: it holds no prompt")
     order = [names.index(f"{_AXIS}{axes.index(axis)}") for axis in "xyz"]
     places = [header.index(names[i]) for i in order]
     if _SHAPE not in header:
+        check_count(len(rows))
         return [_point(row, number, header, places, volume) for number, row in enumerate(rows, 1)]
     return _shapes(rows, header, places, volume)
 
@@ -61,10 +68,12 @@ def _point(
 def _shapes(
     rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[int], volume: Volume
 ) -> list[Prompt]:
+    check_count(len(rows), "vertices", MOST_POSITIONS)
     kind_at = header.index(_SHAPE)
     shapes: dict[str, list[Sequence[str]]] = {}
     for row in rows:
         shapes.setdefault(row[0], []).append(row)
+    check_count(len(shapes))
     prompts = []
     for number, vertices in enumerate(shapes.values(), 1):
         with located(f"shape {number}"):

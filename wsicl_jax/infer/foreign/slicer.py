@@ -4,9 +4,7 @@ Fields and their defaults are those of Slicer's markups schema 1.0; matrices the
 row by row, so that the columns of a region's orientation are its axes.
 """
 
-import csv
 import itertools
-import json
 import reprlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,9 +16,17 @@ from jaxtyping import Float
 from nibabel.orientations import io_orientation
 
 from wsicl_jax.data.images import Volume
+from wsicl_jax.documents import DocumentError, parse_csv, parse_json
 from wsicl_jax.errors import DataError, PromptError, located
 from wsicl_jax.infer.foreign.text import position_of, read_text
-from wsicl_jax.infer.positions import box_around, numbers, point_in, to_voxels
+from wsicl_jax.infer.positions import (
+    MOST_POSITIONS,
+    box_around,
+    check_count,
+    numbers,
+    point_in,
+    to_voxels,
+)
 from wsicl_jax.prompts import Prompt, Scribble
 
 _TO_RAS = {
@@ -33,6 +39,9 @@ _PLACED = ("defined",)
 _NOT_PLACED = ("undefined", "preview", "missing")
 
 _FIDUCIAL_COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock")
+
+_LISTS = ("Fiducial", "PointList")
+"""Types of markups whose control points are prompts of their own."""
 
 
 _Kind = TypeVar("_Kind")
@@ -57,10 +66,12 @@ def markups(path: Path, volume: Volume) -> list[Prompt]:
             unit than mm, or outside the image. The message says which, counted from 1.
     """
     given = _checked(_parsed(read_text(path)).get("markups"), list, "markups")
-    found = []
+    check_count(len(given))
+    found: list[_Found] = []
     for number, markup in enumerate(given, 1):
         with located(f"markup {number}"):
             found.append(_of_markup(_checked(markup, dict, "it"), volume))
+            check_count(sum(len(each.prompts) for each in found))
     return _all_of(found, path)
 
 
@@ -83,7 +94,12 @@ def fiducials(path: Path, volume: Volume) -> list[Prompt]:
         raise PromptError(f"its columns are {columns}; {sorted(missing)} are missing")
     prompts: list[Prompt] = []
     left_out = 0
-    rows = csv.reader(line for line in lines if not line.startswith("#"))
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    try:
+        rows = [*parse_csv(text)]
+    except DocumentError as error:
+        raise DataError(f"no table, it may be damaged: {error}") from None
+    check_count(len(rows))
     for number, row in enumerate(rows, 1):
         # Cells at the end of a row may be left out.
         cells = dict(zip(columns, row, strict=False))
@@ -98,8 +114,8 @@ def fiducials(path: Path, volume: Volume) -> list[Prompt]:
 
 def _parsed(text: str) -> dict:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text, nan=True)
+    except DocumentError as error:
         raise DataError(f"no JSON, it may be damaged or cut off: {error}") from error
     if isinstance(document, dict) and "context" in document:
         raise PromptError("names a context set; here a file of 3D Slicer's markups is expected")
@@ -130,6 +146,8 @@ def _of_markup(markup: dict, volume: Volume) -> _Found:
 
 def _points(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
     placed, left_out = _control_points(markup, to_ras)
+    if markup["type"] in _LISTS:
+        check_count(len(placed))
     prompts = []
     for number, position in placed.items():
         with located(f"control point {number}"):
@@ -190,6 +208,7 @@ def _control_points(markup: dict, to_ras: np.ndarray) -> tuple[dict[int, list[fl
     """Positions in RAS+ mm by the number of their control point, and how many are left out."""
     placed: dict[int, list[float]] = {}
     given = _checked(markup.get("controlPoints", []), list, "controlPoints")
+    check_count(len(given), "control points", MOST_POSITIONS)
     for number, point in enumerate(given, 1):
         with located(f"control point {number}"):
             _checked(point, dict, "it")

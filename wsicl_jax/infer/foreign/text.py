@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from wsicl_jax.errors import DataError
+from wsicl_jax.documents import DocumentError, as_text, read_file
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.infer.positions import numbers
 
 _LARGEST_BYTES = 2**26
-"""Prompts of a million clicks take less; what is larger is no file of prompts."""
+"""As many prompts as an image may have take less in every format."""
 
 
 def read_text(path: Path) -> str:
@@ -21,16 +22,11 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, is empty, larger than any list of prompts, or no UTF-8.
     """
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_BYTES:
-            raise DataError(
-                f"{size / 1e6:.0f} MB; a file of prompts has {_LARGEST_BYTES / 1e6:.0f} at most"
-            )
-        text = path.read_bytes().decode("utf-8-sig")
+        text = as_text(read_file(path, _LARGEST_BYTES, "prompts"))
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError("no text in UTF-8; it may be damaged or of another kind") from error
+        raise DataError(f"cannot be read: {reason(error)}") from error
+    except DocumentError as error:
+        raise DataError(f"{error}; the file may be damaged, or of another kind") from error
     if not text.strip():
         raise DataError("empty; save it again")
     return text

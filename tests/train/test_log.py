@@ -1,0 +1,45 @@
+"""A run's log is read whatever has become of it, and damaged lines are kept apart."""
+
+import json
+
+import pytest
+
+from wsicl_jax.train.log import RunLog, read_log
+
+ODD = {
+    "a number": b"5",
+    "a list": b"[1]",
+    "no JSON": b'{"step": 3, "lo',
+    "no text": b'{"step": 3, "\xff": 1}',
+    "no step": b'{"loss": 1.0}',
+    "a step of text": b'{"step": "3"}',
+    "a value of text": b'{"step": 3, "loss": "x"}',
+    "a key twice": b'{"step": 3, "step": 4}',
+}
+
+
+def written(run, odd: bytes) -> bytes:
+    lines = [json.dumps({"step": step, "loss": float("nan")}).encode() for step in (1, 2, 4)]
+    lines.insert(2, odd)
+    (run / "log.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    return odd
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_a_damaged_line_is_set_aside_with_a_warning_and_the_run_goes_on(tmp_path, odd):
+    written(tmp_path, odd)
+    with pytest.warns(UserWarning, match=r"log\.jsonl has 1 damaged lines \(3\), .* passed over"):
+        assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 4]
+    with (
+        pytest.warns(UserWarning, match=r"\(3\), which are set aside in log\.damaged\.jsonl"),
+        RunLog(tmp_path, 2, leader=True) as log,
+    ):
+        log.write(3, {"loss": 0.5})
+    assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 3]
+    assert (tmp_path / "log.damaged.jsonl").read_bytes() == odd + b"\n"
+
+
+def test_a_last_line_that_was_cut_off_is_passed_over_without_a_word(tmp_path, recwarn):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "lo')
+    assert read_log(tmp_path) == [{"step": 1}]
+    assert not recwarn
