@@ -351,9 +351,7 @@ def _line(content: bytes, draw: random.Random, words: Sequence[bytes]) -> bytes:
         length = draw.choice((300, 1000, 2000, 5000, 70_000, 1_000_000))
         lines.insert(place, draw.choice((b"", b"foo: ", b"a = ", b"# ")) + b"9" * length)
     else:
-        piece = draw.choice(
-            (b"[", b"{", b"9", b"9 ", b"a", b"-", b'{"a":', b"\\", b"(", b" ")
-        )
+        piece = draw.choice((b"[", b"{", b"9", b"9 ", b"a", b"-", b'{"a":', b"\\", b"(", b" "))
         lines[place] += piece * draw.choice((1, 50, 3000, 60_000))
     return b"\n".join(lines)
 
