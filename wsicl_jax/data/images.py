@@ -231,11 +231,9 @@ def _decoded(files: Sequence[Path], reading: ReadingConfig | None) -> Decoded:
     kind = found.voxels.dtype
     if kind.kind not in "iuf":
         raise DataError(f"{path} has voxels of type {kind}; expected grey values or labels")
-    if not found.oriented:
-        found = _assumed(found, reading.assume_orientation)
     check_affine(path, found.affine)
     _check_plausible(path, found.voxels.shape[:3], found.affine)
-    return found
+    return found if found.oriented else _assumed(found, reading.assume_orientation)
 
 
 def _is_folder(path: Path) -> bool:

@@ -18,7 +18,10 @@ from wsicl_jax.errors import WsiclError
 SHAPE = (6, 5, 4)
 AFFINE = np.array([[0, -0.75, 0, 3], [1.5, 0, 0, -2], [0, 0, 3, 9], [0, 0, 0, 1]], float)
 ARRAY = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
-COUNTS = [50, pytest.param(2000, marks=pytest.mark.slow)]
+EACH = [50, pytest.param(2000, marks=pytest.mark.slow)]
+"""Mutants of each kind of file."""
+
+SEED = int(os.environ.get("WSICL_FUZZ_SEED", 0))
 
 WORDS = (
     *(b"data file: LIST\n", b"data file: a%03d.raw 0 9 1", b"/dev/zero", b"../a.raw", b"LOCAL"),
@@ -149,39 +152,24 @@ def label_maps(folder):
     ]
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize(
-    ("seeds", "read"),
-    [
-        (nifti, read_image),
-        (nifti_compressed, read_image),
-        (pairs, read_image),
-        (by_itk("a.nrrd"), read_image),
-        (by_itk("a.nhdr"), read_image),
-        (by_itk("a.mha"), read_image),
-        (by_itk("a.mhd"), read_image),
-        (listed, read_image),
-        (label_maps, read_label),
-        (series, read_series),
-        (segmentation, read_segmentation),
-    ],
-    ids=[
-        "nii",
-        "nii.gz",
-        "pairs",
-        "nrrd",
-        "nhdr",
-        "mha",
-        "mhd",
-        "listed",
-        "labels",
-        "dicom",
-        "dicom-seg",
-    ],
+FILES = (
+    *(nifti, nifti_compressed, pairs, by_itk("a.nrrd"), by_itk("a.nhdr"), by_itk("a.mha")),
+    *(by_itk("a.mhd"), listed, label_maps),
 )
-def test_a_damaged_image_is_read_or_refused(tmp_path, seeds, read, count):
-    made = tmp_path / "seeds"
-    made.mkdir()
-    seed = int(os.environ.get("WSICL_FUZZ_SEED", 0))
-    found = failures(read, seeds(made), tmp_path, count=count, seed=seed, words=WORDS)
+
+
+@pytest.mark.parametrize("each", EACH)
+@pytest.mark.parametrize(
+    ("kinds", "read"),
+    [(FILES, read_image), ((series,), read_series), ((segmentation,), read_segmentation)],
+    ids=["files", "dicom", "dicom-seg"],
+)
+def test_a_damaged_image_is_read_or_refused(tmp_path, kinds, read, each):
+    valid = []
+    for number, seeds in enumerate(kinds):
+        folder = tmp_path / f"seeds-{number}"
+        folder.mkdir()
+        valid += seeds(folder)
+    count = each * len(kinds)
+    found = failures(read, valid, tmp_path, count=count, seed=SEED, words=WORDS)
     assert not found, "\n".join(map(str, found))

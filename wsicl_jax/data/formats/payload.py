@@ -123,6 +123,7 @@ def files_of(header: Path, named: Sequence[str]) -> tuple[Path, ...]:
     for name in named:
         try:
             place = Path(os.path.realpath(folder / name))
+            is_there = place.exists()
         except (OSError, ValueError) as error:
             raise DataError(f"{header} names a file {shown(name)!r}, which cannot be") from error
         if not place.is_relative_to(folder):
@@ -130,7 +131,7 @@ def files_of(header: Path, named: Sequence[str]) -> tuple[Path, ...]:
                 f"{header} names the file {shown(name)!r}, which is not beside or below it; copy "
                 "that file there and name it without a folder"
             )
-        if not place.exists():
+        if not is_there:
             raise DataError(f"{header} names the file {shown(name)!r}, which is missing")
         found.append(header.parent / name)
     return tuple(found)
