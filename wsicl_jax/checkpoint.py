@@ -230,8 +230,13 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
 
 
 def reason_of(error: Exception) -> str:
-    """An error's message on one line of bearable length."""
+    """An error's message on one line of bearable length, without what only programs read."""
+    # Orbax wraps what TensorStore says into the name of a method.
+    while error.__cause__ is not None and "TensorStore details" in str(error):
+        error = error.__cause__
     text = " ".join(str(error).split())
+    for behind in (" [tensorstore_spec", " [source locations"):
+        text = text.split(behind, 1)[0]
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".rstrip()
     return text if len(text) <= 300 else f"{text[:300]} ..."
