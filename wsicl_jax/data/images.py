@@ -223,9 +223,11 @@ def _decoded(files: Sequence[Path], reading: ReadingConfig | None) -> Decoded:
     reading = reading or ReadingConfig()
     known = _format_of(path)
     try:
-        declared = dicom_size.declared(files) if known is dicom else known.declared(path)
-        _check_memory(path, declared, reading.max_memory_gb)
-        found = dicom.read_series(files) if known is dicom else known.read(path)
+        # What a header says may be infinite, which is told below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            declared = dicom_size.declared(files) if known is dicom else known.declared(path)
+            _check_memory(path, declared, reading.max_memory_gb)
+            found = dicom.read_series(files) if known is dicom else known.read(path)
     except MemoryError as error:
         raise DataError(f"{path} does not fit into the memory that is left") from error
     kind = found.voxels.dtype
