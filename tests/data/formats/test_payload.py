@@ -100,6 +100,7 @@ def test_every_file_of_a_list_is_looked_at(tmp_path):
         ("a%d.raw", "0 6 0"),
         ("a%d.raw", "6 0 1"),
         ("a%d.raw", "0 999999999999 1"),
+        ("a%d.raw", f"0 {'9' * 30} 1"),
         ("a%d.raw", f"0 {'9' * 5000} 1"),
     ],
 )

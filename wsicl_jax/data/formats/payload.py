@@ -145,10 +145,10 @@ def numbered(header: Path, pattern: str, numbers: Sequence[str]) -> list[str]:
     """
     try:
         first, last, step = map(int, numbers)
-        counted = range(first, last + (1 if step > 0 else -1), step)
-    except ValueError:
-        counted = range(0)
-    if not 0 < len(counted) <= _MOST_FILES or len(_NUMBERED.findall(pattern)) != 1:
+        count = (last - first) // step + 1
+    except (ValueError, ZeroDivisionError):
+        count = 0
+    if not 0 < count <= _MOST_FILES or len(_NUMBERED.findall(pattern)) != 1:
         raise DataError(
             f"{header} names files by {shown(' '.join((pattern, *numbers)))!r}; expected a "
             "pattern with one %d, and the first number, the last and the step"
@@ -157,7 +157,7 @@ def numbered(header: Path, pattern: str, numbers: Sequence[str]) -> list[str]:
     if "%" in before + after:
         raise DataError(f"{header} names files by {shown(pattern)!r}; expected one %d in it")
     number = _NUMBERED.search(pattern)[0]
-    return [f"{before}{number % i}{after}" for i in counted]
+    return [f"{before}{number % i}{after}" for i in range(first, first + count * step, step)]
 
 
 def beginning(path: Path, count: int, *, compressed: bool = False) -> bytes:
