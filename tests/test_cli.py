@@ -1,6 +1,7 @@
 """The command line as people use it: the whole path on small files, and hurried mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -538,7 +539,30 @@ def test_the_picture_of_augmentation_is_of_the_configuration_given(config, tmp_p
     assert drawn == [(0.5, Path(output), 3)]
 
 
-def test_a_path_too_long_is_told_in_few_words(capsys):
-    assert main(["info", "A" * 5000]) == 2
-    told = capsys.readouterr().err
-    assert "File name too long" in told and "Errno" not in told and len(told) < 400
+def test_files_with_names_that_cannot_be_are_told_in_a_short_line(tmp_path, capsys):
+    for name in ("A" * 300 + ".nii.gz", "A" * 300):
+        assert main(["show", name, "--output", str(tmp_path / "a.png")]) == 2
+        printed = capsys.readouterr().err
+        assert "longer name than files can have" in printed and len(printed) < 250
+
+
+def test_show_and_predict_take_what_is_said_of_images_that_do_not_say_it(
+    run, source, tmp_path, capsys
+):
+    image = nib.load(source / "imagesTr" / "case1_0000.nii.gz")
+    unsaid = nib.Nifti1Image(np.asanyarray(image.dataobj), None)
+    unsaid.header["pixdim"][1:4] = (1, 2, 1.5)
+    nib.save(unsaid, tmp_path / "a.nii.gz")
+    given = [str(tmp_path / "a.nii.gz"), "--output"]
+    said = ["--assume-orientation", "LAS"]
+    assert main(["show", *given, str(tmp_path / "a.png")]) == 0
+    assert "axes taken as LAS, so that left" in capsys.readouterr().err
+    assert main(["show", *given, str(tmp_path / "a.png"), *said]) == 0
+    assert "axes taken as LAS, as was said" in capsys.readouterr().err
+    predict = ["predict", str(run), *examples(source), *given, str(tmp_path / "out")]
+    assert main([*predict, *said]) == 0
+    assert "LAS, as was" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert main([*predict, "--overwrite", "--assume-orientation", "LLS"]) == 2
+    assert "three letters such as RAS" in capsys.readouterr().err
+    assert main(["show", *given, str(tmp_path / "a.png"), "--max-memory", "0.001"]) == 2
+    assert "max_memory_gb is 0.001" in capsys.readouterr().err

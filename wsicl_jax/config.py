@@ -29,6 +29,17 @@ from wsicl_jax.errors import ConfigError, hint, reason
 
 SYNTHETIC = "synthetic"
 
+
+def _axes_in_space(letters: str) -> str:
+    directions = [pair for x in letters for pair in ("RL", "AP", "SI") if x in pair]
+    if len(letters) != 3 or sorted(directions) != ["AP", "RL", "SI"]:
+        raise ValueError(
+            "expected three letters such as RAS or LPS, in the order of the axes: R or L, A or P, "
+            "and S or I"
+        )
+    return letters
+
+
 # Strict, so that `true` or 2.0 is no number of steps.
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -45,6 +56,7 @@ BaselineName = Literal["prompt_mean", "intensity"]
 Task = Literal["segmentation", RestorationTask]
 
 Spacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Orientation = Annotated[str, AfterValidator(_axes_in_space)]
 
 _LONGEST_KEY = 200
 """Characters of a key that a message shows."""
@@ -128,7 +140,25 @@ class VolumeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
-class InferenceConfig:
+class AssumptionConfig:
+    """What is taken for granted of images whose files do not say it."""
+
+    assume_orientation: Orientation | None = None
+    """Where the axes run of images that do not say it, such as RAS: to the right, to the front,
+    up; None: as most readers of the format take them, with a remark."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class ReadingConfig(AssumptionConfig):
+    """How files of images are read."""
+
+    max_memory_gb: Spacing | None = None
+    """Memory that the process may take in all, in GB of 10^9 bytes; None: what is needed, but to
+    read an image no more than half of the machine's memory."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class InferenceConfig(ReadingConfig):
     """How a trained network segments images of any size; a `Segmenter` takes these settings."""
 
     fine: bool | None = None
@@ -147,12 +177,10 @@ class InferenceConfig:
     fine_agreement: Share = 0.7
     """Dice with the first look below which a tile is not taken: a second look moves borders, and
     one that overturns what was found shows that the network does not know so close a view."""
-    max_memory_gb: Spacing | None = None
-    """Memory that the process may take in all, in GB of 10^9 bytes; None: what is needed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
-class PreparationConfig:
+class PreparationConfig(AssumptionConfig):
     """What `wsicl convert` does to every case, once; recorded in the store, so that it can be
     undone. A store of cases as they were needs none of it."""
 
@@ -799,6 +827,11 @@ def preparation_from_dict(settings: Mapping[str, Any]) -> PreparationConfig:
 def inference_config(**settings: Any) -> InferenceConfig:
     """Settings of a segmenter. Raises `ConfigError` as `load_config` does."""
     return _validated(InferenceConfig, settings)
+
+
+def reading_config(**settings: Any) -> ReadingConfig:
+    """How files of images are read. Raises `ConfigError` as `load_config` does."""
+    return _validated(ReadingConfig, settings)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -303,3 +303,55 @@ def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
     assert len(summary.written) == 60 - len(whole)
     assert verify(store) == (60, [])
     np.testing.assert_array_equal(Store.open(store).read_label("case007"), label())
+
+
+def test_images_that_say_nothing_of_their_orientation_are_remarked_or_said(tmp_path):
+    source = tmp_path / "raw"
+    describe(source, channel_names={"0": "T1"})
+    for name in ("imagesTr/a_0000", "labelsTr/a"):
+        array = image() if "images" in name else label()
+        unsaid = nib.Nifti1Image(array, None)
+        unsaid.header["pixdim"][1:4] = (1.5, 0.75, 3)
+        (source / name).parent.mkdir()
+        nib.save(unsaid, source / f"{name}.nii.gz")
+    first = convert(source, tmp_path / "first")
+    assert any("no orientation in its header, axes taken as LAS" in r for r in first.remarks["a"])
+    preparation = PreparationConfig(assume_orientation="RPI")
+    second = convert(source, tmp_path / "second", preparation)
+    assert any("axes taken as RPI, as was said" in r for r in second.remarks["a"])
+    store = Store.open(tmp_path / "second")
+    assert nib.aff2axcodes(store.catalogue["a"].affine) == tuple("RPI")
+    with pytest.raises(DataError, match="was begun with preparation"):
+        convert(source, tmp_path / "second")
+
+
+def test_pairs_of_header_and_voxels_are_cases(tmp_path):
+    for folder, array in (("images", image()), ("labels", label())):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        nib.Nifti1Pair(array, AFFINE).to_filename(tmp_path / "raw" / folder / "a.hdr")
+    found = convert(tmp_path / "raw", tmp_path / "store")
+    assert (found.written, found.left_out, found.remarks) == (("a",), {}, {})
+    sources = Store.open(tmp_path / "store").catalogue["a"].source.files
+    assert [file.name for file in sources] == [
+        *("images/a.hdr", "images/a.img", "labels/a.hdr", "labels/a.img")
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_that_would_kill_a_native_reader_is_left_out_alone(tmp_path, workers):
+    for number in range(3):
+        save(tmp_path / f"raw/images/{number}.nii.gz", image(number))
+        save(tmp_path / f"raw/labels/{number}.nii.gz", label())
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 7\nencoding: raw\nendian: little\n"
+    (tmp_path / "raw/images/1.nii.gz").unlink()
+    (tmp_path / "raw/images/1.nrrd").write_text(f"{header}{'9' * 5000}\n\n")
+    found = convert(tmp_path / "raw", tmp_path / "store", workers=workers)
+    assert found.written == ("0", "2")
+    assert "is no field" in found.left_out["1"] and len(found.left_out["1"]) < 400
+
+
+def test_a_case_beyond_the_memory_that_is_allowed_is_left_out(tmp_path):
+    describe(tmp_path / "raw")
+    add_case(tmp_path / "raw", "a")
+    found = convert(tmp_path / "raw", tmp_path / "store", max_memory_gb=0.001)
+    assert "max_memory_gb is 0.001" in found.left_out["a"]

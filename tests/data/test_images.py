@@ -12,9 +12,7 @@ from wsicl_jax.data.images import (
     read_channels,
     read_label,
     read_volume,
-    voxels_in,
 )
-from wsicl_jax.data.results import write_label_map
 from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)
@@ -72,12 +70,10 @@ def test_the_scale_factor_of_the_file_is_applied(tmp_path):
 
 @pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0)])
 def test_affines_are_in_millimetres_whatever_the_unit(tmp_path, unit, mm):
-    image = nib.Nifti1Image(ramp(), np.diag([1.0, 2.0, 4.0, 1.0]))
+    image = nib.Nifti1Image(ramp(), np.diag([1.0, 2.0, 4.0, mm]) / mm)
     image.header.set_xyzt_units(xyz=unit)
     nib.save(image, tmp_path / "a.nii")
-    np.testing.assert_allclose(
-        read_volume(tmp_path / "a.nii").spacing_mm, (mm, 2 * mm, 4 * mm), rtol=1e-6
-    )
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").spacing_mm, (1, 2, 4), rtol=1e-6)
 
 
 def test_one_frame_is_a_volume(tmp_path):
@@ -148,9 +144,9 @@ def infinite_voxel(path):
     [
         (missing, "is missing"),
         (zero_bytes, "is empty"),
-        (no_nifti, "cannot be read as NIfTI"),
-        (cut_off, "cannot be read as NIfTI.*end-of-stream"),
-        (wrong_checksum, "cannot be read as NIfTI.*CRC"),
+        (no_nifti, "cannot be read"),
+        (cut_off, "cannot be read.*its end is missing"),
+        (wrong_checksum, "cannot be read.*incorrect data check"),
         (flat, r"shape \(5, 7\); expected a 3D"),
         (many_frames, r"shape \(4, 5, 7, 2\); expected one 3D"),
         (colours, "expected grey values"),
@@ -249,7 +245,8 @@ def test_a_header_without_orientation_is_remarked(tmp_path):
     nib.save(image, tmp_path / "a.nii")
     found = read_channels([tmp_path / "a.nii"])
     np.testing.assert_array_equal(found.affine, nib.load(tmp_path / "a.nii").affine)
-    assert found.remarks == ("no orientation in its header, taken as nibabel does",)
+    (remark,) = found.remarks
+    assert "no orientation in its header, axes taken as LAS" in remark
 
 
 @pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 1), (-np.inf, 1)])
@@ -290,17 +287,3 @@ def test_labels_stored_as_fractions_are_remarked(tmp_path):
     found = read_label(save(tmp_path / "a.nii.gz", ramp() % 3))
     assert found.remarks == ("floating-point labels, all whole numbers",)
     assert read_label(save(tmp_path / "b.nii.gz", ramp(np.uint8))).remarks == ()
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
-def test_headers_alone_tell_how_many_voxels_a_file_holds(tmp_path, name, monkeypatch):
-    path = tmp_path / name
-    write_label_map(path, np.zeros((3, 4, 5), np.uint8), np.eye(4), {})
-    monkeypatch.setattr("wsicl_jax.data.images._decoded", lambda *_: pytest.fail("was read"))
-    assert voxels_in(path) == 60
-    with pytest.raises(DataError, match="is missing"):
-        voxels_in(tmp_path / f"missing{name[1:]}")
-
-
-def test_only_reading_tells_of_other_files(tmp_path):
-    assert voxels_in(tmp_path / "slice.dcm") is None

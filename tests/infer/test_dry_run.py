@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.infer.context_set import ContextSet, from_files
 from wsicl_jax.infer.dry_run import dry_run
@@ -109,7 +110,7 @@ def test_a_checkpoint_that_is_not_there_is_one_of_the_problems(context, targets)
 
 
 def test_a_target_that_needs_more_memory_than_is_allowed_would_fail(context, targets):
-    tried = dry_run(Planned, context, targets, max_memory_gb=2.0)
+    tried = dry_run(Planned, context, targets, reading=ReadingConfig(max_memory_gb=2.0))
     assert list(tried.failed) == [targets[0].name]
     assert "2.70 GB" in tried.failed[targets[0].name]
 
@@ -127,6 +128,6 @@ def test_each_image_is_read_once_however_many_structures_it_shows(context, targe
 
     read = []
     real = module.as_volume
-    monkeypatch.setattr(module, "as_volume", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(module, "as_volume", lambda path, **_: read.append(path) or real(path))
     dry_run(Planned, context, targets)
     assert sorted(Path(path).name for path in read) == ["other.nii", "shown.nii"]

@@ -33,9 +33,6 @@ class Bright:
     def __init__(self, **structures):
         self.structures = structures or ONE
 
-    def check_file(self, given):
-        pass
-
     def stream(self, targets, *, read, probabilities, show):
         for target in targets:
             try:

@@ -14,6 +14,9 @@ from wsicl_jax.errors import WsiclError, reason
 _USE_ERROR = 2
 _LONGEST_PATH = 200
 
+_LONGEST_NAME = 200
+"""Characters of a file's name in a message, which may be too long to be one."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
@@ -26,19 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
-        print(f"wsicl {options.verb}: {_said(error)}", file=sys.stderr)
+        print(f"wsicl {options.verb}: {_message(error)}", file=sys.stderr)
         return getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
         return 130
 
 
-def _said(error: Exception) -> str:
-    if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
-    name = str(error.filename)
-    shown = name if len(name) <= _LONGEST_PATH else f"{name[:_LONGEST_PATH]}..."
-    return f"{shown}: {reason(error)}"
+def _message(error: WsiclError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        name = str(error.filename)
+        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+        return f"{short}: {error.strerror}"
+    return str(error)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -4,7 +4,15 @@ import argparse
 import os
 from pathlib import Path
 
-from wsicl_jax.cli.values import Verb, above_0, at_least, check_writable, label_names, part_of
+from wsicl_jax.cli.values import (
+    Verb,
+    above_0,
+    add_reading,
+    at_least,
+    check_writable,
+    label_names,
+    part_of,
+)
 
 _MOST_WORKERS = 8
 """Processes that `wsicl convert` starts by itself at most: each needs memory for a case."""
@@ -23,6 +31,7 @@ def _convert(options: argparse.Namespace) -> int:
             "grid": options.grid,
             "percentiles": options.percentiles,
             "replace_nonfinite": options.replace_nonfinite,
+            "assume_orientation": options.assume_orientation,
         }
     )
     summary = convert(
@@ -33,6 +42,7 @@ def _convert(options: argparse.Namespace) -> int:
         label_names=options.labels,
         part=options.part,
         workers=options.workers,
+        max_memory_gb=options.max_memory,
     )
     console().print(summary.report())
     return 1 if summary.left_out else 0
@@ -157,6 +167,7 @@ def add_convert(verb: Verb) -> None:
         metavar="VALUE",
         help="put this where voxels are NaN or infinite (else such cases are left out)",
     )
+    add_reading(convert, "refuse images that would need more in one process")
     convert.add_argument(
         "--workers",
         type=at_least(1),

@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from wsicl_jax.cli.values import Verb, above_0, at_least, check_writable, label_names
+from wsicl_jax.cli.values import Verb, add_reading, at_least, check_writable, label_names
 from wsicl_jax.errors import DataError, WsiclError
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import inference_config
     from wsicl_jax.infer.dry_run import dry_run
     from wsicl_jax.infer.predict import predict, refusals
     from wsicl_jax.infer.segmenter import Segmenter
@@ -17,13 +18,21 @@ def _predict(options: argparse.Namespace) -> int:
 
     keep_compiled_programs()
     output = Path(options.output)
+    given = {
+        "fine": options.fine,
+        "max_memory_gb": options.max_memory,
+        "assume_orientation": options.assume_orientation,
+    }
+    settings = inference_config(**given)
     named = [Path(target) for target in options.targets] or _images_for_testing(options)
     found = find_targets(named, output, ending=options.format, channel=options.channel)
     problems, context = list(found.problems), None
     if not named:
         problems.append("no target is given, and there is no imagesTs of --dataset; name images")
     try:
-        context = _context_set(options, [f for target in found.targets for f in target.files])
+        context = _context_set(
+            options, [f for target in found.targets for f in target.files], settings
+        )
     except WsiclError as error:
         problems.append(str(error))
     notes = [*found.notes, *(context.notes if context else ())]
@@ -37,8 +46,7 @@ def _predict(options: argparse.Namespace) -> int:
     )
 
     def make_task():
-        settings = {"fine": options.fine, "max_memory_gb": options.max_memory}
-        segmenter = Segmenter.load(options.checkpoint, **settings)
+        segmenter = Segmenter.load(options.checkpoint, **given)
         return segmenter.task(context.structures, context.values)
 
     if options.dry_run:
@@ -49,7 +57,7 @@ def _predict(options: argparse.Namespace) -> int:
             notes=notes,
             problems=problems,
             probabilities=options.probabilities,
-            max_memory_gb=options.max_memory,
+            reading=settings,
         )
         console().print(tried.report())
         return 2 if tried.problems else int(bool(tried.failed))
@@ -63,6 +71,7 @@ def _predict(options: argparse.Namespace) -> int:
         found.targets,
         output,
         probabilities=options.probabilities,
+        reading=settings,
     )
     console().print(summary.table())
     return 1 if summary.failed else 0
@@ -73,7 +82,7 @@ def _images_for_testing(options: argparse.Namespace) -> list[Path]:
     return [folder] if folder and folder.is_dir() else []
 
 
-def _context_set(options: argparse.Namespace, targets: list[Path]):
+def _context_set(options: argparse.Namespace, targets: list[Path], reading):
     from wsicl_jax.infer.context_set import SUBJECTS, from_dataset, from_files
 
     of_dataset = {
@@ -101,22 +110,27 @@ def _context_set(options: argparse.Namespace, targets: list[Path]):
         channel=options.channel,
         labels=options.labels,
         targets=targets,
+        reading=reading,
     )
 
 
 def _show(options: argparse.Namespace) -> int:
     from wsicl_jax.browse.shown import context_figure, image_figure
+    from wsicl_jax.config import reading_config
     from wsicl_jax.infer.request import read_context
 
     output = Path(options.output)
     check_writable(output)
+    reading = reading_config(
+        max_memory_gb=options.max_memory, assume_orientation=options.assume_orientation
+    )
     if (options.image is None) == (options.context is None):
         raise DataError("give an image with or without a label map, or --context FILE")
     if options.context is not None:
-        context_figure(read_context(options.context).structures, output)
+        context_figure(read_context(options.context).structures, output, reading)
     else:
         labels = Path(options.labels) if options.labels else None
-        image_figure(Path(options.image), labels, options.names or {}, output)
+        image_figure(Path(options.image), labels, options.names or {}, output, reading)
     print(output)
     return 0
 
@@ -228,9 +242,7 @@ def add_predict(verb: Verb) -> None:
         help="look a second time at the target's own resolution (default: if the network was "
         "trained on such views and its grid is much coarser)",
     )
-    work.add_argument(
-        "--max-memory", type=above_0, metavar="GB", help="refuse targets that would need more"
-    )
+    add_reading(work, "refuse targets that would need more")
 
 
 def _names(text: str) -> list[str]:
@@ -257,6 +269,7 @@ def add_show(verb: Verb) -> None:
         metavar="NAME=VALUE,...",
         help="names of the label map's values",
     )
+    add_reading(show, "refuse images that would need more")
     show.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
 
 

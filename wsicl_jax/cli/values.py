@@ -58,6 +58,22 @@ def label_names(text: str) -> dict[int, str]:
     return names
 
 
+def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
+    """The options of how files of images are read; `memory` is what the bound does."""
+    verb.add_argument(
+        "--assume-orientation",
+        metavar="RAS",
+        help="where the axes run of images that do not say it, such as RAS or LPS",
+    )
+    verb.add_argument(
+        "--max-memory",
+        "--max-memory-gb",
+        type=above_0,
+        metavar="GB",
+        help=f"{memory} (default: images, half of the machine's memory each)",
+    )
+
+
 def check_writable(path: Path) -> None:
     """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
     if path.is_dir():

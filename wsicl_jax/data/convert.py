@@ -20,7 +20,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from wsicl_jax.config import PreparationConfig
+from wsicl_jax.config import PreparationConfig, ReadingConfig
 from wsicl_jax.data import store
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Kind, Layout
@@ -100,12 +100,14 @@ def convert(
     label_names: Mapping[int, str] | None = None,
     part: tuple[int, int] = (1, 1),
     workers: int = 1,
+    max_memory_gb: float | None = None,
 ) -> ConversionSummary:
     """Write the cases of a folder into a store, or go on with that; `workers` at a time.
 
     `kind` is the folder's layout; `label_names` names the label values where it does not. Of
     `part` (i, n) only every n-th case is made, from the i-th on. If no case can be used, no
-    store is made; the summary then has no written case.
+    store is made; the summary then has no written case. Each process refuses to read what would
+    take it above `max_memory_gb`, or by itself above half of the machine's memory.
 
     Raises:
         DataError: the folder is of no known layout or says what a store cannot hold, there are
@@ -114,7 +116,10 @@ def convert(
     preparation = preparation or PreparationConfig()
     layout = find_layout(source, kind=kind)
     location = Location.of(path)
-    label_names = _begin(location, layout, label_names, preparation)
+    reading = ReadingConfig(
+        assume_orientation=preparation.assume_orientation, max_memory_gb=max_memory_gb
+    )
+    label_names = _begin(location, layout, label_names, preparation, reading)
     number, parts = part
     mine = layout.cases[number - 1 :: parts]
     convert_one = functools.partial(
@@ -123,6 +128,7 @@ def convert(
         layout=replace(layout, cases=(), left_out={}),  # or each process would get them all
         label_names=label_names,
         preparation=preparation,
+        reading=reading,
     )
     outcomes = {}
     with track(len(mine), f"converting {layout.name}") as progress:
@@ -153,12 +159,13 @@ def _begin(
     layout: Layout,
     label_names: Mapping[int, str] | None,
     preparation: PreparationConfig,
+    reading: ReadingConfig,
 ) -> dict[int, str]:
     """Begin the store, or make sure that it was begun alike; the names of its labels."""
     known = label_names or layout.label_names
     root = store.read_root(location)
     if root is None:
-        names = dict(known or scan_labels(layout))
+        names = dict(known or scan_labels(layout, reading))
         try:
             store.create_store(location, layout.name, layout.channel_names, names, preparation)
         except DataError:
@@ -207,6 +214,7 @@ def _convert_case(
     layout: Layout,
     label_names: Mapping[int, str],
     preparation: PreparationConfig,
+    reading: ReadingConfig,
 ) -> _Outcome:
     """Make one case, if it is not there. Raises `DataError` if writing fails."""
     name = files.name
@@ -215,7 +223,9 @@ def _convert_case(
         before = store.read_case(location, name)
         if before and before.source.files == sources and store.is_intact(location, before):
             return _Outcome(name, "there", remarks=before.remarks)
-        raw = read_case(layout, files, label_names, replace_nonfinite=preparation.replace_nonfinite)
+        raw = read_case(
+            layout, files, label_names, reading, replace_nonfinite=preparation.replace_nonfinite
+        )
         case = prepare(raw.image, raw.label, raw.affine, sources, preparation)
     except DataError as error:
         _unfinish(location)

@@ -1,22 +1,35 @@
 """Images and label maps from files of any known format, checked before anything is done."""
 
 import itertools
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
+import psutil
 from jaxtyping import Float, Integer, Num
 
 from wsicl_jax.axes import Shape3, spacing_of
-from wsicl_jax.data.formats import dicom, itk, nifti
-from wsicl_jax.data.formats.decoded import Decoded
+from wsicl_jax.config import ReadingConfig
+from wsicl_jax.data.formats import dicom, dicom_size, meta_image, nifti, nrrd
+from wsicl_jax.data.formats.decoded import Declared, Decoded
+from wsicl_jax.data.formats.payload import opened
 from wsicl_jax.errors import DataError
 
-READ_ENDINGS = (*nifti.ENDINGS, *itk.ENDINGS)
-"""Names of the files that hold a volume each; DICOM files are known by their content."""
+_HEADER_OF_PAIR, VOXELS_OF_PAIR = nifti.PAIR
+
+READ_ENDINGS = (*nifti.ENDINGS, *nrrd.ENDINGS, *meta_image.ENDINGS, _HEADER_OF_PAIR)
+"""Names of the files that stand for a volume each; DICOM files are known by their content."""
+
+_FORMATS = {
+    (*nifti.ENDINGS, *nifti.PAIR): nifti,
+    nrrd.ENDINGS: nrrd,
+    meta_image.ENDINGS: meta_image,
+}
 
 _SAME_GRID_VOXELS = 0.1
 """Affines that place every voxel within this distance, in voxels, differ by rounding only."""
@@ -24,8 +37,21 @@ _SAME_GRID_VOXELS = 0.1
 _LABEL_ROUNDING = 1e-4
 """A label this close to an integer is one: a file's scale factor leaves such differences."""
 
+_LARGEST_LABEL = 2**53
+"""Beyond, floating-point numbers leave out integers."""
+
+_OPPOSITE = {"L": "R", "P": "A", "I": "S"}
+
 _PLAUSIBLE_SPACING_MM = (0.001, 100.0)
 _LARGEST_EXTENT_MM = 4000.0
+
+_MOST_SHEAR_DEGREES = 45.0
+"""A tilted gantry shears by less; beyond, an affine is damaged."""
+
+_GB = 10**9
+
+_BYTES_PER_VALUE = 20
+"""What reading and preparing an image holds for each value at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,39 +90,33 @@ class LabelMap(NamedTuple):
     """What is unusual about its file."""
 
 
-def voxels_in(path: str | Path) -> int | None:
-    """How many voxels a file holds, by its header alone; None if only reading it tells.
+def read_volume(path: str | Path, reading: ReadingConfig | None = None) -> Volume:
+    """A grey image in float32, of a file or of a folder with one DICOM series.
+
+    Warns of what is unusual about it.
 
     Raises:
-        DataError: the file is missing, or its header is damaged.
+        DataError: the file is missing, damaged, of no known format, not 3D, too large for memory,
+            or has a useless affine or voxels that are no finite number; or the folder has no
+            series, or several.
     """
-    path = Path(path)
-    for endings, read_shape in (
-        (nifti.ENDINGS, nifti.read_shape),
-        (itk.ENDINGS, itk.read_shape),
-    ):
-        if path.name.lower().endswith(endings):
-            return math.prod(map(int, read_shape(path)))
-    return None
-
-
-def read_volume(path: str | Path) -> Volume:
-    """A grey image in float32.
-
-    Raises:
-        DataError: the file is missing, damaged, of no known format, not 3D, or has a useless
-            affine or voxels that are no finite number.
-    """
-    voxels, affine, _ = _decoded([Path(path)])
-    if voxels.ndim != 3:
-        raise DataError(f"{path} has shape {voxels.shape}; expected one 3D volume")
-    image = _as_intensities(voxels).astype(np.float32, copy=False)
+    found = _decoded([Path(path)], reading)
+    if found.voxels.ndim != 3:
+        raise DataError(f"{path} has shape {found.voxels.shape}; expected one 3D volume")
+    image = _as_intensities(found.voxels).astype(np.float32, copy=False)
     if bad := image.size - int(np.isfinite(image).sum()):
         raise DataError(f"{path} has {bad} voxels that are NaN or infinite; replace them first")
-    return Volume(image, affine)
+    for remark in found.remarks:
+        warnings.warn(f"{path}: {remark}", stacklevel=2)
+    return Volume(image, found.affine)
 
 
-def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = None) -> Channels:
+def read_channels(
+    files: Sequence[Path],
+    reading: ReadingConfig | None = None,
+    *,
+    replace_nonfinite: float | None = None,
+) -> Channels:
     """The channels of an image: of one file, or of the files of a DICOM series.
 
     `replace_nonfinite` takes the place of voxels that are NaN or infinite.
@@ -105,8 +125,7 @@ def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = No
         DataError: as `read_volume`, or a channel is constant, or its voxels have a size that
             no scanner gives.
     """
-    voxels, affine, remarks = _decoded(files)
-    _check_plausible(files[0], voxels.shape[:3], affine)
+    voxels, affine, remarks, _ = _decoded(files, reading)
     image = _as_intensities(voxels.reshape(*voxels.shape[:3], -1))
     finite = np.isfinite(image)
     if bad := image.size - int(finite.sum()):
@@ -123,13 +142,13 @@ def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = No
     return Channels(image, affine, remarks)
 
 
-def read_label(path: str | Path) -> LabelMap:
+def read_label(path: str | Path, reading: ReadingConfig | None = None) -> LabelMap:
     """A label map in an integer type.
 
     Raises:
         DataError: as `read_volume`, or a label is no integer.
     """
-    voxels, affine, remarks = _decoded([Path(path)])
+    voxels, affine, remarks, _ = _decoded([Path(path)], reading)
     if voxels.ndim != 3:
         raise DataError(f"{path} has shape {voxels.shape}; expected one 3D volume")
     if voxels.dtype.kind == "f":
@@ -141,6 +160,10 @@ def read_label(path: str | Path) -> LabelMap:
             raise DataError(
                 f"{path} is no label map: {wrong.sum()} voxels are no integers, such as "
                 f"{voxels[wrong][0]:.6g}; resample labels with nearest neighbour"
+            )
+        if np.abs(rounded).max() > _LARGEST_LABEL:
+            raise DataError(
+                f"{path} is no label map: it has values up to {np.abs(rounded).max():.6g}"
             )
         voxels = rounded.astype(np.int64)
         remarks = (*remarks, "floating-point labels, all whole numbers")
@@ -171,28 +194,127 @@ def check_same_grid(
         )
 
 
-def _decoded(files: Sequence[Path]) -> Decoded:
+def check_affine(what: str | Path, affine: Float[np.ndarray, "4 4"]) -> None:
+    """Check that an affine gives every voxel a place of its own.
+
+    Raises:
+        DataError: it has NaN or infinity, an axis without extent, or axes that run nearly
+            alongside each other.
+    """
+    if not np.isfinite(affine).all():
+        raise DataError(f"{what} has an affine with NaN or infinity; repair its header")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(directions).all() or np.linalg.matrix_rank(directions) < 3:
+        raise DataError(f"{what} has a singular affine (an axis without extent); repair its header")
+    cosines = np.abs(directions.T @ directions)[np.triu_indices(3, 1)]
+    shear = 90 - np.degrees(np.arccos(min(cosines.max(), 1)))
+    if shear > _MOST_SHEAR_DEGREES:
+        raise DataError(
+            f"{what} has axes that are {shear:.0f} degrees off a right angle, more than the "
+            f"{_MOST_SHEAR_DEGREES:.0f} that any scanner's tilt makes; repair its header"
+        )
+
+
+def _decoded(files: Sequence[Path], reading: ReadingConfig | None) -> Decoded:
+    if len(files) == 1 and _is_folder(files[0]):
+        files = _series_of(files[0])
     path = files[0]
+    reading = reading or ReadingConfig()
+    known = _format_of(path)
+    try:
+        # What a header says may be infinite, which is told below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            declared = dicom_size.declared(files) if known is dicom else known.declared(path)
+            _check_memory(path, declared, reading.max_memory_gb)
+            found = dicom.read_series(files) if known is dicom else known.read(path)
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into the memory that is left") from error
+    kind = found.voxels.dtype
+    if kind.kind not in "iuf":
+        raise DataError(f"{path} has voxels of type {kind}; expected grey values or labels")
+    check_affine(path, found.affine)
+    _check_plausible(path, found.voxels.shape[:3], found.affine)
+    return found if found.oriented else _assumed(found, reading.assume_orientation)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # told when it is opened
+        return False
+
+
+def _series_of(path: Path) -> Sequence[Path]:
+    """The files of the DICOM series that a folder holds."""
+    series, _, damaged = dicom.scan(path)
+    for file, reason in damaged.items():
+        raise DataError(f"{file} cannot be read as DICOM: {reason}")
+    if len(series) != 1:
+        names = ", ".join(one.description or one.uid for one in series)
+        raise DataError(
+            f"{path} has {len(series)} DICOM series{f' ({names})' if series else ''}; expected a "
+            "folder with one, or a file"
+        )
+    return series[0].files
+
+
+def _format_of(path: Path) -> ModuleType:
+    """The module that reads a file. Raises `DataError` if there is none."""
     name = path.name.lower()
-    if name.endswith(itk.ENDINGS):
-        found = itk.read(path)
-    elif not name.endswith(nifti.ENDINGS) and dicom.is_dicom(path):
-        found = dicom.read_series(files)
-    elif name.endswith(nifti.ENDINGS):
-        found = nifti.read(path)
-    else:
+    for endings, known in _FORMATS.items():
+        # Some scanners name slices of DICOM so.
+        if name.endswith(endings) and not (name.endswith(VOXELS_OF_PAIR) and dicom.is_dicom(path)):
+            return known
+    if dicom.is_dicom(path):
+        return dicom
+    with opened(path):  # what is not there, or no file, is of no format for another reason
         raise DataError(
             f"{path} is of no known format; expected DICOM, or a file named "
             f"{', '.join(READ_ENDINGS)}"
         )
-    if not np.isfinite(found.affine).all():
-        raise DataError(f"{path} has an affine with NaN or infinity; repair its header")
-    if np.linalg.matrix_rank(found.affine[:3, :3]) < 3:
-        raise DataError(f"{path} has a singular affine (an axis without extent); repair its header")
-    kind = found.voxels.dtype
-    if kind.kind not in "iuf":
-        raise DataError(f"{path} has voxels of type {kind}; expected grey values or labels")
-    return found
+
+
+def _check_memory(path: Path, declared: Declared, max_memory_gb: float | None) -> None:
+    """Refuse what is too large to be read, by its header."""
+    need = declared.values * max(_BYTES_PER_VALUE, 2 * declared.kind.itemsize + 6)
+    if max_memory_gb is None:
+        bound, held, why = psutil.virtual_memory().total / 2, 0, "half of the machine's memory is"
+    else:
+        held = psutil.Process().memory_info().rss
+        bound, why = max_memory_gb * _GB, "max_memory_gb is"
+    if need + held > bound:
+        beside = " with what the process holds already" if held else ""
+        raise DataError(
+            f"{path}: reading an image of {declared.values:,} voxels needs "
+            f"{(need + held) / _GB:.2f} GB{beside}, and {why} {bound / _GB:.4g}; allow more "
+            "(max_memory_gb), or give a smaller image"
+        )
+
+
+def _assumed(found: Decoded, orientation: str | None) -> Decoded:
+    """An image whose header does not say where its axes run, with what is assumed, and said."""
+    if orientation is None:
+        letters = "".join(x or "?" for x in nib.aff2axcodes(found.affine))
+        remark = (
+            f"no orientation in its header, axes taken as {letters}, so that left and right may be "
+            "exchanged; say it with assume_orientation"
+        )
+        return found._replace(remarks=(*found.remarks, remark))
+    shape = found.voxels.shape[:3]
+    steps = np.zeros((3, 3))
+    for axis, (letter, spacing) in enumerate(
+        zip(orientation, spacing_of(found.affine), strict=True)
+    ):
+        steps["RAS".index(_OPPOSITE.get(letter, letter)), axis] = (
+            -spacing if letter in _OPPOSITE else spacing
+        )
+    affine = np.eye(4)
+    affine[:3, :3] = steps
+    # Nothing says where: around the middle, alike for an image and its label map.
+    affine[:3, 3] = -steps @ (np.array(shape) - 1) / 2
+    remark = f"no orientation in its header, axes taken as {orientation}, as was said"
+    return found._replace(affine=affine, remarks=(*found.remarks, remark))
 
 
 def _as_intensities(voxels: np.ndarray) -> np.ndarray:

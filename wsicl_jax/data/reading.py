@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.catalogue import SourceFile
 from wsicl_jax.data.formats import dicom_seg
 from wsicl_jax.data.images import LabelMap, check_same_grid, read_channels, read_label
@@ -32,6 +33,7 @@ def read_case(
     layout: Layout,
     files: CaseFiles,
     label_names: Mapping[int, str],
+    reading: ReadingConfig | None = None,
     *,
     replace_nonfinite: float | None = None,
 ) -> RawCase:
@@ -45,7 +47,7 @@ def read_case(
     images, remarks = [], []
     grid: tuple[Path, tuple[int, ...], np.ndarray] | None = None
     for parts in files.images:
-        image, affine, said = read_channels(parts, replace_nonfinite=replace_nonfinite)
+        image, affine, said = read_channels(parts, reading, replace_nonfinite=replace_nonfinite)
         here = (parts[0], image.shape[1:], affine)
         grid = grid or here
         check_same_grid((here[0], grid[0]), (here[1], grid[1]), (here[2], grid[2]))
@@ -57,7 +59,7 @@ def read_case(
             f"has {len(image)} channels; the data set has {', '.join(layout.channel_names)}"
         )
     file, shape, affine = grid
-    label, label_affine, said = _label_of(files, label_names, shape, affine)
+    label, label_affine, said = _label_of(files, label_names, shape, affine, reading)
     check_same_grid((file, files.labels[0]), (shape, label.shape), (affine, label_affine))
     values = np.unique(label).tolist()
     if unknown := sorted(set(values) - {0, *label_names}):
@@ -86,7 +88,7 @@ def source_files(layout: Layout, files: CaseFiles) -> tuple[SourceFile, ...]:
     return tuple(found)
 
 
-def scan_labels(layout: Layout) -> dict[int, str]:
+def scan_labels(layout: Layout, reading: ReadingConfig | None = None) -> dict[int, str]:
     """Names such as `label 1` for all values in the label files, which are all read.
 
     Raises:
@@ -96,7 +98,8 @@ def scan_labels(layout: Layout) -> dict[int, str]:
     with track(len(layout.cases), f"looking for labels in {layout.name}") as progress:
         for files in layout.cases:
             with contextlib.suppress(DataError):  # told when the case is converted
-                values |= {int(v) for v in np.unique(read_label(files.labels[0]).label)}
+                label = read_label(files.labels[0], reading).label
+                values |= {int(v) for v in np.unique(label)}
             progress.advance()
     if not (found := sorted(values - {0})):
         raise DataError(f"{layout.source} has no label map with a value but 0")
@@ -106,10 +109,14 @@ def scan_labels(layout: Layout) -> dict[int, str]:
 
 
 def _label_of(
-    files: CaseFiles, label_names: Mapping[int, str], shape: tuple[int, ...], affine: np.ndarray
+    files: CaseFiles,
+    label_names: Mapping[int, str],
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    reading: ReadingConfig | None,
 ) -> LabelMap:
     if is_volume(files.labels[0]):
-        return _turned(read_label(files.labels[0]), affine)
+        return _turned(read_label(files.labels[0], reading), affine)
     values = {name: value for value, name in label_names.items()}
     label = dicom_seg.read_segmentation(files.labels, values, shape, affine)
     return LabelMap(label, affine, ())

@@ -1,11 +1,13 @@
 """A context set from the command line: a JSON file, pairs of files, or cases of a data set."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.images import Volume, read_channels, read_label
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Layout
@@ -96,6 +98,7 @@ def from_dataset(
     channel: int = 0,
     labels: Mapping[int, str] | None = None,
     targets: Collection[Path] = (),
+    reading: ReadingConfig | None = None,
 ) -> ContextSet:
     """Training cases of a data set of nnU-Net, the Decathlon or paired folders, with their masks.
 
@@ -125,14 +128,14 @@ def from_dataset(
             break
         case = cases[number]
         try:
-            present = set(np.unique(read_label(case.labels[0]).label).tolist())
+            present = set(np.unique(read_label(case.labels[0], reading).label).tolist())
         except DataError as error:
             left_out[case.name] = str(error)
             continue
         lacking = missing if len(used) >= subjects else list(values)
         shown = [name for name in lacking if values[name] in present]
         if shown:
-            image = _image(layout, case, channel)
+            image = _image(layout, case, channel, reading)
             used.append(case)
         for name in shown:
             mask, chosen = case.labels[0], [values[name]]
@@ -175,7 +178,9 @@ def _chosen(
     return {name: values[name] for name in dict.fromkeys(structures)}
 
 
-def _image(layout: Layout, case: CaseFiles, channel: int) -> Path | Volume:
+def _image(
+    layout: Layout, case: CaseFiles, channel: int, reading: ReadingConfig | None
+) -> Path | Volume:
     """The channel of a case, read where its file holds several."""
     count = max(len(layout.channel_names), len(case.images))
     if channel >= count:
@@ -185,5 +190,7 @@ def _image(layout: Layout, case: CaseFiles, channel: int) -> Path | Volume:
         )
     if len(case.images) == count:
         return case.images[channel][0]
-    found = read_channels(case.images[0])
+    found = read_channels(case.images[0], reading)
+    for remark in found.remarks:
+        warnings.warn(f"{case.images[0][0]}: {remark}", stacklevel=2)
     return Volume(found.image[channel].astype(np.float32, copy=False), found.affine)

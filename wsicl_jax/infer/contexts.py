@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float
 from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import PromptError, located
-from wsicl_jax.infer.example import UNNAMED, ContextImage, Example
+from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import as_label_map, as_path, as_volume
-from wsicl_jax.infer.memory import check_file
 from wsicl_jax.infer.prepared import Prepared, prepare
 from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.infer.tiles import Faces, faces_of
@@ -67,16 +66,19 @@ def prepared_contexts(
     for job in jobs:
         first.setdefault(_identity(job[2].image), len(first))
     jobs.sort(key=lambda job: first[_identity(job[2].image)])
-    read_image = functools.lru_cache(maxsize=1)(as_volume)
-    read_label = functools.lru_cache(maxsize=1)(as_label_map)
+    reading = segmenter.config
+    read_image = functools.lru_cache(maxsize=1)(functools.partial(as_volume, reading=reading))
+    read_label = functools.lru_cache(maxsize=1)(functools.partial(as_label_map, reading=reading))
     prepared: tuple[Volume, Prepared] | None = None
     found: dict[tuple[str, int], Shown] = {}
     with track(len(jobs), "reading context", show=len(jobs) > 0) as bar:
         for name, place, example in jobs:
             with located("" if example.name else _called(name, place)):
-                for file in example.files[:1]:
-                    check_file(file, segmenter.config.max_memory_gb)
-                volume, prompts = _loaded(example, read_image, read_label)
+                # Paths alone are worth keeping, and can be told apart.
+                by_path = as_path(example.mask) is not None
+                volume, prompts = example.load(
+                    read_image, read_label if by_path else as_label_map, reading
+                )
                 if prepared is None or prepared[0] is not volume:
                     # However coarse they are themselves: a target may be finer.
                     held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
@@ -105,12 +107,6 @@ def channels_of(shown: Sequence[Shown], halo: float) -> Float[np.ndarray, "conte
     """The prompt channels of a context set, as the network takes them."""
     painted = np.stack([context.channel for context in shown])
     return with_halo(painted, [context.is_mask for context in shown], halo)
-
-
-def _loaded(example: Example, read_image, read_label) -> ContextImage:
-    # Paths alone are worth keeping, and can be told apart.
-    by_path = as_path(example.mask) is not None
-    return example.load(read_image, read_label if by_path else as_label_map)
 
 
 def _identity(image: object) -> object:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.axes import Shape3
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.errors import WsiclError
 from wsicl_jax.infer.context_set import ContextSet
 from wsicl_jax.infer.example import Example
@@ -65,7 +66,7 @@ def dry_run(
     notes: Sequence[str] = (),
     problems: Sequence[str] = (),
     probabilities: bool = False,
-    max_memory_gb: float | None = None,
+    reading: ReadingConfig | None = None,
 ) -> DryRun:
     """Find out what a batch would do, and everything that would go wrong.
 
@@ -76,7 +77,7 @@ def dry_run(
     found = list(problems)
     task = None
     if context is not None:
-        shown, wrong = _context_table(context)
+        shown, wrong = _context_table(context, reading)
         tables.append(shown)
         found += wrong
         if not wrong:
@@ -93,7 +94,7 @@ def dry_run(
             bar.status(target.output.name)
             shape = spacing = memory = "-"
             try:
-                volume, remarks = read_target(target)
+                volume, remarks = read_target(target, reading)
             except WsiclError as error:
                 failed[target.name] = str(error)
             else:
@@ -105,7 +106,7 @@ def dry_run(
                     plans.append(plan)
                     memory = f"{plan.memory_gb:.2f}"
                     try:
-                        plan.check(max_memory_gb)
+                        plan.check(reading and reading.max_memory_gb)
                     except WsiclError as error:
                         failed[target.name] = str(error)
                 del volume
@@ -120,17 +121,17 @@ def dry_run(
     return DryRun(tuple(tables), tuple(found), failed)
 
 
-def _context_table(context: ContextSet) -> tuple[Table, list[str]]:
+def _context_table(context: ContextSet, reading: ReadingConfig | None) -> tuple[Table, list[str]]:
     """Structures, images and prompts of a context set, and what is wrong with it."""
-    read_image = functools.lru_cache(maxsize=1)(as_volume)
-    read_label = functools.lru_cache(maxsize=1)(as_label_map)
+    read_image = functools.lru_cache(maxsize=1)(functools.partial(as_volume, reading=reading))
+    read_label = functools.lru_cache(maxsize=1)(functools.partial(as_label_map, reading=reading))
     rows, shown, problems = {}, [], []
     jobs = [(name, i, e) for name, given in context.structures.items() for i, e in enumerate(given)]
     # What shares an image comes together, so that it is read once.
     for name, number, example in sorted(jobs, key=lambda job: str(as_path(job[2].image))):
         prompts = "-"
         try:
-            prompts = _prompts(example, read_image, read_label)
+            prompts = _prompts(example, read_image, read_label, reading)
         except WsiclError as error:
             problems.append(
                 str(error) if example.name else f"{name}: context {number + 1}: {error}"
@@ -145,8 +146,9 @@ def _context_table(context: ContextSet) -> tuple[Table, list[str]]:
     return table, list(dict.fromkeys(problems))
 
 
-def _prompts(example: Example, read_image, read_label) -> str:
-    loaded = example.load(read_image, read_label if as_path(example.mask) else as_label_map)
+def _prompts(example: Example, read_image, read_label, reading: ReadingConfig | None) -> str:
+    by_path = as_path(example.mask) is not None
+    loaded = example.load(read_image, read_label if by_path else as_label_map, reading)
     counts = Counter(kind_of(prompt) for prompt in loaded.prompts)
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 

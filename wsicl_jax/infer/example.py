@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 from wsicl_jax.axes import Box
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.images import Volume, check_same_grid
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, as_volume
@@ -88,11 +89,12 @@ class Example:
         self,
         read_image: Callable[[ImageLike], Volume] = as_volume,
         read_label: Callable[[LabelLike, Volume], tuple[np.ndarray, np.ndarray]] = as_label_map,
+        reading: ReadingConfig | None = None,
     ) -> ContextImage:
         """Read the image and bring all its prompts to its voxels.
 
         `read_image` and `read_label` read what is given as a path; those of a caller may keep
-        what several examples share.
+        what several examples share. `reading` goes for the files of `markups`.
 
         Raises:
             DataError: the image or its mask cannot be read, or they are not on one grid.
@@ -105,9 +107,11 @@ class Example:
                     volume = read_image(self.image)
                 else:
                     volume = as_volume(self.image, self.spacing_mm, self.affine)
-            return ContextImage(volume, self._prompts(volume, read_label))
+            return ContextImage(volume, self._prompts(volume, read_label, reading))
 
-    def _prompts(self, volume: Volume, read_label: Callable) -> list[Prompt]:
+    def _prompts(
+        self, volume: Volume, read_label: Callable, reading: ReadingConfig | None
+    ) -> list[Prompt]:
         prompts = list(self.prompts)
         given = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
         check_count(sum(map(len, (prompts, *given, self.boxes, self.boxes_mm))))
@@ -133,7 +137,7 @@ class Example:
             from wsicl_jax.infer.foreign import read_prompts
 
             with located("markups"):
-                prompts += read_prompts(file, volume, axes=self.markup_axes)
+                prompts += read_prompts(file, volume, axes=self.markup_axes, reading=reading)
                 check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):

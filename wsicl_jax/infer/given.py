@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.formats import itk, nifti
-from wsicl_jax.data.images import Volume, read_label, read_volume
+from wsicl_jax.data.images import Volume, check_affine, read_label, read_volume
 from wsicl_jax.errors import DataError
 from wsicl_jax.infer.positions import Number
 
@@ -43,6 +44,7 @@ def as_volume(
     given: ImageLike | Num[np.ndarray, "..."],
     spacing_mm: Sequence[Number] | None = None,
     affine: Num[np.ndarray, "4 4"] | None = None,
+    reading: ReadingConfig | None = None,
 ) -> Volume:
     """An image as a grey volume in float32, with its place in the world.
 
@@ -60,14 +62,16 @@ def as_volume(
             "out"
         )
     if (path := as_path(given)) is not None:
-        return read_volume(path)
+        return read_volume(path, reading)
     if isinstance(given, Volume):
         return _checked(given.image, given.affine)
     return _checked(*_opened(given))
 
 
 def as_label_map(
-    given: LabelLike | Num[np.ndarray, "..."], volume: Volume
+    given: LabelLike | Num[np.ndarray, "..."],
+    volume: Volume,
+    reading: ReadingConfig | None = None,
 ) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """A label map in an integer type with its affine; an array is on the grid of `volume`.
 
@@ -75,7 +79,7 @@ def as_label_map(
         DataError: as `read_label`.
     """
     if (path := as_path(given)) is not None:
-        label = read_label(path)
+        label = read_label(path, reading)
         return label.label, label.affine
     is_array = isinstance(given, np.ndarray)
     voxels, affine = (given, volume.affine) if is_array else _opened(given)
@@ -97,8 +101,7 @@ def _checked(voxels: np.ndarray, affine: np.ndarray) -> Volume:
     if voxels.dtype.kind not in "biuf":
         raise DataError(f"image has voxels of type {voxels.dtype}; expected grey values")
     affine = np.asarray(affine, np.float64)
-    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
-        raise DataError("affine is singular or not finite, so the axes have no direction")
+    check_affine("image", affine)
     with np.errstate(over="ignore"):
         image = voxels.astype(np.float32, copy=False)
     # Percentiles of an image with NaN are NaN, which would pass for a constant image.

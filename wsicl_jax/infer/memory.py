@@ -7,9 +7,7 @@ import psutil
 from rich.table import Table
 
 from wsicl_jax.axes import Shape3
-from wsicl_jax.data.images import voxels_in
 from wsicl_jax.errors import DataError
-from wsicl_jax.infer.given import as_path
 from wsicl_jax.infer.prepared import BYTES_PER_VOXEL
 
 GB = 10**9
@@ -57,27 +55,6 @@ class Plan:
                 f"segmenting needs {self.memory_gb:.2f} GB ({largest}), and max_memory_gb is "
                 f"{max_memory_gb:g}; allow more, give a smaller image, or leave out probabilities"
             )
-
-
-def check_file(given: object, max_memory_gb: float | None) -> None:
-    """Refuse a file that is too large to be read and prepared, by its header; else nothing.
-
-    Raises:
-        DataError: it would take the process above `max_memory_gb`.
-    """
-    path = as_path(given)
-    if max_memory_gb is None or path is None or not path.is_file():
-        return
-    voxels = voxels_in(path)
-    if voxels is None:
-        return
-    need = psutil.Process().memory_info().rss + (BYTES_PER_VOXEL + _READING) * voxels
-    if need > max_memory_gb * GB:
-        raise DataError(
-            f"reading an image of {voxels:,} voxels needs {need / GB:.2f} GB with what the process "
-            f"holds already, and max_memory_gb is {max_memory_gb:g}; allow more, or give a smaller "
-            "image"
-        )
 
 
 def plan(

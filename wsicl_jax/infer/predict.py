@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.formats.dicom_file import is_dicom
 from wsicl_jax.data.images import Volume
 from wsicl_jax.data.results import (
@@ -41,8 +42,6 @@ class Segments(Protocol):
     """What is needed of a task."""
 
     structures: dict[str, int]
-
-    def check_file(self, given: Path) -> None: ...
 
     def stream(
         self,
@@ -174,7 +173,12 @@ def refusals(
 
 
 def predict(
-    task: Segments, targets: Sequence[Target], output: Path, *, probabilities: bool = False
+    task: Segments,
+    targets: Sequence[Target],
+    output: Path,
+    *,
+    probabilities: bool = False,
+    reading: ReadingConfig | None = None,
 ) -> PredictSummary:
     """Segment each target into its files in the directory `output`; see `refusals` first.
 
@@ -195,9 +199,7 @@ def predict(
     told: dict[str, tuple[str, ...]] = {}
 
     def read(target: Target) -> Volume:
-        if len(target.files) == 1:
-            task.check_file(target.files[0])
-        volume, told[target.name] = read_target(target)
+        volume, told[target.name] = read_target(target, reading)
         return volume
 
     names = _labels_file(output, task.structures, [target.output for target in targets])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.formats import dicom
 from wsicl_jax.data.images import READ_ENDINGS, Volume, read_channels
 from wsicl_jax.data.layouts.described import CHANNEL
@@ -20,7 +21,7 @@ _MOST_CHANNELS = 100
 """Numbers from here on that a name ends in are no channel, but a date, a subject or the like."""
 
 _OWN_FORMAT = {
-    **{".nii.gz": "nii.gz", ".nii": "nii"},
+    **{".nii.gz": "nii.gz", ".nii": "nii", ".hdr": "nii.gz"},
     **{".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "mha", ".mhd": "mha"},
 }
 """The format of a result by the ending of its target; nii.gz for all others."""
@@ -113,14 +114,16 @@ def find_targets(
     return FoundTargets(targets, tuple(notes), tuple(problems))
 
 
-def read_target(target: Target) -> tuple[Volume, tuple[str, ...]]:
+def read_target(
+    target: Target, reading: ReadingConfig | None = None
+) -> tuple[Volume, tuple[str, ...]]:
     """A target's image, and what is unusual about it.
 
     Raises:
         DataError: as `data.images.read_channels`, or it has no such channel.
     """
     try:
-        found = read_channels(target.files)
+        found = read_channels(target.files, reading)
     except DataError as error:
         if len(target.files) == 1 and "only slice" in str(error):
             raise DataError(f"{error}; give the folder of its series") from error

@@ -1,5 +1,6 @@
 """A task: structures, context sets that show them, and targets to find them in."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,7 +16,7 @@ from wsicl_jax.infer.compose import Composition, Scores, TileScore
 from wsicl_jax.infer.contexts import channels_of, prepared_contexts, shown_on
 from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import ImageLike, as_path, as_volume
-from wsicl_jax.infer.memory import Plan, check_file, plan
+from wsicl_jax.infer.memory import Plan, plan
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
 from wsicl_jax.infer.prepared import Prepared, prepare
 from wsicl_jax.infer.result import Segmentation
@@ -28,6 +29,9 @@ from wsicl_jax.prompts import Prompt, Scribble
 T = TypeVar("T")
 
 _LARGEST_VALUE = 2**16 - 1
+
+_FEW_SLICES = 4
+"""An image with fewer along an axis is hardly a volume."""
 
 
 class Task:
@@ -76,8 +80,7 @@ class Task:
         """
         if target is not None:
             with located("target"):
-                self.check_file(target)
-                volume = as_volume(target, spacing_mm, affine)
+                volume = as_volume(target, spacing_mm, affine, self._segmenter.config)
                 self._target = self._prepared(volume, probabilities, fine)
             self._added = []
         return self._found(self._current(), self._added, probabilities, fine, show=show)
@@ -95,15 +98,15 @@ class Task:
             DataError: as `segment`.
         """
         with located("target"):
-            self.check_file(target)
-            self._target = self._prepared(as_volume(target, spacing_mm, affine), False, None)
+            volume = as_volume(target, spacing_mm, affine, self._segmenter.config)
+            self._target = self._prepared(volume, False, None)
         self._added = []
 
     def stream(
         self,
         targets: Sequence[T],
         *,
-        read: Callable[[T], Volume] = as_volume,
+        read: Callable[[T], Volume] | None = None,
         probabilities: bool = False,
         fine: bool | None = None,
         show: bool = True,
@@ -115,9 +118,10 @@ class Task:
         added on a target have no part in it. `show` draws a progress bar.
         """
 
+        read = read or functools.partial(as_volume, reading=self._segmenter.config)
+
         def prepared(target: T) -> Prepared | WsiclError:
             try:
-                self.check_file(target)
                 return self._prepared(read(target), probabilities, fine)
             except WsiclError as error:
                 return error
@@ -232,10 +236,6 @@ class Task:
             looks=looks,
         )
 
-    def check_file(self, given: object) -> None:
-        """Raises `DataError` if a file, by its header, is too large for `max_memory_gb`."""
-        check_file(given, self._segmenter.config.max_memory_gb)
-
     def _prepared(self, volume: Volume, probabilities: bool, fine: bool | None) -> Prepared:
         config = self._segmenter.config
         shape, affine = volume.image.shape, volume.affine
@@ -277,7 +277,7 @@ class Task:
         found = Composition(
             target.grid, self.structures, config.fine_overlap, probabilities=probabilities
         )
-        remarks: list[str] = []
+        remarks = _thin(target.grid)
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
             shown = [*contexts, shown_on(target, own)] if own else contexts
@@ -318,6 +318,19 @@ class Task:
             given = "is not said" if structure is None else f"is {structure!r}"
             raise PromptError(f"the structure {given}; expected one of {', '.join(names)}")
         return structure
+
+
+def _thin(grid: WorkingGrid) -> list[str]:
+    """What is to be said of an image with so few slices that it is hardly a volume."""
+    thinnest = min(grid.turned_shape)
+    if thinnest >= _FEW_SLICES:
+        return []
+    along = grid.grid[grid.turned_shape.index(thinnest)]
+    return [
+        f"only {thinnest} slice{'s' * (thinnest > 1)} along an axis, where the working grid has "
+        f"{along}: a structure needs more than {along // (2 * thinnest)} slices of that grid to be "
+        "seen, and the network knows volumes only; do not rely on this result"
+    ]
 
 
 def _values(names: Sequence[str], values: Mapping[str, int] | None) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from wsicl_jax.data.formats.payload import beginning
 from wsicl_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ class Plane(NamedTuple):
 def is_dicom(path: Path) -> bool:
     """Whether there is a file that has DICOM's mark."""
     try:
-        with path.open("rb") as file:
-            file.seek(_PREAMBLE)
-            return file.read(len(_MARK)) == _MARK
-    except OSError:
+        return beginning(path, _PREAMBLE + len(_MARK))[_PREAMBLE:] == _MARK
+    except DataError:
         return False
 
 

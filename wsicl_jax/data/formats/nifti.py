@@ -1,18 +1,33 @@
-"""NIfTI files through nibabel, read and written."""
+"""NIfTI and Analyze files through nibabel, read and written."""
 
 import gzip
-import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Bool, Float, Num
+from nibabel.nifti1 import Nifti1PairHeader
+from nibabel.nifti2 import Nifti2PairHeader
+from nibabel.volumeutils import apply_read_scaling
 
-from wsicl_jax.data.formats.decoded import Decoded
+from wsicl_jax.data.formats.decoded import Declared, Decoded
+from wsicl_jax.data.formats.payload import beginning, read_bytes, shown
 from wsicl_jax.errors import DataError, ShapeError
 from wsicl_jax.files import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
+
+PAIR = (".hdr", ".img")
+"""Header and voxels in two files: of NIfTI, or Analyze 7.5, of which SPM's form is one."""
+
+_SINGLE = (nib.Nifti2Header, nib.Nifti1Header)
+_PAIRS = (Nifti2PairHeader, Nifti1PairHeader, nib.Spm99AnalyzeHeader)
+
+Header = nib.AnalyzeHeader
+"""What nibabel's headers of all of these have in common."""
+
+_LARGEST_OFFSET = 2**26
+"""Extensions between header and voxels are smaller."""
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 """Millimetres in NIfTI's spatial units metre (1) and micron (3); all other codes mean mm."""
@@ -26,38 +41,43 @@ _GEOMETRY = (
 )
 
 
+def declared(path: Path) -> Declared:
+    """What a file's header says of its voxels. Raises as `read`."""
+    return _declared(path, _header(path))
+
+
 def read(path: Path) -> Decoded:
     """A file's voxels, scaled as its header says, and its affine in mm.
 
     Raises:
-        DataError: the file is missing, empty, damaged, no NIfTI, or of less than 3 or more
-            than 4 dimensions.
+        DataError: the file is missing, empty, damaged, no NIfTI, of less than 3 or more than 4
+            dimensions, or holds fewer bytes than its header declares.
     """
-    image = _decode(path)
-    shape = image.shape
-    frames = [length for length in shape[3:] if length != 1]
-    if len(shape) < 3 or len(frames) > 1:
-        raise DataError(f"{path} has shape {shape}; expected a 3D volume, or one with channels")
-    if not math.prod(shape):
-        raise DataError(f"{path} has shape {shape}, so it has no voxels")
+    header = _header(path)
+    shape, kind = said = _declared(path, header)
+    begin = header.get_data_offset()
+    if not _is_pair(path):
+        begin = max(begin, header.single_vox_offset)
+    files = [voxel_file(path) or path]
+    stored = read_bytes(files, said.bytes, skipped=begin, compressed=_is_compressed(path))
     remarks = []
-    if len(shape) > 3 and not frames:
+    if len(header.get_data_shape()) > 3 and len(shape) == 3:
         remarks.append("4D with one frame, taken as 3D")
-    if not image.header["sform_code"] and not image.header["qform_code"]:
-        remarks.append("no orientation in its header, taken as nibabel does")
-    affine = affine_in_mm(image.affine, image.header)
     try:
-        array = np.asanyarray(image.dataobj)
+        values = apply_read_scaling(stored.view(kind), *header.get_slope_inter())
+        affine = affine_in_mm(header.get_best_affine(), header)
     except Exception as error:
         raise _unreadable(path, error) from error
-    native = array.dtype.newbyteorder("=")
-    voxels = np.ascontiguousarray(array.reshape((*shape[:3], *frames)), native)
-    return Decoded(voxels, affine, tuple(remarks))
+    native = values.dtype.newbyteorder("=")
+    voxels = np.ascontiguousarray(values.reshape(shape, order="F"), native)
+    return Decoded(voxels, affine, tuple(remarks), says_orientation(header))
 
 
-def read_shape(path: Path) -> tuple[int, ...]:
-    """The shape of a file's voxels, from its header. Raises as `read`."""
-    return _header(path).get_data_shape()
+def says_orientation(header: Header) -> bool:
+    """Whether a header says where its axes run."""
+    return isinstance(header, nib.Nifti1Header) and bool(
+        header["sform_code"] or header["qform_code"]
+    )
 
 
 def write(
@@ -123,62 +143,82 @@ def _check_grid(
             f"{path} would be {shape} but {like} is {source.get_data_shape()[:3]}; "
             "bring it to that image's grid first"
         )
-    if not np.allclose(
-        affine, affine_in_mm(source.get_best_affine(), source), rtol=1e-4, atol=1e-3
-    ):
+    # A header that does not say where its axes run is kept so, whatever was assumed.
+    own = affine_in_mm(source.get_best_affine(), source)
+    if says_orientation(source) and not np.allclose(affine, own, rtol=1e-4, atol=1e-3):
         raise DataError(f"{path} would have another affine than {like}, whose grid it is to take")
 
 
-def affine_in_mm(
-    affine: Float[np.ndarray, "4 4"], header: nib.Nifti1Header
-) -> Float[np.ndarray, "4 4"]:
+def affine_in_mm(affine: Float[np.ndarray, "4 4"], header: Header) -> Float[np.ndarray, "4 4"]:
     """The affine of an image in its header's spatial unit, to RAS+ mm; float64."""
     scaled = np.array(affine, np.float64)
-    scaled[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
+    if isinstance(header, nib.Nifti1Header):
+        scaled[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)
     return scaled
 
 
-def _header(path: Path) -> nib.Nifti1Header:
-    """A file's header alone."""
-    _check_ending(path)
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            is_second = nib.Nifti2Header.may_contain_header(file.read(_SNIFFED))
-            file.seek(0)
-            kind = nib.Nifti2Header if is_second else nib.Nifti1Header
-            return kind.from_fileobj(file)
-    except Exception as error:
-        raise _unreadable(path, error) from error
+def voxel_file(path: Path) -> Path | None:
+    """The file of the voxels that a header of its own describes; None if they are in one file."""
+    return _pair(path)[1] if _is_pair(path) else None
 
 
-def _decode(path: Path) -> nib.Nifti1Image:
+def _header(path: Path) -> Header:
+    """A file's header alone, checked.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
     _check_ending(path)
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    own = _pair(path)[0] if _is_pair(path) else path
+    content = beginning(own, _SNIFFED, compressed=_is_compressed(path))
+    kinds = _PAIRS if _is_pair(path) else _SINGLE
+    kind = next((k for k in kinds if k.may_contain_header(content)), kinds[-1])
     try:
-        content = path.read_bytes()
-        if not content:
-            raise DataError(f"{path} is empty (0 bytes); copy it again")
-        # To the end, so that gzip compares its checksum: nibabel stops at the last voxel.
-        if path.name.lower().endswith(".gz"):
-            content = gzip.decompress(content)
-        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(content) else nib.Nifti1Image
-        return kind.from_bytes(content)
-    except DataError:
-        raise
-    # Bytes of unknown origin make gzip and nibabel fail in more ways than they document.
+        header = kind(content[: kind.template_dtype.itemsize])
+        header.get_slope_inter()
+        begin = header.get_data_offset()
+    # Bytes of unknown origin make nibabel fail in more ways than it documents.
     except Exception as error:
         raise _unreadable(path, error) from error
+    if not 0 <= begin <= _LARGEST_OFFSET:
+        raise _unreadable(path, ValueError(f"voxels would begin at byte {begin}"))
+    return header
+
+
+def _declared(path: Path, header: Header) -> Declared:
+    shape = tuple(map(int, header.get_data_shape()))
+    frames = tuple(length for length in shape[3:] if length != 1)
+    if len(shape) < 3 or len(frames) > 1:
+        raise DataError(f"{path} has shape {shape}; expected a 3D volume, or one with channels")
+    if min(shape) < 1:
+        raise DataError(f"{path} has shape {shape}, so it has no voxels")
+    kind = header.get_data_dtype()
+    if kind.kind not in "iuf":
+        raise DataError(f"{path} has voxels of type {kind}; expected grey values or labels")
+    return Declared((*shape[:3], *frames), kind)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _is_pair(path: Path) -> bool:
+    return path.name.lower().endswith(PAIR)
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    """The header and the voxels of a pair, either of which may be named."""
+    header, voxels = PAIR
+    if path.suffix.isupper():
+        header, voxels = header.upper(), voxels.upper()
+    return path.with_suffix(header), path.with_suffix(voxels)
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = shown(" ".join(str(error).split())) or type(error).__name__
     return DataError(f"{path} cannot be read as NIfTI, it may be damaged or cut off: {reason}")
 
 
 def _check_ending(path: Path) -> None:
-    if not path.name.lower().endswith(ENDINGS):
+    if not path.name.lower().endswith((*ENDINGS, *PAIR)):
         raise DataError(f"{path} is not named as a NIfTI file; expected .nii or .nii.gz")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsicl_jax.data.images import READ_ENDINGS
+from wsicl_jax.data.images import READ_ENDINGS, VOXELS_OF_PAIR
 from wsicl_jax.errors import DataError
 
-_HEADER_ENDINGS = (".mhd", ".nhdr")
-_VOXEL_ENDINGS = (".raw", ".zraw", ".raw.gz")
+_HEADER_ENDINGS = (".mhd", ".nhdr", ".hdr")
+_VOXEL_ENDINGS = (".raw", ".zraw", ".raw.gz", VOXELS_OF_PAIR)
 
 Kind = Literal["auto", "nnunet", "msd", "paired", "dicom"]
 

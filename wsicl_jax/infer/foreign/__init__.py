@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.images import READ_ENDINGS, Volume
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.infer.foreign import label_map, napari, slicer
@@ -11,7 +12,13 @@ from wsicl_jax.prompts import Prompt
 _AXES = ("xyz", "zyx")
 
 
-def read_prompts(path: str | os.PathLike, volume: Volume, *, axes: str = "xyz") -> list[Prompt]:
+def read_prompts(
+    path: str | os.PathLike,
+    volume: Volume,
+    *,
+    axes: str = "xyz",
+    reading: ReadingConfig | None = None,
+) -> list[Prompt]:
     """The prompts of a file, in voxels of the image that they were drawn on; at least one.
 
     - `.mrk.json`, `.json`: markups of 3D Slicer; `.fcsv`: its older lists of points.
@@ -29,7 +36,7 @@ def read_prompts(path: str | os.PathLike, volume: Volume, *, axes: str = "xyz") 
         raise PromptError(f"axes are {axes!r}; expected one of {', '.join(_AXES)}")
     name = path.name.lower()
     if name.endswith(READ_ENDINGS):
-        return label_map.as_prompts(path, volume)
+        return label_map.as_prompts(path, volume, reading)
     with located(str(path)):
         if name.endswith(".json"):
             return slicer.markups(path, volume)

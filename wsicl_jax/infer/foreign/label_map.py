@@ -10,6 +10,7 @@ from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
 from wsicl_jax.axes import Box, Index3
+from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.images import Volume, check_same_grid, read_label
 from wsicl_jax.errors import PromptError
 from wsicl_jax.prompts import Point, Prompt, Scribble, SliceMask
@@ -37,7 +38,7 @@ _STEP = 1.8
 """Neighbours, diagonal ones too, are closer than this."""
 
 
-def as_prompts(path: Path, volume: Volume) -> list[Prompt]:
+def as_prompts(path: Path, volume: Volume, reading: ReadingConfig | None = None) -> list[Prompt]:
     """Each part of a label map, of voxels that touch and are not zero, as a prompt.
 
     By the first rule that fits: small parts (`DAB`) are points, thin ones (`PEN`) scribbles along
@@ -48,7 +49,7 @@ def as_prompts(path: Path, volume: Volume) -> list[Prompt]:
         DataError: the file cannot be read, or is not on the image's grid.
         PromptError: it marks nothing, or has more than `MOST_PARTS` parts.
     """
-    label, affine, _ = read_label(path)
+    label, affine, _ = read_label(path, reading)
     check_same_grid(
         (Path("the image"), path), (volume.image.shape, label.shape), (volume.affine, affine)
     )
