@@ -10,14 +10,24 @@ from jaxtyping import Bool, Float
 from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import PromptError, located
+from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.infer.example import UNNAMED, ContextImage, Example
 from wsicl_jax.infer.given import as_label_map, as_path, as_volume
 from wsicl_jax.infer.memory import check_file
-from wsicl_jax.infer.prepared import Prepared, prepare
+from wsicl_jax.infer.prepared import Prepared, content_of, prepare
 from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.infer.tiles import Faces, faces_of
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import Prompt, holds_mask, on_grid, to_channel, with_halo
+from wsicl_jax.prompts import (
+    Prompt,
+    box_around,
+    holds_mask,
+    kind_of,
+    on_crop,
+    on_grid,
+    to_channel,
+    with_halo,
+)
 
 
 class HeldMask(NamedTuple):
@@ -39,7 +49,7 @@ class Shown(NamedTuple):
 
     image: Prepared
     prompts: Sequence[Prompt | HeldMask]
-    """In voxels of the image's own grid; none if there will be no second look."""
+    """In voxels of the image as it is cropped; none if there will be no second look."""
     channel: Float[np.ndarray, "X Y Z"]
     """The prompts painted on the working grid, without a halo."""
     is_mask: bool
@@ -69,7 +79,7 @@ def prepared_contexts(
     jobs.sort(key=lambda job: first[_identity(job[2].image)])
     read_image = functools.lru_cache(maxsize=1)(as_volume)
     read_label = functools.lru_cache(maxsize=1)(as_label_map)
-    prepared: tuple[Volume, Prepared] | None = None
+    prepared: tuple[Volume, Box, Prepared] | None = None
     found: dict[tuple[str, int], Shown] = {}
     with track(len(jobs), "reading context", show=len(jobs) > 0) as bar:
         for name, place, example in jobs:
@@ -77,22 +87,33 @@ def prepared_contexts(
                 for file in example.files[:1]:
                     check_file(file, segmenter.config.max_memory_gb)
                 volume, prompts = _loaded(example, read_image, read_label)
-                if prepared is None or prepared[0] is not volume:
+                content = (
+                    prepared[1]
+                    if prepared is not None and prepared[0] is volume
+                    else content_of(volume, segmenter.volume)
+                )
+                crop = _with_prompts(content, prompts, volume.image.shape)
+                if prepared is None or prepared[0] is not volume or prepared[2].crop != crop:
                     # However coarse they are themselves: a target may be finer.
-                    held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
-                    prepared = volume, held
-                image = prepared[1]
-                found[name, place] = shown_on(image, prompts)
+                    image = prepare(
+                        volume, segmenter.volume, own=segmenter.may_look_again, crop=crop
+                    )
+                    prepared = volume, content, image
+                found[name, place] = shown_on(prepared[2], prompts)
             bar.advance()
     return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
 
 
 def shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
-    """An image with its prompts, in voxels of its own grid, as a context image.
+    """An image with its prompts, in voxels of the whole image, as a context image.
+
+    Of prompts that reach into the margins that are cut off, the rest is taken.
 
     Raises:
-        PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
+        PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
+            another shape.
     """
+    prompts = prompts if image.is_whole else [_in_crop(prompt, image) for prompt in prompts]
     placed = [on_grid(prompt, image.grid) for prompt in prompts]
     channel, is_mask = to_channel(placed, image.grid.grid), holds_mask(prompts)
     if image.own is None:
@@ -105,6 +126,36 @@ def channels_of(shown: Sequence[Shown], halo: float) -> Float[np.ndarray, "conte
     """The prompt channels of a context set, as the network takes them."""
     painted = np.stack([context.channel for context in shown])
     return with_halo(painted, [context.is_mask for context in shown], halo)
+
+
+def _with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box:
+    """The box around what is taken of an image and all of its prompts."""
+    whole = Box((0, 0, 0), shape)
+    if content == whole:
+        return content
+    for prompt in prompts:
+        _check_inside(prompt, shape)
+    around = box_around(prompts, shape)
+    return content if around is None else content.joined(around)
+
+
+def _in_crop(prompt: Prompt, image: Prepared) -> Prompt:
+    _check_inside(prompt, image.shape)
+    crop = WorkingGrid(image.shape, image.crop.extent, crop=image.crop)
+    placed = on_crop(prompt, crop)
+    if placed is None:
+        raise PromptError(
+            f"a {kind_of(prompt)} lies in the margin of the image, which is of one value; there is "
+            f"something from {image.crop.start} to {image.crop.stop} only"
+        )
+    return placed
+
+
+def _check_inside(prompt: Prompt, shape: Shape3) -> None:
+    """Raises `PromptError` unless a prompt fits an image of this shape."""
+    if isinstance(prompt, np.ndarray) and prompt.shape == shape:
+        return
+    on_grid(prompt, WorkingGrid(shape, shape))
 
 
 def _loaded(example: Example, read_image, read_label) -> ContextImage:

@@ -17,7 +17,7 @@ from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import ImageLike, as_path, as_volume
 from wsicl_jax.infer.memory import Plan, check_file, plan
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
-from wsicl_jax.infer.prepared import Prepared, prepare
+from wsicl_jax.infer.prepared import Prepared, content_of, prepare
 from wsicl_jax.infer.result import Segmentation
 from wsicl_jax.infer.second_look import second_look
 from wsicl_jax.infer.segmenter import Segmenter
@@ -242,8 +242,9 @@ class Task:
         if config.max_memory_gb is not None:
             planned = self.plan(shape, affine, probabilities=probabilities, fine=fine)
             planned.check(config.max_memory_gb)
-        grid = WorkingGrid.of(shape, affine, self._segmenter.volume.grid)
-        return prepare(volume, self._segmenter.volume, own=self._looks_again(grid, fine))
+        crop = content_of(volume, self._segmenter.volume)
+        grid = WorkingGrid.of(crop.extent, affine, self._segmenter.volume.grid)
+        return prepare(volume, self._segmenter.volume, own=self._looks_again(grid, fine), crop=crop)
 
     def _looks_again(self, grid: WorkingGrid, fine: bool | None) -> bool:
         segmenter = self._segmenter
@@ -275,7 +276,12 @@ class Task:
             )
         encoded = self._segmenter.encode(target.image)
         found = Composition(
-            target.grid, self.structures, config.fine_overlap, probabilities=probabilities
+            target.shape,
+            target.crop,
+            target.grid,
+            self.structures,
+            config.fine_overlap,
+            probabilities=probabilities,
         )
         remarks: list[str] = []
         for name, contexts in self._contexts.items():
@@ -308,7 +314,7 @@ class Task:
     def _place(self) -> Volume:
         target = self._current()
         # Of the image only the shape is asked.
-        return Volume(np.broadcast_to(np.float32(0), target.grid.shape), target.affine)
+        return Volume(np.broadcast_to(np.float32(0), target.shape), target.affine)
 
     def _named(self, structure: str | None) -> str:
         names = list(self.structures)
