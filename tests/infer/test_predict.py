@@ -32,6 +32,7 @@ class Bright:
 
     def __init__(self, **structures):
         self.structures = structures or ONE
+        self.remarks = ()
 
     def check_file(self, given):
         pass

@@ -41,7 +41,7 @@ def context_figure(structures: Mapping[str, Sequence[Example]], path: Path) -> N
     jobs = [(name, example) for name, examples in structures.items() for example in examples]
     with track(len(jobs), "reading context") as bar:
         for name, example in jobs:
-            volume, prompts = example.load()
+            volume, prompts, _ = example.load()
             label = np.zeros(volume.image.shape, np.uint8)
             for prompt in prompts:
                 label[to_channel([prompt], label.shape) > 0] = _VALUES[kind_of(prompt)]

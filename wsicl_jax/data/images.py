@@ -96,14 +96,19 @@ def read_volume(path: str | Path) -> Volume:
     return Volume(image, affine)
 
 
-def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = None) -> Channels:
+def read_channels(
+    files: Sequence[Path],
+    *,
+    replace_nonfinite: float | None = None,
+    may_be_constant: bool = False,
+) -> Channels:
     """The channels of an image: of one file, or of the files of a DICOM series.
 
     `replace_nonfinite` takes the place of voxels that are NaN or infinite.
 
     Raises:
-        DataError: as `read_volume`, or a channel is constant, or its voxels have a size that
-            no scanner gives.
+        DataError: as `read_volume`, or a channel is constant and may not be, or its voxels have a
+            size that no scanner gives.
     """
     voxels, affine, remarks = _decoded(files)
     _check_plausible(files[0], voxels.shape[:3], affine)
@@ -118,7 +123,7 @@ def read_channels(files: Sequence[Path], *, replace_nonfinite: float | None = No
         remarks = (*remarks, f"NaN or infinite voxels replaced by {replace_nonfinite:g}")
     image = np.ascontiguousarray(np.moveaxis(image, 3, 0))
     for channel in image:
-        if channel.min() == channel.max():
+        if not may_be_constant and channel.min() == channel.max():
             raise DataError(f"{files[0]} is {channel.flat[0]:g} everywhere: there is no image")
     return Channels(image, affine, remarks)
 
@@ -172,6 +177,8 @@ def check_same_grid(
 
 
 def _decoded(files: Sequence[Path]) -> Decoded:
+    if len(files) == 1 and files[0].is_dir():
+        files = dicom.series_in(files[0])
     path = files[0]
     name = path.name.lower()
     if name.endswith(itk.ENDINGS):

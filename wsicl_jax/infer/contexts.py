@@ -56,6 +56,8 @@ class Shown(NamedTuple):
     """Whether a mask of the whole structure is among the prompts."""
     prompted: Faces | None
     """Where the prompts are."""
+    remarks: tuple[str, ...] = ()
+    """What looks like a mistake in it."""
 
 
 def prepared_contexts(
@@ -83,10 +85,11 @@ def prepared_contexts(
     found: dict[tuple[str, int], Shown] = {}
     with track(len(jobs), "reading context", show=len(jobs) > 0) as bar:
         for name, place, example in jobs:
-            with located("" if example.name else _called(name, place)):
+            called = example.name or _called(name, place)
+            with located("" if example.name else called):
                 for file in example.files[:1]:
                     check_file(file, segmenter.config.max_memory_gb)
-                volume, prompts = _loaded(example, read_image, read_label)
+                volume, prompts, said = _loaded(example, read_image, read_label)
                 content = (
                     prepared[1]
                     if prepared is not None and prepared[0] is volume
@@ -99,7 +102,9 @@ def prepared_contexts(
                         volume, segmenter.volume, own=segmenter.may_look_again, crop=crop
                     )
                     prepared = volume, content, image
-                found[name, place] = shown_on(prepared[2], prompts)
+                shown = shown_on(prepared[2], prompts)
+                remarks = tuple(f"{called}: {remark}" for remark in said)
+                found[name, place] = shown._replace(remarks=remarks)
             bar.advance()
     return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
 
@@ -113,7 +118,7 @@ def shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
         PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
             another shape.
     """
-    prompts = prompts if image.is_whole else [_in_crop(prompt, image) for prompt in prompts]
+    prompts = prompts if image.is_whole else _in_crop(prompts, image)
     placed = [on_grid(prompt, image.grid) for prompt in prompts]
     channel, is_mask = to_channel(placed, image.grid.grid), holds_mask(prompts)
     if image.own is None:
@@ -139,16 +144,20 @@ def _with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box
     return content if around is None else content.joined(around)
 
 
-def _in_crop(prompt: Prompt, image: Prepared) -> Prompt:
-    _check_inside(prompt, image.shape)
+def _in_crop(prompts: Sequence[Prompt], image: Prepared) -> list:
+    """Prompts on the whole image as prompts on what is taken of it, whose masks are smaller."""
     crop = WorkingGrid(image.shape, image.crop.extent, crop=image.crop)
-    placed = on_crop(prompt, crop)
-    if placed is None:
-        raise PromptError(
-            f"a {kind_of(prompt)} lies in the margin of the image, which is of one value; there is "
-            f"something from {image.crop.start} to {image.crop.stop} only"
-        )
-    return placed
+    found = []
+    for prompt in prompts:
+        _check_inside(prompt, image.shape)
+        placed = on_crop(prompt, crop)
+        if placed is None:
+            raise PromptError(
+                f"a {kind_of(prompt)} lies in the margin of the image, which is of one value; "
+                f"there is something from {image.crop.start} to {image.crop.stop} only"
+            )
+        found.append(placed)
+    return found
 
 
 def _check_inside(prompt: Prompt, shape: Shape3) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Num
 from wsicl_jax.axes import Box
 from wsicl_jax.data.images import Volume, check_same_grid
 from wsicl_jax.errors import PromptError, located
+from wsicl_jax.infer import remarks
 from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, as_volume
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
 from wsicl_jax.prompts import Prompt, Scribble
@@ -25,6 +26,8 @@ class ContextImage(NamedTuple):
 
     volume: Volume
     prompts: list[Prompt]
+    remarks: tuple[str, ...] = ()
+    """What looks like a mistake in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +99,13 @@ class Example:
                     volume = read_image(self.image)
                 else:
                     volume = as_volume(self.image, self.spacing_mm, self.affine)
-            return ContextImage(volume, self._prompts(volume, read_label))
+            prompts, said = self._prompts(volume, read_label)
+            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *said))
 
-    def _prompts(self, volume: Volume, read_label: Callable) -> list[Prompt]:
+    def _prompts(
+        self, volume: Volume, read_label: Callable
+    ) -> tuple[list[Prompt], tuple[str, ...]]:
+        said: tuple[str, ...] = ()
         prompts = list(self.prompts)
         for points, coordinates in _both(self.points, self.points_mm):
             for number, position in enumerate(points, 1):
@@ -124,14 +131,17 @@ class Example:
                 prompts += read_prompts(file, volume, axes=self.markup_axes)
         if self.mask is not None:
             with located("mask"):
-                prompts.append(self._mask(volume, read_label))
+                mask, said = self._mask(volume, read_label)
+                prompts.append(mask)
         elif self.labels is not None:
             raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
         if not prompts:
             raise PromptError("image has no prompt; give points, scribbles, boxes or a mask")
-        return prompts
+        return prompts, said
 
-    def _mask(self, volume: Volume, read_label: Callable) -> Bool[np.ndarray, "x y z"]:
+    def _mask(
+        self, volume: Volume, read_label: Callable
+    ) -> tuple[Bool[np.ndarray, "x y z"], tuple[str, ...]]:
         if self.labels is not None and 0 in self.labels:
             raise PromptError(f"labels are {list(self.labels)}, but 0 is what no structure has")
         label, affine = read_label(self.mask, volume)
@@ -144,7 +154,7 @@ class Example:
             present = np.setdiff1d(label, 0).tolist()
             wanted = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
             raise PromptError(f"{mask} has no voxel {wanted}; it has labels {present[:20]}")
-        return found
+        return found, remarks.on_mask(label, found, self.labels)
 
 
 def _both(

@@ -41,6 +41,7 @@ class Segments(Protocol):
     """What is needed of a task."""
 
     structures: dict[str, int]
+    remarks: tuple[str, ...]
 
     def check_file(self, given: Path) -> None: ...
 
@@ -191,7 +192,7 @@ def predict(
         raise DataError(f"{output} cannot be used as a directory: {error.strerror}") from error
     written: list[Path] = []
     failed: dict[str, str] = {}
-    remarks: dict[str, tuple[str, ...]] = {}
+    remarks: dict[str, tuple[str, ...]] = {"context set": task.remarks} if task.remarks else {}
     told: dict[str, tuple[str, ...]] = {}
 
     def read(target: Target) -> Volume:

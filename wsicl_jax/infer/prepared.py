@@ -34,6 +34,8 @@ class Prepared(NamedTuple):
     """The image on the working grid, in [0, 1]."""
     own: UInt16[np.ndarray, "x y z"] | None
     """The image on its own grid, 0 to 1 in 65,536 steps; None if no closer look will be taken."""
+    remarks: tuple[str, ...] = ()
+    """What looks like a mistake in it."""
 
     @property
     def is_whole(self) -> bool:

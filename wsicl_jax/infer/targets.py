@@ -119,7 +119,7 @@ def read_target(target: Target) -> tuple[Volume, tuple[str, ...]]:
         DataError: as `data.images.read_channels`, or it has no such channel.
     """
     try:
-        found = read_channels(target.files)
+        found = read_channels(target.files, may_be_constant=True)
     except DataError as error:
         if len(target.files) == 1 and "only slice" in str(error):
             raise DataError(f"{error}; give the folder of its series") from error

@@ -1,5 +1,6 @@
 """A task: structures, context sets that show them, and targets to find them in."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,6 +12,7 @@ from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.infer import remarks
 from wsicl_jax.infer.compose import Composition, Scores, TileScore
 from wsicl_jax.infer.contexts import channels_of, prepared_contexts, shown_on
 from wsicl_jax.infer.example import UNNAMED, Example
@@ -49,6 +51,11 @@ class Task:
         self.structures = _values(list(given), values)
         """Value of each structure in label maps."""
         self._contexts = prepared_contexts(segmenter, given)
+        self.remarks = tuple(
+            remark for shown in self._contexts.values() for one in shown for remark in one.remarks
+        )
+        """What looks like a mistake in the context images, and what to do about it."""
+        _warn(self.remarks)
         self._target: Prepared | None = None
         self._added: list[tuple[str, Prompt]] = []
 
@@ -80,7 +87,9 @@ class Task:
                 volume = as_volume(target, spacing_mm, affine)
                 self._target = self._prepared(volume, probabilities, fine)
             self._added = []
-        return self._found(self._current(), self._added, probabilities, fine, show=show)
+        found = self._found(self._current(), self._added, probabilities, fine, show=show)
+        _warn(found.remarks)
+        return found
 
     def open(
         self,
@@ -244,7 +253,10 @@ class Task:
             planned.check(config.max_memory_gb)
         crop = content_of(volume, self._segmenter.volume)
         grid = WorkingGrid.of(crop.extent, affine, self._segmenter.volume.grid)
-        return prepare(volume, self._segmenter.volume, own=self._looks_again(grid, fine), crop=crop)
+        prepared = prepare(
+            volume, self._segmenter.volume, own=self._looks_again(grid, fine), crop=crop
+        )
+        return prepared._replace(remarks=remarks.on_image(volume.image))
 
     def _looks_again(self, grid: WorkingGrid, fine: bool | None) -> bool:
         segmenter = self._segmenter
@@ -283,7 +295,7 @@ class Task:
             config.fine_overlap,
             probabilities=probabilities,
         )
-        remarks: list[str] = []
+        said = [*target.remarks, *self._own_contexts(target)]
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
             shown = [*contexts, shown_on(target, own)] if own else contexts
@@ -300,11 +312,19 @@ class Task:
             tiles: list[TileScore] = []
             if again and (whole > CUT).any():
                 tiles, remark = second_look(self._segmenter, name, target, shown, whole, show)
-                remarks += [f"{name}: {remark}"] if remark else []
+                said += [f"{name}: {remark}"] if remark else []
             found.add(name, Scores(whole, tiles))
+        said += remarks.on_result(found.label_map, self.structures)
         return Segmentation(
-            found.label_map, self.structures, target.affine, found.probabilities, tuple(remarks)
+            found.label_map, self.structures, target.affine, found.probabilities, tuple(said)
         )
+
+    def _own_contexts(self, target: Prepared) -> Iterator[str]:
+        for contexts in self._contexts.values():
+            for place, context in enumerate(contexts, 1):
+                if np.array_equal(context.image.image, target.image):
+                    yield remarks.on_own_context(place)
+                    return
 
     def _current(self) -> Prepared:
         if self._target is None:
@@ -324,6 +344,12 @@ class Task:
             given = "is not said" if structure is None else f"is {structure!r}"
             raise PromptError(f"the structure {given}; expected one of {', '.join(names)}")
         return structure
+
+
+def _warn(said: Sequence[str]) -> None:
+    for remark in said:
+        # Attributed to who called the task.
+        warnings.warn(remark, stacklevel=3)
 
 
 def _values(names: Sequence[str], values: Mapping[str, int] | None) -> dict[str, int]:

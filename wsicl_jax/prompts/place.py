@@ -88,10 +88,13 @@ def box_around(prompts: Sequence[Prompt], shape: Shape3) -> Box | None:
     """The smallest box of voxels of a volume around the prompts on it; None without any."""
     around = None
     for prompt in prompts:
-        low, high = (np.floor(face + 1).astype(int).tolist() for face in bounds(prompt))
-        box = Box(tuple(low), tuple(high))
+        low, high = (np.floor(face + 1).astype(int) for face in bounds(prompt))
+        # A point may lie on the very last face, and is of the voxel before it.
+        low = np.clip(low, 0, np.subtract(shape, 1))
+        high = np.clip(high, low + 1, shape)
+        box = Box(tuple(low.tolist()), tuple(high.tolist()))
         around = box if around is None else around.joined(box)
-    return None if around is None else around.common(Box((0, 0, 0), shape))
+    return around
 
 
 def _in_volume(grid: WorkingGrid) -> Box:
