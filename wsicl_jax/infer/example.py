@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 from wsicl_jax.axes import Box
-from wsicl_jax.data.images import Volume, check_same_grid
+from wsicl_jax.data.images import LabelMap, Volume, check_same_grid
+from wsicl_jax.data.reading import label_on_grid
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.infer import remarks
 from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, as_volume
@@ -144,17 +145,20 @@ class Example:
     ) -> tuple[Bool[np.ndarray, "x y z"], tuple[str, ...]]:
         if self.labels is not None and 0 in self.labels:
             raise PromptError(f"labels are {list(self.labels)}, but 0 is what no structure has")
-        label, affine = read_label(self.mask, volume)
+        shape = volume.image.shape
+        label, affine, said = label_on_grid(
+            LabelMap(*read_label(self.mask, volume), ()), shape, volume.affine
+        )
         image, mask = (
             as_path(x) or Path(n) for x, n in ((self.image, "image"), (self.mask, "mask"))
         )
-        check_same_grid((image, mask), (volume.image.shape, label.shape), (volume.affine, affine))
+        check_same_grid((image, mask), (shape, label.shape), (volume.affine, affine))
         found = label != 0 if self.labels is None else np.isin(label, self.labels)
         if not found.any():
             present = np.setdiff1d(label, 0).tolist()
             wanted = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
             raise PromptError(f"{mask} has no voxel {wanted}; it has labels {present[:20]}")
-        return found, remarks.on_mask(label, found, self.labels)
+        return found, (*said, *remarks.on_mask(label, found, self.labels))
 
 
 def _both(

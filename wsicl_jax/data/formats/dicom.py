@@ -111,11 +111,13 @@ def read_series(files: Sequence[Path]) -> Decoded:
     """
     planes: list[tuple[Plane, Path]] = []
     slices: list[np.ndarray] = []
+    is_inverted = False
     for path in files:
         dataset = read_object(path)
         _check_image(path, dataset)
-        colours = dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
-        if colours or dataset.get("SamplesPerPixel", 1) != 1:
+        shown_as = dataset.get("PhotometricInterpretation")
+        is_inverted |= shown_as == "MONOCHROME1"
+        if shown_as == "PALETTE COLOR" or dataset.get("SamplesPerPixel", 1) != 1:
             raise DataError(f"{path} has voxels of colours; expected grey values")
         frames = frames_of(path, dataset)
         for number, plane in enumerate(planes_of(path, dataset)):
@@ -127,6 +129,8 @@ def read_series(files: Sequence[Path]) -> Decoded:
     upright = abs(step @ normal) / max(np.linalg.norm(step) * np.linalg.norm(normal), 1e-9)
     tilt = np.degrees(np.arccos(min(upright, 1)))
     remarks = (f"slices sheared by {tilt:.1f} degrees",) if tilt > _TILT_DEGREES else ()
+    if is_inverted:
+        remarks = (*remarks, "low values are bright, as the header says (MONOCHROME1)")
     # Each slice has (row, column), which are y and x.
     voxels = np.stack([slices[i].T for i in order], axis=-1)
     if voxels.dtype == np.int32 and _fits(voxels, np.int16):
