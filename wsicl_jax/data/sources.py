@@ -340,9 +340,12 @@ def own_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Sub
 def case_crop(
     store: Store, name: str, channel: int, volume: VolumeConfig, keep: Box | None = None
 ) -> Box:
-    """What is taken of a case, in its own voxels: all but margins, and what lies in `keep`."""
+    """What is taken of a case, in its own voxels: all but margins, and what lies in `keep`.
+
+    A store that was cropped as it was made is not cropped again.
+    """
     case = store.case(name)
-    if not volume.crop:
+    if not volume.crop or store.root.preparation.crop:
         return Box((0, 0, 0), case.shape)
     key = hashkey(store.path, name, case.digest, channel)
     with _CACHE_LOCK:

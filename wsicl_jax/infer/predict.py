@@ -76,7 +76,8 @@ class PredictSummary:
     failed: dict[str, str]
     """Name of a target to why it has no label map."""
     remarks: dict[str, tuple[str, ...]]
-    """Name of a target to what was done otherwise than usual."""
+    """Name of a target, or "context set", to what was done otherwise than usual and to what looks
+    like a mistake."""
 
     def table(self) -> RenderableType:
         """The counts, and a row for every failure and remark, for `console().print`."""
