@@ -474,3 +474,14 @@ def test_a_turned_region_becomes_the_box_around_it(tmp_path):
     (found,) = loaded(image, markups=[path]).prompts
     extent = np.array(found.extent) * [1.5, 0.75, 3]
     assert (extent >= [3, 3 * sine * 2 - 0.75, 9]).all() and (extent <= [6, 6, 12]).all()
+
+
+def test_the_table_names_tests_that_there_are():
+    tests = Path(__file__).parents[1]
+    named = set(re.findall(r"`(test_\w+)`", (tests / "README.md").read_text()))
+    there = {
+        name
+        for file in tests.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 25 and named <= there

@@ -556,6 +556,7 @@ def test_a_margin_of_one_value_changes_nothing(close_segmenter, fine, affine):
         padded(target, WIDTHS), probabilities=True, fine=fine
     )
     assert found.label_map.shape == (43, 22, 22)
+    assert found.crop == Box((20, 0, 5), (40, 15, 17))
     np.testing.assert_array_equal(found.probability[INSIDE], expected.probability)
     np.testing.assert_array_equal(found.label_map[INSIDE], expected.label_map)
     assert found.label_map.sum() == expected.label_map.sum() > 0

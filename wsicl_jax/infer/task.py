@@ -316,7 +316,12 @@ class Task:
             found.add(name, Scores(whole, tiles))
         said += remarks.on_result(found.label_map, self.structures)
         return Segmentation(
-            found.label_map, self.structures, target.affine, found.probabilities, tuple(said)
+            found.label_map,
+            self.structures,
+            target.affine,
+            found.probabilities,
+            tuple(said),
+            target.crop,
         )
 
     def _own_contexts(self, target: Prepared) -> Iterator[str]:

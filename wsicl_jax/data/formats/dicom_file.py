@@ -30,7 +30,6 @@ _HEADER = (
 )
 """What tells an object from another, and whom it shows."""
 
-
 _NEEDED_GROUPS = (0x0002, 0x0020, 0x0028, 0x0062, 0x5200, 0x7FE0)
 """Groups of the header that say how pixels are stored, where they lie and what they are."""
 
