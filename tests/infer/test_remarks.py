@@ -1,5 +1,6 @@
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 from infer.volumes import LPS, volume
@@ -7,6 +8,8 @@ from infer.volumes import LPS, volume
 from wsicl_jax.data.images import Volume
 from wsicl_jax.infer import remarks
 from wsicl_jax.infer.example import Example
+from wsicl_jax.infer.predict import predict
+from wsicl_jax.infer.targets import find_targets
 
 SHAPE = (24, 20, 16)
 BALL = np.sum(((np.indices(SHAPE).T - [12, 10, 8]) / [6, 5, 4]) ** 2, axis=-1).T < 1
@@ -98,3 +101,17 @@ def test_nothing_found_and_nearly_everything_marked_get_a_remark():
     assert "99% of the image is marked as b" in said
     label[5:] = 1
     assert remarks.on_result(label, {"a": 1, "b": 2}) == ()
+
+
+def test_a_batch_tells_remarks_of_targets_and_of_the_context_set(segmenter, tmp_path):
+    for name, image in (("blank", np.zeros(SHAPE, np.int16)), ("grey", volume(3, SHAPE).image)):
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    named = [tmp_path / "blank.nii.gz", tmp_path / "grey.nii.gz"]
+    everywhere = Example(volume(1), mask=np.ones((9, 7, 5), np.uint8))
+    with pytest.warns(UserWarning, match="the mask covers 100%"):
+        task = segmenter.task([everywhere])
+    summary = predict(task, find_targets(named, tmp_path / "out").targets, tmp_path / "out")
+    assert [path.name for path in summary.written] == ["blank.nii.gz", "grey.nii.gz"]
+    assert "the mask covers 100% of its image" in summary.remarks["context set"][0]
+    assert "the image is 0 everywhere" in summary.remarks[str(named[0])][0]
+    assert not any("everywhere" in said for said in summary.remarks.get(str(named[1]), ()))
