@@ -146,9 +146,10 @@ class Example:
         if self.labels is not None and 0 in self.labels:
             raise PromptError(f"labels are {list(self.labels)}, but 0 is what no structure has")
         shape = volume.image.shape
-        label, affine, said = label_on_grid(
-            LabelMap(*read_label(self.mask, volume), ()), shape, volume.affine
-        )
+        given = LabelMap(*read_label(self.mask, volume), ())
+        # An array has no place of its own.
+        is_array = isinstance(self.mask, np.ndarray)
+        label, affine, said = given if is_array else label_on_grid(given, shape, volume.affine)
         image, mask = (
             as_path(x) or Path(n) for x, n in ((self.image, "image"), (self.mask, "mask"))
         )
