@@ -10,6 +10,7 @@ from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry import (
     WorkingGrid,
+    content_box,
     resize,
     resize_nearest,
     resize_window,
@@ -236,3 +237,53 @@ def test_a_view_is_moved_into_the_volume_and_takes_short_axes_whole():
     view = grid.view(np.array([1.0, 5, 2]), np.array([8.0, 4, 9]))
     assert view.covered == Box((0, 3, 0), (8, 7, 5))
     assert view.grid == (8, 8, 8)
+
+
+def padded(image, widths, values):
+    for value in values:
+        image = np.pad(image, widths, constant_values=value)
+    return image
+
+
+@pytest.mark.parametrize("values", [[0], [-3024], [7, -3024]])
+@pytest.mark.parametrize("widths", [[(2, 2)] * 3, [(0, 3), (1, 0), (0, 0)]])
+def test_the_content_of_an_image_is_what_its_margins_leave(widths, values):
+    image = np.random.default_rng(0).normal(size=(5, 4, 6)).astype(np.float32)
+    box = content_box(padded(image, widths, values))
+    np.testing.assert_array_equal(padded(image, widths, values)[box.slices], image)
+
+
+def test_a_margin_is_of_one_value_on_each_side_but_not_on_all():
+    image = np.random.default_rng(0).normal(size=(5, 4, 6))
+    image = np.pad(image, [(2, 0), (0, 0), (0, 0)], constant_values=-1024)
+    image = np.pad(image, [(0, 3), (0, 0), (0, 0)], constant_values=0)
+    assert content_box(image) == Box((2, 0, 0), (7, 4, 6))
+
+
+def test_what_touches_the_faces_is_content():
+    image = np.zeros((7, 7, 7))
+    image[0, 3, 3] = image[6, 3, 3] = image[3, 0, 3] = image[3, 6, 3] = 1
+    image[3, 3, 0] = image[3, 3, 6] = 1
+    assert content_box(image) == Box((0, 0, 0), (7, 7, 7))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (1, 1, 1), (3, 1, 8)])
+def test_of_an_image_of_one_value_all_is_content(shape):
+    assert content_box(np.full(shape, 3)) == Box((0, 0, 0), shape)
+
+
+def test_a_block_of_one_value_is_content_and_so_is_most_of_a_ramp():
+    block = np.zeros((8, 9, 10))
+    block[2:4, 3:7, 4:9] = 5
+    assert content_box(block) == Box((2, 3, 4), (4, 7, 9))
+    ramp = np.broadcast_to(np.arange(20.0), (4, 5, 20))
+    assert content_box(ramp) == Box((0, 0, 2), (4, 5, 18))
+
+
+@quick
+@given(st.data())
+def test_a_box_of_the_turned_volume_holds_the_same_voxels(data):
+    grid, box = data.draw(with_box(turned()))
+    marked = np.zeros(grid.shape, bool)
+    marked[box.slices] = True
+    assert grid.turned_box(box) == Box.around(grid.turned(marked))

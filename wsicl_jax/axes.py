@@ -40,6 +40,11 @@ class Box(NamedTuple):
             return None
         return Box(tuple(start.tolist()), tuple(stop.tolist()))
 
+    def joined(self, other: "Box") -> "Box":
+        """The smallest box that holds both."""
+        start, stop = np.minimum(self.start, other.start), np.maximum(self.stop, other.stop)
+        return Box(tuple(start.tolist()), tuple(stop.tolist()))
+
     @classmethod
     def around(cls, mask: np.ndarray) -> "Box | None":
         """The tight box around the non-zero voxels of a 3D mask; None if there are none."""

@@ -173,7 +173,9 @@ def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     # Without a halo, the digest is that of checkpoints from before there were halos; with one, it
     # is not that of checkpoints from when the halo was of each image alone.
     halo = ["of the set", volume.prompt_halo] if volume.prompt_halo else []
-    return sealing.digest_of([fingerprints, *rules, *halo])
+    # Without a crop it is that of checkpoints from when margins were never cut off.
+    crop = ["crop"] if volume.crop else []
+    return sealing.digest_of([fingerprints, *rules, *halo, *crop])
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

@@ -123,8 +123,12 @@ class VolumeConfig:
 
     grid: tuple[Positive, Positive, Positive] = (32, 32, 32)
     """Working grid in voxels; every volume is resized to it as a whole."""
+    crop: bool = True
+    """Cut off margins of one value, such as padding, from every image before anything else; a
+    context image keeps what its prompts lie in."""
     percentiles: tuple[Amount, Amount] = (0.5, 99.5)
-    """Percentiles (0 to 100) that intensities are clipped to before scaling to [0, 1]."""
+    """Percentiles (0 to 100) that intensities are clipped to before scaling to [0, 1]; of what
+    `crop` leaves."""
     prompt_halo: Share = 0.0
     """Width of the Gaussian halo around prompts, as a share of what all prompts of the context set
     cover together along each axis; 0: no halo, as published. Masks of the whole structure have
@@ -187,7 +191,7 @@ class PreparationConfig(AssumptionConfig):
     ras: bool = False
     """Axes are permuted and mirrored to RAS+ order: to the right, to the front, up."""
     crop: bool = False
-    """Only the box is kept in which a channel is above its lowest value, or a label is."""
+    """Only the box is kept in which a channel, without its margins of one value, or a label is."""
     spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
     """Volumes are resampled to about this voxel spacing in mm, so that a whole number of voxels
     covers them."""
@@ -195,7 +199,8 @@ class PreparationConfig(AssumptionConfig):
     """Volumes are resized as a whole to this number of voxels; with `ras`, training at an equal
     `volume.grid` has nothing left to do."""
     percentiles: tuple[Amount, Amount] | None = None
-    """Intensities are clipped to these percentiles (0 to 100) and scaled to [0, 1]."""
+    """Intensities are clipped to these percentiles (0 to 100) of what `crop` leaves, and scaled to
+    [0, 1]."""
     replace_nonfinite: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Voxels that are NaN or infinite become this; without it their cases are left out."""
 

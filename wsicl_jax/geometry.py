@@ -6,6 +6,7 @@ and of the grid coincide, and a voxel's index names the centre of its cell.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,9 @@ from scipy import ndimage
 
 from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.errors import PromptError
+
+_MARGINS = 2
+"""Margins within each other that are cut off: one more would find them in a ramp as well."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,17 @@ class WorkingGrid:
             stop.append(last)
         return Box(tuple(start), tuple(stop))
 
+    def turned_box(self, box: Box) -> Box:
+        """A box of the volume as one of the turned volume."""
+        ends = [
+            (size - box.stop[axis], size - box.start[axis])
+            if flip
+            else (box.start[axis], box.stop[axis])
+            for axis, flip, size in zip(self.order, self.flips, self.turned_shape, strict=True)
+        ]
+        (x, u), (y, v), (z, w) = ends
+        return Box((x, y, z), (u, v, w))
+
     def cropped(self, crop: Box, grid: Shape3) -> "WorkingGrid":
         """The way from the same volume to a grid over a box of the turned volume."""
         return replace(self, crop=crop, grid=grid)
@@ -183,6 +198,34 @@ class WorkingGrid:
             array[self.crop.slices] = inside
         turned = np.flip(array, [a for a, flip in enumerate(self.flips) if flip])
         return np.ascontiguousarray(turned.transpose(np.argsort(self.order)))
+
+
+def content_box(image: Num[np.ndarray, "x y z"]) -> Box:
+    """What of an image is left without its margins; all of an image of one value.
+
+    A margin are outer planes that hold one and the same value, such as the padding of a scanner
+    or of a resampling. Within it there may be another one, such as an empty background.
+    """
+    start, stop = [0, 0, 0], list(image.shape)
+
+    def plane(axis: int, index: int) -> np.ndarray:
+        inside: list[slice | int] = [slice(a, b) for a, b in zip(start, stop, strict=True)]
+        inside[axis] = index
+        return image[tuple(inside)]
+
+    for _ in range(_MARGINS):
+        before = Box(tuple(start), tuple(stop))
+        for axis, (ends, step) in itertools.product(range(3), ((start, 1), (stop, -1))):
+            value = None
+            while start[axis] < stop[axis]:
+                outer = plane(axis, ends[axis] - (step < 0))
+                value = outer.flat[0] if value is None else value
+                if not (outer == value).all():
+                    break
+                ends[axis] += step
+            if start[axis] == stop[axis]:  # what was left is of one value, but not nothing
+                return before
+    return Box(tuple(start), tuple(stop))
 
 
 def resize(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, "X Y Z"]:

@@ -11,16 +11,22 @@ def normalise(
 
     The published preprocessing (percentiles 0.5 and 99.5, then min-max), per volume.
     """
-    low, high = percentile_range(image, percentiles)
+    return scaled(image, *percentile_range(image, percentiles))
+
+
+def scaled(
+    image: Num[np.ndarray, "*shape"], low: float, high: float
+) -> Float[np.ndarray, "*shape"]:
+    """Clip to two values and scale to [0, 1], float32; 0 everywhere if they are the same."""
     image = np.asarray(image, np.float32)
     span = np.float32(high - low)
     # Of values next to 0, the range may be 0 in float32 alone.
     if not span > 0:
         return np.zeros_like(image)
     # In place: of a large image one more copy is all that is held.
-    scaled = image - np.float32(low)
-    scaled /= span
-    return np.clip(scaled, 0, 1, out=scaled)
+    result = image - np.float32(low)
+    result /= span
+    return np.clip(result, 0, 1, out=result)
 
 
 def percentile_range(

@@ -136,12 +136,16 @@ def test_intensities_are_scaled_and_the_ends_recorded():
 
 def test_a_prepared_store_gives_the_same_subjects_to_the_bit(tmp_path):
     volume = VolumeConfig(grid=(8, 8, 8), percentiles=(0.5, 99.5))
-    ready = PreparationConfig(ras=True, grid=volume.grid, percentiles=volume.percentiles)
+    ready = PreparationConfig(ras=True, crop=True, grid=volume.grid, percentiles=volume.percentiles)
+    image, label = case()
+    margin = [(3, 0), (2, 5), (1, 1)]
+    image = np.pad(image, [(0, 0), *margin], constant_values=-3024)
+    label = np.pad(label, margin)
     subjects = []
     for name, preparation in (("raw", PreparationConfig()), ("ready", ready)):
         path = tmp_path / name
         create_store(path, "test", ("T1", "T2"), {1: "a", 2: "b"}, preparation)
-        prepared = prepare(*case(), AFFINE, FILES, preparation)
+        prepared = prepare(image, label, AFFINE, FILES, preparation)
         write_case(path, "c", *prepared[:3], source=prepared.source)
         finish_store(path)
         subjects.append(prepared_case(Store.open(path), "c", 1, volume))

@@ -2,20 +2,24 @@ import pickle
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fabricated import dataset, store_of
 
+from wsicl_jax.axes import Box
 from wsicl_jax.config import DatasetConfig, EpisodeConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data import sources
 from wsicl_jax.data.datasets import dataset_of
 from wsicl_jax.data.sources import (
     StoreSource,
     SyntheticSource,
+    case_crop,
     group_of,
     mask_of,
+    own_case,
     prepared_case,
     synthetic_subjects,
 )
@@ -376,3 +380,42 @@ def test_ten_thousand_cases_are_planned_in_seconds_and_sent_to_workers_at_once()
     pickle.loads(content)
     assert time.process_time() - begin < 4
     assert len(content) < 5e6
+
+
+MARGIN = [(3, 0), (2, 5), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    """A case as it is and in a margin, on an axis order of its own; label 2 reaches into that."""
+    path = tmp_path_factory.mktemp("padded") / "store"
+    create_store(path, "padded", ("CT",), {1: "a", 2: "b"})
+    image = np.random.default_rng(0).normal(size=(9, 7, 8)).astype(np.float32)
+    label = np.zeros(image.shape, np.uint8)
+    label[2:5, 1:6, 3:6] = 1
+    affine = np.array([[0, -2, 0, 5], [1, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]])
+    write_case(path, "plain", image[None], label, affine)
+    around = np.pad(label, MARGIN)
+    around[1, 8, 4] = 2
+    image = np.pad(image, MARGIN, constant_values=-3024)
+    write_case(path, "padded", image[None], around, affine)
+    finish_store(path)
+    return Store.open(path)
+
+
+@pytest.mark.parametrize("read", [prepared_case, own_case])
+def test_a_margin_changes_no_case(padded, read):
+    plain, around = (read(padded, name, 0, VOLUME) for name in ("plain", "padded"))
+    np.testing.assert_array_equal(around[0], plain[0])
+    np.testing.assert_array_equal(around[1], plain[1])
+    kept = replace(VOLUME, crop=False)
+    assert not np.array_equal(prepared_case(padded, "padded", 0, kept)[0], plain[0])
+
+
+def test_what_is_to_be_kept_of_a_margin_stays(padded):
+    keep = Box((1, 8, 4), (2, 9, 5))
+    crop = case_crop(padded, "padded", 0, VOLUME, keep)
+    assert crop == Box((1, 2, 1), (12, 9, 9))
+    _, label = prepared_case(padded, "padded", 0, VolumeConfig(grid=(7, 11, 8)), keep)
+    # Its axes are turned: y is the first, against its direction.
+    assert label.shape == (7, 11, 8) and label[0, 0, 3] == 2

@@ -32,13 +32,20 @@ def write_store(
     channels: tuple[str, ...] = ("MR",),
     shape: tuple[int, int, int] = SHAPE,
     labels: Callable[[int], np.ndarray] | None = None,
+    margin: int = 0,
 ) -> Path:
-    """A store of two blocks at places that differ a little, or of other label maps."""
+    """A store of two blocks at places that differ a little, or of other label maps.
+
+    With a `margin`, every image lies in as many voxels of padding.
+    """
     create_store(path, path.name, channels, {1: "left", 2: "right"})
     for number, name in enumerate(cases):
         label = labels(number) if labels else _two_blocks(number)
         rng = np.random.default_rng(number)
         image = label * 0.4 + rng.normal(0.1, 0.03, (len(channels), *shape))
+        around = [(margin, margin)] * 3
+        image = np.pad(image, [(0, 0), *around], constant_values=-3024)
+        label = np.pad(label, around)
         write_case(path, name, image.astype(np.float32), label, AFFINE)
     finish_store(path)
     return path

@@ -57,6 +57,14 @@ def test_every_episode_has_a_score_at_every_size(data):
         )
 
 
+@pytest.mark.parametrize("kind", ["box", "mask", "point"])
+def test_padding_around_images_is_not_shown_and_masks_come_back_to_their_place(tmp_path, kind):
+    padded = planned(write_store(tmp_path / "padded", margin=5), kinds=KINDS, prompts=3)
+    # The working grid is that of the images without their margin, so that nothing is lost.
+    for score in scores_of(Answers(perfect), padded, kind=kind):
+        assert score.dice == 1
+
+
 def test_a_perfect_network_is_told_so_on_the_targets_own_grid(data):
     for score in scores_of(Answers(perfect), data):
         assert score.dice == score.surface_dice == 1

@@ -22,7 +22,8 @@ def score(seed, shape=GRID):
 def composed(grid, *scores, probabilities=True, overlap=0.25):
     names = [f"s{i}" for i in range(len(scores))]
     values = {name: i for i, name in enumerate(names, 1)}
-    found = Composition(grid, values, overlap, probabilities=probabilities)
+    whole = Box((0, 0, 0), grid.shape)
+    found = Composition(grid.shape, whole, grid, values, overlap, probabilities=probabilities)
     for name, one in zip(names, scores, strict=True):
         found.add(name, one)
     return found
@@ -111,7 +112,9 @@ def test_a_tile_of_the_targets_own_voxels_is_taken_as_it_is():
 
 
 def test_large_values_get_a_wider_type():
-    found = Composition(grid_of(), {"a": 256}, 0.25, probabilities=False)
+    found = Composition(
+        SHAPE, Box((0, 0, 0), SHAPE), grid_of(), {"a": 256}, 0.25, probabilities=False
+    )
     found.add("a", Scores(np.ones(GRID, np.float32)))
     assert found.label_map.dtype == np.uint16 and (found.label_map == 256).all()
 

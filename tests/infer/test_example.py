@@ -36,7 +36,7 @@ def array_example(**given):
 
 def test_prompts_of_all_kinds_are_mixed_in_voxels_of_the_image():
     ready = SliceMask(2, 1, np.ones(SHAPE[:2], bool))
-    volume, prompts = array_example(
+    volume, prompts, _ = array_example(
         prompts=[ready],
         points=[(4, 3.5, 2)],
         points_mm=[world_of(1, 2, 3)],
@@ -64,7 +64,7 @@ def test_prompts_of_all_kinds_are_mixed_in_voxels_of_the_image():
 def test_a_mask_without_labels_marks_all_that_is_not_zero(tmp_path):
     image = save(tmp_path / "image.nii.gz", IMAGE)
     mask = save(tmp_path / "mask.nii.gz", label())
-    _, (found,) = Example(image, mask=str(mask)).load()
+    (found,) = Example(image, mask=str(mask)).load().prompts
     np.testing.assert_array_equal(found, label() > 0)
 
 

@@ -32,6 +32,7 @@ class Bright:
 
     def __init__(self, **structures):
         self.structures = structures or ONE
+        self.remarks = ()
 
     def stream(self, targets, *, read, probabilities, show):
         for target in targets:

@@ -1,5 +1,6 @@
 import copy
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -555,3 +556,82 @@ def test_a_second_look_has_a_progress_bar_that_a_stream_does_without(close_segme
     list(task.stream([volume(9, (24, 18, 30))]))
     look = "second look, structure"
     assert shown == [(look, True), ("segmenting", True), (look, False)]
+
+
+def padded(given, widths, value=-3024):
+    """The same image with a margin around it, in its place."""
+    affine = given.affine.copy()
+    affine[:3, 3] -= given.affine[:3, :3] @ [low for low, _ in widths]
+    return Volume(np.pad(given.image, widths, constant_values=value), affine)
+
+
+WIDTHS = [(20, 3), (0, 7), (5, 5)]
+INSIDE = tuple(slice(low, -high or None) for low, high in WIDTHS)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("affine", [OBLIQUE, LPS])
+def test_a_margin_of_one_value_changes_nothing(close_segmenter, fine, affine):
+    target, context = volume(9, (20, 15, 12), affine), volume(1)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:5, 1:4, 2:] = 1
+    plain = close_segmenter.task([Example(context, mask=mask, points=[(4, 3, 2)])])
+    around = Example(
+        padded(context, WIDTHS), mask=np.pad(mask, WIDTHS), points=[(4 + 20, 3, 2 + 5)]
+    )
+    expected = plain.segment(target, probabilities=True, fine=fine)
+    found = close_segmenter.task([around]).segment(
+        padded(target, WIDTHS), probabilities=True, fine=fine
+    )
+    assert found.label_map.shape == (43, 22, 22)
+    assert found.crop == Box((20, 0, 5), (40, 15, 17))
+    np.testing.assert_array_equal(found.probability[INSIDE], expected.probability)
+    np.testing.assert_array_equal(found.label_map[INSIDE], expected.label_map)
+    assert found.label_map.sum() == expected.label_map.sum() > 0
+
+
+def test_a_context_keeps_what_its_prompts_lie_in(segmenter):
+    context, target = padded(volume(1), WIDTHS), volume(9)
+    mask = np.zeros(context.image.shape, np.uint8)
+    mask[15:24, 1:4, 7:] = 1
+    task = segmenter.task(
+        {
+            "mask": [Example(context, mask=mask)],
+            "point": [Example(context, points=[(31.4, 13.5, 14.5)])],
+            "box": [Example(context, boxes=[Box((0, 0, 0), (32, 14, 15))])],
+            "inside": [Example(context, points=[(22, 3, 7)])],
+        }
+    )
+    crops = {name: shown[0].image.crop for name, shown in task._contexts.items()}
+    assert crops == {
+        "mask": Box((15, 0, 5), (29, 7, 15)),
+        "point": Box((20, 0, 5), (32, 14, 15)),
+        "box": Box((0, 0, 0), (32, 14, 15)),
+        "inside": Box((20, 0, 5), (29, 7, 10)),
+    }
+    assert task.segment(target).mask.any()
+
+
+def test_prompts_on_a_target_may_reach_into_its_margin_but_not_lie_there(segmenter):
+    task = segmenter.task(examples())
+    task.open(padded(volume(9), WIDTHS))
+    task.add_box([(10, 26), (0, 14), (0, 12)])
+    reaching = task.segment(probabilities=True).probability[INSIDE]
+    task.open(volume(9))
+    task.add_box([(0, 6), (0, 7), (0, 5)])
+    inside = task.segment(probabilities=True).probability
+    np.testing.assert_array_equal(reaching, inside)
+    task.open(padded(volume(9), WIDTHS))
+    task.add_point((2, 2, 2))
+    with pytest.raises(PromptError, match="a point lies in the margin of the image"):
+        task.segment()
+    with pytest.raises(PromptError, match="outside the image"):
+        task.add_point((99, 2, 2))
+
+
+def test_without_the_setting_margins_stay(model):
+    kept = Segmenter(model, replace(VOLUME, crop=False))
+    (shown,) = kept.task([Example(padded(volume(1), WIDTHS), points=[(22, 3, 7)])])._contexts[
+        "structure"
+    ]
+    assert shown.image.crop == Box((0, 0, 0), (32, 14, 15))

@@ -35,7 +35,7 @@ from wsicl_jax.data.store import (
     open_array,
     write_case,
 )
-from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.geometry import WorkingGrid, content_box
 from wsicl_jax.intensity import normalise
 from wsicl_jax.progress import track
 
@@ -88,6 +88,9 @@ def _rates(config: ExperimentConfig, files: Sequence[Path], raw: Store, ready: S
 
     def on_grid(file: Path) -> None:
         image, label, affine = _read_files(file)
+        if config.volume.crop:
+            inside = content_box(image).slices
+            image, label = image[inside], label[inside]
         way = WorkingGrid.of(image.shape, affine, grid)
         way.image(normalise(image, percentiles))
         way.label(label)
@@ -173,7 +176,9 @@ def _memory(config: ExperimentConfig, episodes: int) -> list[tuple[int, float]]:
 def _write(config: ExperimentConfig, folder: Path) -> tuple[list[Path], Store, Store]:
     """The cases as .nii.gz files, as a store, and as one at the working grid."""
     volume = config.volume
-    at_grid = PreparationConfig(ras=True, grid=volume.grid, percentiles=volume.percentiles)
+    at_grid = PreparationConfig(
+        ras=True, crop=volume.crop, grid=volume.grid, percentiles=volume.percentiles
+    )
     stores = {"raw": PreparationConfig(), "ready": at_grid}
     source = config.data[0].store
     cases, label_names = _from_store(source) if source != SYNTHETIC else _made_up()

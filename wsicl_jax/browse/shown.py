@@ -52,7 +52,7 @@ def context_figure(
     jobs = [(name, example) for name, examples in structures.items() for example in examples]
     with track(len(jobs), "reading context") as bar:
         for name, example in jobs:
-            volume, prompts = example.load(
+            volume, prompts, _ = example.load(
                 functools.partial(as_volume, reading=reading),
                 functools.partial(as_label_map, reading=reading),
                 reading,

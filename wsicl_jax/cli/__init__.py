@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Sequence
 
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
-from wsicl_jax.errors import WsiclError, reason
+from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
-_LONGEST_PATH = 200
 
 _LONGEST_NAME = 200
 """Characters of a file's name in a message, which may be too long to be one."""

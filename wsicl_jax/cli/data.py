@@ -146,7 +146,7 @@ def add_convert(verb: Verb) -> None:
     )
     convert.add_argument("--ras", action="store_true", help="turn the axes to RAS+ order")
     convert.add_argument(
-        "--crop", action="store_true", help="keep only the box of what is above the lowest value"
+        "--crop", action="store_true", help="cut off margins of one value, but no label"
     )
     convert.add_argument(
         "--spacing", nargs=3, type=float, metavar="MM", help="resample to about this spacing"

@@ -116,14 +116,15 @@ def read_channels(
     reading: ReadingConfig | None = None,
     *,
     replace_nonfinite: float | None = None,
+    may_be_constant: bool = False,
 ) -> Channels:
     """The channels of an image: of one file, or of the files of a DICOM series.
 
     `replace_nonfinite` takes the place of voxels that are NaN or infinite.
 
     Raises:
-        DataError: as `read_volume`, or a channel is constant, or its voxels have a size that
-            no scanner gives.
+        DataError: as `read_volume`, or a channel is constant and may not be, or its voxels have a
+            size that no scanner gives.
     """
     voxels, affine, remarks, _ = _decoded(files, reading)
     image = _as_intensities(voxels.reshape(*voxels.shape[:3], -1))
@@ -137,7 +138,7 @@ def read_channels(
         remarks = (*remarks, f"NaN or infinite voxels replaced by {replace_nonfinite:g}")
     image = np.ascontiguousarray(np.moveaxis(image, 3, 0))
     for channel in image:
-        if channel.min() == channel.max():
+        if not may_be_constant and channel.min() == channel.max():
             raise DataError(f"{files[0]} is {channel.flat[0]:g} everywhere: there is no image")
     return Channels(image, affine, remarks)
 
@@ -218,7 +219,7 @@ def check_affine(what: str | Path, affine: Float[np.ndarray, "4 4"]) -> None:
 
 def _decoded(files: Sequence[Path], reading: ReadingConfig | None) -> Decoded:
     if len(files) == 1 and _is_folder(files[0]):
-        files = _series_of(files[0])
+        files = dicom.series_in(files[0])
     path = files[0]
     reading = reading or ReadingConfig()
     known = _format_of(path)
@@ -243,20 +244,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # told when it is opened
         return False
-
-
-def _series_of(path: Path) -> Sequence[Path]:
-    """The files of the DICOM series that a folder holds."""
-    series, _, damaged = dicom.scan(path)
-    for file, reason in damaged.items():
-        raise DataError(f"{file} cannot be read as DICOM: {reason}")
-    if len(series) != 1:
-        names = ", ".join(one.description or one.uid for one in series)
-        raise DataError(
-            f"{path} has {len(series)} DICOM series{f' ({names})' if series else ''}; expected a "
-            "folder with one, or a file"
-        )
-    return series[0].files
 
 
 def _format_of(path: Path) -> ModuleType:

@@ -4,6 +4,7 @@ Nothing is lost on the way back: the grid of the original files, and what became
 `SourceGrid`, whose `grid.restore_label` takes a prediction to the files' own voxels.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from jaxtyping import Float, Integer, Num
 from wsicl_jax.axes import Box, Shape3, spacing_of
 from wsicl_jax.config import PreparationConfig
 from wsicl_jax.data.catalogue import SourceFile, SourceGrid
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.intensity import normalise, percentile_range
+from wsicl_jax.geometry import WorkingGrid, content_box
+from wsicl_jax.intensity import percentile_range, scaled
 
 
 class Prepared(NamedTuple):
@@ -36,14 +37,18 @@ def prepare(
 ) -> Prepared:
     """A case from its files' voxels.
 
-    Intensities are scaled by percentiles of the whole volume, before it is cropped and
-    resampled, as training does it. Integer images keep their type where nothing is computed.
+    Intensities are scaled by percentiles of what cropping leaves, before it is resampled, as
+    training does it. Integer images keep their type where nothing is computed.
     """
-    way = _way(image, label, affine, config)
+    crop = _content(image, label) if config.crop else None
+    way = _way(label, crop, affine, config)
     intensities = None
     if config.percentiles is not None:
-        intensities = tuple(percentile_range(channel, config.percentiles) for channel in image)
-        image = np.stack([normalise(channel, config.percentiles) for channel in image])
+        kept = image if crop is None else image[:, *crop.slices]
+        intensities = tuple(percentile_range(channel, config.percentiles) for channel in kept)
+        image = np.stack(
+            [scaled(channel, *ends) for channel, ends in zip(image, intensities, strict=True)]
+        )
     # `label` picks voxels and keeps their type; where no voxel changes, so may an image.
     bring = way.label if way.grid == way.covered.extent else way.image
     return Prepared(
@@ -55,23 +60,23 @@ def prepare(
 
 
 def _way(
-    image: np.ndarray, label: np.ndarray, affine: np.ndarray, config: PreparationConfig
+    label: np.ndarray, crop: Box | None, affine: np.ndarray, config: PreparationConfig
 ) -> WorkingGrid:
     way = WorkingGrid(label.shape, label.shape)
     if config.ras:
         way = WorkingGrid.of(label.shape, affine)
-    if config.crop:
-        way = replace(way, crop=_foreground(image, label, way))
+    if crop is not None:
+        way = replace(way, crop=way.turned_box(crop))
     extent = way.covered.extent
     return replace(way, grid=_target_shape(extent, spacing_of(way.affine(affine)), config))
 
 
-def _foreground(image: np.ndarray, label: np.ndarray, whole: WorkingGrid) -> Box | None:
-    """The box, after turning, where there is anything; None if that is everywhere or nowhere."""
-    lowest = image.min(axis=(1, 2, 3), keepdims=True)
-    anything = (image > lowest).any(axis=0) | (label != 0)
-    box = Box.around(whole.label(anything))
-    return None if box is None or box.extent == whole.turned_shape else box
+def _content(image: np.ndarray, label: np.ndarray) -> Box | None:
+    """The box where any channel or the label has something; None if that is everywhere."""
+    box = functools.reduce(Box.joined, map(content_box, image))
+    if (labelled := Box.around(label)) is not None:
+        box = box.joined(labelled)
+    return None if box.extent == label.shape else box
 
 
 def _target_shape(

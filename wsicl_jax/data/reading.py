@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from wsicl_jax.axes import Box
 from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.catalogue import SourceFile
 from wsicl_jax.data.formats import dicom_seg
@@ -17,6 +18,9 @@ from wsicl_jax.data.images import LabelMap, check_same_grid, read_channels, read
 from wsicl_jax.data.layouts.layout import CaseFiles, Layout, is_volume, voxel_files
 from wsicl_jax.errors import DataError
 from wsicl_jax.progress import track
+
+_OFF_VOXELS = 0.1
+"""A label map this close to an image's voxels differs by rounding only."""
 
 
 class RawCase(NamedTuple):
@@ -120,6 +124,44 @@ def _label_of(
     values = {name: value for value, name in label_names.items()}
     label = dicom_seg.read_segmentation(files.labels, values, shape, affine)
     return LabelMap(label, affine, ())
+
+
+def label_on_grid(
+    label: LabelMap, shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]
+) -> LabelMap:
+    """A label map in the axis order and directions of an image, and as large as that.
+
+    For a mask that shows a structure. A conversion takes none of another extent: there, what lies
+    outside of a label map would be learnt as background.
+
+    Voxels stay as they are. One that lies elsewhere, or between the image's voxels, is given back
+    without being placed, for `check_same_grid` to refuse.
+    """
+    if not np.isfinite(label.affine).all() or np.linalg.matrix_rank(label.affine[:3, :3]) < 3:
+        return label
+    label = _turned(label, affine)
+    start = np.linalg.solve(affine, label.affine)[:3, 3]
+    whole = np.rint(start).astype(int)
+    if label.label.shape == shape or np.abs(start - whole).max() > _OFF_VOXELS:
+        return label
+    here = Box((0, 0, 0), shape)
+    there = Box(tuple(whole.tolist()), tuple((whole + label.label.shape).tolist()))
+    common = here.common(there)
+    if common is None:
+        return label
+    moved = Box(
+        tuple(np.subtract(common.start, whole).tolist()),
+        tuple(np.subtract(common.stop, whole).tolist()),
+    )
+    inside = label.label[moved.slices]
+    if np.count_nonzero(inside) != np.count_nonzero(label.label):
+        return label  # of what lies outside of the image something would be lost
+    placed = np.zeros(shape, label.label.dtype)
+    placed[common.slices] = inside
+    to_whole = np.eye(4)
+    to_whole[:3, 3] = -whole
+    remark = "the label map has another extent than the image; placed by its affine"
+    return LabelMap(placed, label.affine @ to_whole, (*label.remarks, remark))
 
 
 def _turned(label: LabelMap, affine: np.ndarray) -> LabelMap:

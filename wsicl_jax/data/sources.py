@@ -17,6 +17,7 @@ import numpy as np
 from cachetools.keys import hashkey
 from jaxtyping import Bool, Float, Integer
 
+from wsicl_jax.axes import Box
 from wsicl_jax.config import EpisodeConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data.catalogue import SourceGrid
 from wsicl_jax.data.close import OwnCase, close_views
@@ -24,7 +25,7 @@ from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.synth.cohort import draw_cohort
 from wsicl_jax.errors import DataError
-from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.geometry import WorkingGrid, content_box
 from wsicl_jax.intensity import normalise
 from wsicl_jax.streams import Stream
 
@@ -320,30 +321,58 @@ def _for_reading(store: Store, names: Collection[str]) -> Store:
     return replace(store, catalogue=catalogue)
 
 
-def prepared_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    """A case's image in [0, 1] and its label map on the working grid; read-only and cached."""
-    return _cached("on the working grid", _prepared, store, name, channel, volume)
+def prepared_case(
+    store: Store, name: str, channel: int, volume: VolumeConfig, keep: Box | None = None
+) -> Subject:
+    """A case's image in [0, 1] and its label map on the working grid; read-only and cached.
+
+    Where margins are cut off, what lies in the box `keep` stays.
+    """
+    return _cached("on the working grid", _prepared, store, name, channel, volume, keep)
 
 
 def own_case(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    """A case's image in [0, 1] and its label map as they are stored; read-only and cached."""
-    return _cached("on its own grid", _normalised, store, name, channel, volume)
+    """A case's image in [0, 1] and its label map as they are stored, without the margins that
+    are cut off; read-only and cached."""
+    return _cached("on its own grid", _normalised, store, name, channel, volume, None)
+
+
+def case_crop(
+    store: Store, name: str, channel: int, volume: VolumeConfig, keep: Box | None = None
+) -> Box:
+    """What is taken of a case, in its own voxels: all but margins, and what lies in `keep`.
+
+    A store that was cropped as it was made is not cropped again.
+    """
+    case = store.case(name)
+    if not volume.crop or store.root.preparation.crop:
+        return Box((0, 0, 0), case.shape)
+    key = hashkey(store.path, name, case.digest, channel)
+    with _CACHE_LOCK:
+        content = _CONTENT.get(key)
+    if content is None:
+        content = content_box(store.read(name, channel)[0])
+        with _CACHE_LOCK:
+            _CONTENT[key] = content
+    return content if keep is None else content.joined(keep)
 
 
 def _cached(
     how: str,
-    read: Callable[[Store, str, int, VolumeConfig], Subject],
+    read: Callable[[Store, str, int, VolumeConfig, Box], Subject],
     store: Store,
     name: str,
     channel: int,
     volume: VolumeConfig,
+    keep: Box | None,
 ) -> Subject:
-    key = hashkey(how, store.path, name, store.case(name).digest, channel, volume)
+    crop = case_crop(store, name, channel, volume, keep)
+    key = hashkey(how, store.path, name, store.case(name).digest, channel, volume, crop)
     with _CACHE_LOCK:
         cache = _cache(volume.cache_gb)
         if (found := cache.get(key)) is not None:
             return found
-    subject = read(store, name, channel, volume)
+    subject = read(store, name, channel, volume, crop)
     for shared in subject:
         shared.setflags(write=False)
     with _CACHE_LOCK, contextlib.suppress(ValueError):  # larger than the whole cache
@@ -353,23 +382,25 @@ def _cached(
 
 _CACHE_LOCK = threading.Lock()
 
+_CONTENT: cachetools.LRUCache = cachetools.LRUCache(100_000)
+"""What is left of a case's channel without its margins."""
+
 
 @functools.cache
 def _cache(gigabytes: float) -> cachetools.LRUCache:
     return cachetools.LRUCache(gigabytes * 1e9, getsizeof=lambda case: sum(x.nbytes for x in case))
 
 
-def _normalised(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    image, label = store.read(name, channel)
+def _normalised(store: Store, name: str, channel: int, volume: VolumeConfig, crop: Box) -> Subject:
+    image, label = (np.ascontiguousarray(x[crop.slices]) for x in store.read(name, channel))
     if store.root.preparation.percentiles is None:
         image = normalise(image, volume.percentiles)
     return image, label
 
 
-def _prepared(store: Store, name: str, channel: int, volume: VolumeConfig) -> Subject:
-    case = store.case(name)
-    grid = WorkingGrid.of(case.shape, case.affine, volume.grid)
-    image, label = _normalised(store, name, channel, volume)
+def _prepared(store: Store, name: str, channel: int, volume: VolumeConfig, crop: Box) -> Subject:
+    grid = WorkingGrid.of(crop.extent, store.case(name).affine, volume.grid)
+    image, label = _normalised(store, name, channel, volume, crop)
     return grid.image(image), grid.label(label)
 
 

@@ -53,7 +53,8 @@ class Baseline(NamedTuple):
     @property
     def digest(self) -> str:
         """Hash of all that its maps depend on besides the episode."""
-        return digest_of([self.name, _VERSION, self.volume.grid, self.volume.percentiles])
+        volume = self.volume
+        return digest_of([self.name, _VERSION, volume.grid, volume.percentiles, volume.crop])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -63,6 +64,7 @@ class Baseline(NamedTuple):
             "cut": "where the mean Dice of the scored targets themselves is best",
             "grid": self.volume.grid,
             "percentiles": self.volume.percentiles,
+            "crop": self.volume.crop,
             "version": _VERSION,
             "digest": self.digest,
         }
@@ -229,7 +231,7 @@ def _answers(
 ) -> list[_Answer]:
     shown = show(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
     truth = mask(cases, episode.target, episodes.structures[episode.structure].labels)
-    grid = cases.grid(episode.target, baseline.volume)
+    grid = cases.grid(episode.target, episode.channel, baseline.volume)
     answers = []
     for size, values in zip(sizes, baseline.maps(shown.episode, sizes), strict=True):
         levels = _Levels.of(grid.restore(values))

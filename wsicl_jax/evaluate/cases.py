@@ -2,13 +2,14 @@
 
 import functools
 import threading
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cachetools
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from wsicl_jax.axes import Shape3
+from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import (
     SYNTHETIC,
     SynthConfig,
@@ -17,7 +18,7 @@ from wsicl_jax.config import (
     config_to_dict,
 )
 from wsicl_jax.data.datasets import DataSet
-from wsicl_jax.data.sources import Subject, mask_of, prepared_case, synthetic_subjects
+from wsicl_jax.data.sources import Subject, case_crop, mask_of, prepared_case, synthetic_subjects
 from wsicl_jax.data.synth.cohort import fingerprint
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.sealing import digest_of
@@ -34,16 +35,23 @@ class Cases(Protocol):
         """The data set's name."""
         ...
 
-    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
-        """Image in [0, 1] and label map on the working grid."""
+    def subject(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> Subject:
+        """Image in [0, 1] and label map on the working grid.
+
+        Where margins are cut off, what lies in the box `keep` stays.
+        """
         ...
 
     def label(self, case: str) -> Integer[np.ndarray, "X Y Z"]:
         """The label map on the case's own grid."""
         ...
 
-    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
-        """The way between the case's own grid and the working grid."""
+    def grid(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> WorkingGrid:
+        """The way between the case's own grid and the working grid of `subject`."""
         ...
 
     def affine(self, case: str) -> Float[np.ndarray, "4 4"]:
@@ -69,9 +77,11 @@ class StoreCases:
         self._labels = cachetools.LRUCache(_LABEL_CACHE_BYTES, getsizeof=lambda x: x.nbytes)
         self._lock = threading.Lock()
 
-    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
+    def subject(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> Subject:
         store = self.dataset.store
-        return prepared_case(store, case, store.channel_names.index(channel), volume)
+        return prepared_case(store, case, store.channel_names.index(channel), volume, keep)
 
     def label(self, case: str) -> np.ndarray:
         with self._lock:
@@ -83,9 +93,14 @@ class StoreCases:
                 self._labels[case] = label
         return label
 
-    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
-        entry = self.dataset.store.case(case)
-        return WorkingGrid.of(entry.shape, entry.affine, volume.grid)
+    def grid(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> WorkingGrid:
+        store = self.dataset.store
+        entry = store.case(case)
+        grid = WorkingGrid.of(entry.shape, entry.affine, volume.grid)
+        crop = case_crop(store, case, store.channel_names.index(channel), volume, keep)
+        return grid if crop.extent == entry.shape else replace(grid, crop=grid.turned_box(crop))
 
     def affine(self, case: str) -> np.ndarray:
         return self.dataset.store.case(case).affine
@@ -140,15 +155,19 @@ class CohortCases:
     def __init__(self, cohorts: Cohorts):
         self.cohorts = cohorts
 
-    def subject(self, case: str, channel: str, volume: VolumeConfig) -> Subject:
+    def subject(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> Subject:
         image, label = self._drawn(case)
-        grid = self.grid(case, volume)
+        grid = self.grid(case, channel, volume)
         return grid.image(image), grid.label(label)
 
     def label(self, case: str) -> np.ndarray:
         return self._drawn(case)[1]
 
-    def grid(self, case: str, volume: VolumeConfig) -> WorkingGrid:
+    def grid(
+        self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
+    ) -> WorkingGrid:
         return WorkingGrid(self.cohorts.grid, volume.grid)
 
     def affine(self, case: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from wsicl_jax.evaluate.planning import Planned, cases_of
 from wsicl_jax.evaluate.records import Score, read_about
 from wsicl_jax.export.networks import find_network
 from wsicl_jax.model.dual_branch import CUT
+from wsicl_jax.prompts import box_around
 
 Rank = Literal["best", "median", "worst"]
 
@@ -112,10 +113,20 @@ def _shown(network: Network, planned: Planned, score: Score, rank: Rank) -> Show
     shown = show(network.volume, listed, cases, episode, kind, count, contexts)
     output = network.outputs([shown.episode], [contexts])[0, 0]
     labels = listed.structures[episode.structure].labels
-    grid = cases.grid(episode.target, network.volume)
-    # The working grid in RAS+: as many mm as the turned volume has, over its own voxels.
+    grid = cases.grid(episode.target, episode.channel, network.volume)
+    names = episode.contexts[:contexts]
+    subjects = [
+        cases.subject(
+            name,
+            episode.channel,
+            network.volume,
+            box_around(prompts, cases.label(name).shape),
+        )
+        for name, prompts in zip(names, shown.prompts, strict=True)
+    ]
+    # The working grid in RAS+: as many mm as what it covers has, over its own voxels.
     spacing = [spacing_of(cases.affine(episode.target))[axis] for axis in grid.order]
-    sides = zip(spacing, grid.turned_shape, grid.grid, strict=True)
+    sides = zip(spacing, grid.covered.extent, grid.grid, strict=True)
     x, y, z = (mm * old / new for mm, old, new in sides)
     return ShownCase(
         rank,
@@ -129,8 +140,8 @@ def _shown(network: Network, planned: Planned, score: Score, rank: Rank) -> Show
                 name,
                 shown.episode.context_images[i, ..., 0],
                 shown.episode.context_prompts[i, ..., 0],
-                mask_of(cases.subject(name, episode.channel, network.volume)[1], labels),
+                mask_of(context[1], labels),
             )
-            for i, name in enumerate(episode.contexts[:contexts])
+            for i, (name, context) in enumerate(zip(names, subjects, strict=True))
         ),
     )

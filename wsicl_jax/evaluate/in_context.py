@@ -18,7 +18,7 @@ from wsicl_jax.evaluate.records import Score
 from wsicl_jax.metrics import overlap
 from wsicl_jax.model.dual_branch import CUT
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import GIVEN_ONCE, Prompt, annotation_seconds, on_grid
+from wsicl_jax.prompts import GIVEN_ONCE, Prompt, annotation_seconds, box_around, on_grid
 
 
 class Shown(NamedTuple):
@@ -112,9 +112,10 @@ def show(
     for name in episode.contexts[:contexts]:
         marked = mask(cases, name, structure.marked)
         drawn.append(decoded(structure.prompts[name], kind, count, marked))
-        grid = cases.grid(name, volume)
+        around = box_around(drawn[-1], marked.shape)
+        grid = cases.grid(name, episode.channel, volume, around)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
-        images.append(cases.subject(name, episode.channel, volume)[0])
+        images.append(cases.subject(name, episode.channel, volume, around)[0])
     return Shown(prompted_episode(images, truth, placed, halo=volume.prompt_halo), drawn, placed)
 
 
@@ -125,7 +126,7 @@ def segmented(
     output: Float[np.ndarray, "x y z"],
 ) -> Bool[np.ndarray, "X Y Z"]:
     """A network's output cut to a mask, on the target's own grid."""
-    return cases.grid(episode.target, network.volume).restore(output) > CUT
+    return cases.grid(episode.target, episode.channel, network.volume).restore(output) > CUT
 
 
 def scored(

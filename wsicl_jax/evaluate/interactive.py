@@ -15,7 +15,7 @@ from wsicl_jax.evaluate.in_context import Shown, fewer, scored, segmented, show
 from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import Prompt, annotation_seconds, correct, on_grid
+from wsicl_jax.prompts import Prompt, annotation_seconds, box_around, correct, on_grid
 
 
 class _Session(NamedTuple):
@@ -117,9 +117,11 @@ def _shown(network: Network, cases: Cases, session: _Session) -> Episode:
     """The target as the first of its own contexts."""
     episode = session.episode
     image, _ = cases.subject(episode.target, episode.channel, network.volume)
-    grid = cases.grid(episode.target, network.volume)
+    around = box_around(session.prompts, session.truth.shape)
+    shown, _ = cases.subject(episode.target, episode.channel, network.volume, around)
+    grid = cases.grid(episode.target, episode.channel, network.volume, around)
     placed: Sequence[Prompt] = [on_grid(prompt, grid) for prompt in session.prompts]
-    images, prompts = [image, image], [placed]
+    images, prompts = [image, shown], [placed]
     if session.others:
         images += [*session.others.episode.context_images[..., 0]]
         prompts += session.others.placed

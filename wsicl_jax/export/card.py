@@ -84,6 +84,13 @@ def _what(content: CardContent) -> str:
     return f"{_TASK}\n\n{_USE[content.format]}\n\n{_table(rows)}"
 
 
+_CROP = (
+    "**Margins**: outer planes that hold one and the same value, such as padding, are cut off "
+    "first, and once more if others lie within them; of a context image, all that its prompts lie "
+    "in stays. What follows is of the rest; outside of it the result is 0."
+)
+
+
 def _rules(content: CardContent) -> str:
     experiment, fixed = content.settings.experiment, content.format == "stablehlo"
     grid = " x ".join(map(str, experiment.volume.grid))
@@ -95,6 +102,7 @@ def _rules(content: CardContent) -> str:
         "axes (to the right, to the front, up) by permuting and mirroring, and resized to the grid "
         "as a whole, linear between voxels, after a Gaussian of sd (shrinkage - 1) / 2 voxels "
         "along axes that shrink.",
+        *([_CROP] if experiment.volume.crop else []),
         f"**Intensities**: clipped to the percentiles {low:g} and {high:g} of the image, then "
         "scaled to [0, 1] in float32, before resizing.",
         "**Prompts**: one channel for each context image, 0 where nothing is said; of several "

@@ -70,6 +70,7 @@ def config_json(settings: Settings) -> bytes:
         "model_type": "wsicl_dual_branch",
         "channels": list(experiment.model.channels),
         "working_grid": list(experiment.volume.grid),
+        "crop": experiment.volume.crop,
         "percentiles": list(experiment.volume.percentiles),
         "prompt_halo": experiment.volume.prompt_halo,
         "cut": CUT,

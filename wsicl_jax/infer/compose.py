@@ -40,26 +40,36 @@ class Composition:
     """
 
     def __init__(
-        self, grid: WorkingGrid, values: Mapping[str, int], overlap: float, *, probabilities: bool
+        self,
+        shape: Shape3,
+        crop: Box,
+        grid: WorkingGrid,
+        values: Mapping[str, int],
+        overlap: float,
+        *,
+        probabilities: bool,
     ):
+        """`shape` is that of the whole target; `grid` is of the box `crop` of it. Outside of that
+        nothing is found."""
+        self._crop = crop
         self._grid = grid
         self._overlap = overlap
         self._values = values
         kind = np.uint8 if max(values.values()) <= 255 else np.uint16
         self.label_map: UInt8[np.ndarray, "x y z"] | UInt16[np.ndarray, "x y z"]
-        self.label_map = np.zeros(grid.shape, kind)
+        self.label_map = np.zeros(shape, kind)
         self.probabilities: dict[str, Float16[np.ndarray, "x y z"]] = {}
         self._keep = probabilities
         self._best = np.zeros(grid.shape, np.float32) if len(values) > 1 else None
 
     def add(self, name: str, scores: Scores) -> None:
         """Put one structure in."""
-        labels = self._grid.turned(self.label_map)
+        labels = self._grid.turned(self.label_map[self._crop.slices])
         best = None if self._best is None else self._grid.turned(self._best)
         kept = None
         if self._keep:
-            self.probabilities[name] = np.zeros(self._grid.shape, np.float16)
-            kept = self._grid.turned(self.probabilities[name])
+            self.probabilities[name] = np.zeros(self.label_map.shape, np.float16)
+            kept = self._grid.turned(self.probabilities[name][self._crop.slices])
         for slab, score in self._slabs(scores, everywhere=self._keep):
             here = slab.slices
             inside = score > CUT

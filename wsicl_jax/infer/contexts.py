@@ -10,13 +10,23 @@ from jaxtyping import Bool, Float
 from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import PromptError, located
+from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import as_label_map, as_path, as_volume
-from wsicl_jax.infer.prepared import Prepared, prepare
+from wsicl_jax.infer.prepared import Prepared, content_of, prepare
 from wsicl_jax.infer.segmenter import Segmenter
 from wsicl_jax.infer.tiles import Faces, faces_of
 from wsicl_jax.progress import track
-from wsicl_jax.prompts import Prompt, holds_mask, on_grid, to_channel, with_halo
+from wsicl_jax.prompts import (
+    Prompt,
+    box_around,
+    holds_mask,
+    kind_of,
+    on_crop,
+    on_grid,
+    to_channel,
+    with_halo,
+)
 
 
 class HeldMask(NamedTuple):
@@ -38,13 +48,15 @@ class Shown(NamedTuple):
 
     image: Prepared
     prompts: Sequence[Prompt | HeldMask]
-    """In voxels of the image's own grid; none if there will be no second look."""
+    """In voxels of the image as it is cropped; none if there will be no second look."""
     channel: Float[np.ndarray, "X Y Z"]
     """The prompts painted on the working grid, without a halo."""
     is_mask: bool
     """Whether a mask of the whole structure is among the prompts."""
     prompted: Faces | None
     """Where the prompts are."""
+    remarks: tuple[str, ...] = ()
+    """What looks like a mistake in it."""
 
 
 def prepared_contexts(
@@ -69,32 +81,46 @@ def prepared_contexts(
     reading = segmenter.config
     read_image = functools.lru_cache(maxsize=1)(functools.partial(as_volume, reading=reading))
     read_label = functools.lru_cache(maxsize=1)(functools.partial(as_label_map, reading=reading))
-    prepared: tuple[Volume, Prepared] | None = None
+    prepared: tuple[Volume, Box, Prepared] | None = None
     found: dict[tuple[str, int], Shown] = {}
     with track(len(jobs), "reading context", show=len(jobs) > 0) as bar:
         for name, place, example in jobs:
-            with located("" if example.name else _called(name, place)):
+            called = example.name or _called(name, place)
+            with located("" if example.name else called):
                 # Paths alone are worth keeping, and can be told apart.
                 by_path = as_path(example.mask) is not None
-                volume, prompts = example.load(
+                volume, prompts, said = example.load(
                     read_image, read_label if by_path else as_label_map, reading
                 )
-                if prepared is None or prepared[0] is not volume:
+                content = (
+                    prepared[1]
+                    if prepared is not None and prepared[0] is volume
+                    else content_of(volume, segmenter.volume)
+                )
+                crop = _with_prompts(content, prompts, volume.image.shape)
+                if prepared is None or prepared[0] is not volume or prepared[2].crop != crop:
                     # However coarse they are themselves: a target may be finer.
-                    held = prepare(volume, segmenter.volume, own=segmenter.may_look_again)
-                    prepared = volume, held
-                image = prepared[1]
-                found[name, place] = shown_on(image, prompts)
+                    image = prepare(
+                        volume, segmenter.volume, own=segmenter.may_look_again, crop=crop
+                    )
+                    prepared = volume, content, image
+                shown = shown_on(prepared[2], prompts)
+                remarks = tuple(f"{called}: {remark}" for remark in said)
+                found[name, place] = shown._replace(remarks=remarks)
             bar.advance()
     return {name: [found[name, i] for i in range(len(e))] for name, e in structures.items()}
 
 
 def shown_on(image: Prepared, prompts: Sequence[Prompt]) -> Shown:
-    """An image with its prompts, in voxels of its own grid, as a context image.
+    """An image with its prompts, in voxels of the whole image, as a context image.
+
+    Of prompts that reach into the margins that are cut off, the rest is taken.
 
     Raises:
-        PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
+        PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
+            another shape.
     """
+    prompts = prompts if image.is_whole else _in_crop(prompts, image)
     placed = [on_grid(prompt, image.grid) for prompt in prompts]
     channel, is_mask = to_channel(placed, image.grid.grid), holds_mask(prompts)
     if image.own is None:
@@ -107,6 +133,40 @@ def channels_of(shown: Sequence[Shown], halo: float) -> Float[np.ndarray, "conte
     """The prompt channels of a context set, as the network takes them."""
     painted = np.stack([context.channel for context in shown])
     return with_halo(painted, [context.is_mask for context in shown], halo)
+
+
+def _with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box:
+    """The box around what is taken of an image and all of its prompts."""
+    whole = Box((0, 0, 0), shape)
+    if content == whole:
+        return content
+    for prompt in prompts:
+        _check_inside(prompt, shape)
+    around = box_around(prompts, shape)
+    return content if around is None else content.joined(around)
+
+
+def _in_crop(prompts: Sequence[Prompt], image: Prepared) -> list:
+    """Prompts on the whole image as prompts on what is taken of it, whose masks are smaller."""
+    crop = WorkingGrid(image.shape, image.crop.extent, crop=image.crop)
+    found = []
+    for prompt in prompts:
+        _check_inside(prompt, image.shape)
+        placed = on_crop(prompt, crop)
+        if placed is None:
+            raise PromptError(
+                f"a {kind_of(prompt)} lies in the margin of the image, which is of one value; "
+                f"there is something from {image.crop.start} to {image.crop.stop} only"
+            )
+        found.append(placed)
+    return found
+
+
+def _check_inside(prompt: Prompt, shape: Shape3) -> None:
+    """Raises `PromptError` unless a prompt fits an image of this shape."""
+    if isinstance(prompt, np.ndarray) and prompt.shape == shape:
+        return
+    on_grid(prompt, WorkingGrid(shape, shape))
 
 
 def _identity(image: object) -> object:

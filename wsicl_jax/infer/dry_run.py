@@ -20,6 +20,7 @@ from wsicl_jax.infer.example import Example
 from wsicl_jax.infer.given import as_label_map, as_path, as_volume
 from wsicl_jax.infer.memory import Plan
 from wsicl_jax.infer.predict import outputs_of, table_of
+from wsicl_jax.infer.remarks import on_image
 from wsicl_jax.infer.targets import Target, read_target
 from wsicl_jax.progress import track
 from wsicl_jax.prompts import kind_of
@@ -77,8 +78,8 @@ def dry_run(
     found = list(problems)
     task = None
     if context is not None:
-        shown, wrong = _context_table(context, reading)
-        tables.append(shown)
+        shown, said, wrong = _context_table(context, reading)
+        tables += [shown, *map(Text, said)]
         found += wrong
         if not wrong:
             try:
@@ -100,7 +101,8 @@ def dry_run(
             else:
                 shape = " x ".join(map(str, volume.image.shape))
                 spacing = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
-                tables += [Text(f"{target.name}: {remark}") for remark in remarks]
+                said = (*remarks, *on_image(volume.image))
+                tables += [Text(f"{target.name}: {remark}") for remark in said]
                 if task is not None:
                     plan = task.plan(volume.image.shape, volume.affine, probabilities=probabilities)
                     plans.append(plan)
@@ -121,21 +123,24 @@ def dry_run(
     return DryRun(tuple(tables), tuple(found), failed)
 
 
-def _context_table(context: ContextSet, reading: ReadingConfig | None) -> tuple[Table, list[str]]:
-    """Structures, images and prompts of a context set, and what is wrong with it."""
+def _context_table(
+    context: ContextSet, reading: ReadingConfig | None
+) -> tuple[Table, list[str], list[str]]:
+    """Structures, images and prompts of a context set, what looks like a mistake in it, and what
+    is wrong with it."""
     read_image = functools.lru_cache(maxsize=1)(functools.partial(as_volume, reading=reading))
     read_label = functools.lru_cache(maxsize=1)(functools.partial(as_label_map, reading=reading))
-    rows, shown, problems = {}, [], []
+    rows, shown, remarks, problems = {}, [], [], []
     jobs = [(name, i, e) for name, given in context.structures.items() for i, e in enumerate(given)]
     # What shares an image comes together, so that it is read once.
     for name, number, example in sorted(jobs, key=lambda job: str(as_path(job[2].image))):
         prompts = "-"
+        called = example.name or f"{name}: context {number + 1}"
         try:
-            prompts = _prompts(example, read_image, read_label, reading)
+            prompts, said = _prompts(example, read_image, read_label, reading)
+            remarks += [f"{called}: {remark}" for remark in said]
         except WsiclError as error:
-            problems.append(
-                str(error) if example.name else f"{name}: context {number + 1}: {error}"
-            )
+            problems.append(str(error) if example.name else f"{called}: {error}")
         image = as_path(example.image)
         rows[name, number] = (str(image) if image else example.name), prompts
     for name, number, _ in jobs:
@@ -143,14 +148,16 @@ def _context_table(context: ContextSet, reading: ReadingConfig | None) -> tuple[
         first = (name, str(value)) if number == 0 else ("", "")
         shown.append((*first, *rows[name, number]))
     table = table_of(("structure", "value", "context image", "prompts"), shown)
-    return table, list(dict.fromkeys(problems))
+    return table, remarks, list(dict.fromkeys(problems))
 
 
-def _prompts(example: Example, read_image, read_label, reading: ReadingConfig | None) -> str:
+def _prompts(
+    example: Example, read_image, read_label, reading: ReadingConfig | None
+) -> tuple[str, tuple[str, ...]]:
     by_path = as_path(example.mask) is not None
     loaded = example.load(read_image, read_label if by_path else as_label_map, reading)
     counts = Counter(kind_of(prompt) for prompt in loaded.prompts)
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()), loaded.remarks
 
 
 def _of_network(plans: Sequence[Plan]) -> list[RenderableType]:

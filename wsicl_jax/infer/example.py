@@ -11,8 +11,10 @@ from jaxtyping import Bool, Num
 
 from wsicl_jax.axes import Box
 from wsicl_jax.config import ReadingConfig
-from wsicl_jax.data.images import Volume, check_same_grid
+from wsicl_jax.data.images import LabelMap, Volume, check_same_grid
+from wsicl_jax.data.reading import label_on_grid
 from wsicl_jax.errors import PromptError, located
+from wsicl_jax.infer import remarks
 from wsicl_jax.infer.given import ImageLike, LabelLike, as_label_map, as_path, as_volume
 from wsicl_jax.infer.positions import (
     MOST_POSITIONS,
@@ -35,6 +37,8 @@ class ContextImage(NamedTuple):
 
     volume: Volume
     prompts: list[Prompt]
+    remarks: tuple[str, ...] = ()
+    """What looks like a mistake in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +111,13 @@ class Example:
                     volume = read_image(self.image)
                 else:
                     volume = as_volume(self.image, self.spacing_mm, self.affine)
-            return ContextImage(volume, self._prompts(volume, read_label, reading))
+            prompts, said = self._prompts(volume, read_label, reading)
+            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *said))
 
     def _prompts(
         self, volume: Volume, read_label: Callable, reading: ReadingConfig | None
-    ) -> list[Prompt]:
+    ) -> tuple[list[Prompt], tuple[str, ...]]:
+        said: tuple[str, ...] = ()
         prompts = list(self.prompts)
         given = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
         check_count(sum(map(len, (prompts, *given, self.boxes, self.boxes_mm))))
@@ -141,27 +147,34 @@ class Example:
                 check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):
-                prompts.append(self._mask(volume, read_label))
+                mask, said = self._mask(volume, read_label)
+                prompts.append(mask)
         elif self.labels is not None:
             raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
         if not prompts:
             raise PromptError("image has no prompt; give points, scribbles, boxes or a mask")
-        return prompts
+        return prompts, said
 
-    def _mask(self, volume: Volume, read_label: Callable) -> Bool[np.ndarray, "x y z"]:
+    def _mask(
+        self, volume: Volume, read_label: Callable
+    ) -> tuple[Bool[np.ndarray, "x y z"], tuple[str, ...]]:
         if self.labels is not None and 0 in self.labels:
             raise PromptError(f"labels are {list(self.labels)}, but 0 is what no structure has")
-        label, affine = read_label(self.mask, volume)
+        shape = volume.image.shape
+        given = LabelMap(*read_label(self.mask, volume), ())
+        # An array has no place of its own.
+        is_array = isinstance(self.mask, np.ndarray)
+        label, affine, said = given if is_array else label_on_grid(given, shape, volume.affine)
         image, mask = (
             as_path(x) or Path(n) for x, n in ((self.image, "image"), (self.mask, "mask"))
         )
-        check_same_grid((image, mask), (volume.image.shape, label.shape), (volume.affine, affine))
+        check_same_grid((image, mask), (shape, label.shape), (volume.affine, affine))
         found = label != 0 if self.labels is None else np.isin(label, self.labels)
         if not found.any():
             present = np.setdiff1d(label, 0).tolist()
             wanted = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
             raise PromptError(f"{mask} has no voxel {wanted}; it has labels {present[:20]}")
-        return found
+        return found, (*said, *remarks.on_mask(label, found, self.labels))
 
 
 def _both(

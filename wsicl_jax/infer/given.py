@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Num
 
 from wsicl_jax.config import ReadingConfig
-from wsicl_jax.data.formats import itk, nifti
+from wsicl_jax.data.formats import dicom_seg, itk, nifti
 from wsicl_jax.data.images import Volume, check_affine, read_label, read_volume
 from wsicl_jax.errors import DataError
 from wsicl_jax.infer.positions import Number
@@ -75,10 +75,16 @@ def as_label_map(
 ) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """A label map in an integer type with its affine; an array is on the grid of `volume`.
 
+    Segments of DICOM-SEG have their numbers as labels.
+
     Raises:
         DataError: as `read_label`.
     """
     if (path := as_path(given)) is not None:
+        if dicom_seg.is_segmentation(path):
+            shape, affine = volume.image.shape, volume.affine
+            numbers = dicom_seg.segment_numbers(path)
+            return dicom_seg.read_segmentation([path], numbers, shape, affine), affine
         label = read_label(path, reading)
         return label.label, label.affine
     is_array = isinstance(given, np.ndarray)

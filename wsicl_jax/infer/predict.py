@@ -42,6 +42,7 @@ class Segments(Protocol):
     """What is needed of a task."""
 
     structures: dict[str, int]
+    remarks: tuple[str, ...]
 
     def stream(
         self,
@@ -74,7 +75,8 @@ class PredictSummary:
     failed: dict[str, str]
     """Name of a target to why it has no label map."""
     remarks: dict[str, tuple[str, ...]]
-    """Name of a target to what was done otherwise than usual."""
+    """Name of a target, or "context set", to what was done otherwise than usual and to what looks
+    like a mistake."""
 
     def table(self) -> RenderableType:
         """The counts, and a row for every failure and remark, for `console().print`."""
@@ -195,7 +197,7 @@ def predict(
         raise DataError(f"{output} cannot be used as a directory: {error.strerror}") from error
     written: list[Path] = []
     failed: dict[str, str] = {}
-    remarks: dict[str, tuple[str, ...]] = {}
+    remarks: dict[str, tuple[str, ...]] = {"context set": task.remarks} if task.remarks else {}
     told: dict[str, tuple[str, ...]] = {}
 
     def read(target: Target) -> Volume:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 
+from wsicl_jax.axes import Box
 from wsicl_jax.errors import DataError
 
 
@@ -24,7 +25,9 @@ class Segmentation:
     probabilities: Mapping[str, Float16[np.ndarray, "x y z"]]
     """The network's output for each structure, clipped to [0, 1]; empty unless asked for."""
     remarks: tuple[str, ...] = ()
-    """What was done otherwise than usual."""
+    """What was done otherwise than usual, and what looks like a mistake."""
+    crop: Box | None = None
+    """What of the target the network was shown, in its voxels: all but margins of one value."""
 
     @property
     def mask(self) -> Bool[np.ndarray, "x y z"]:

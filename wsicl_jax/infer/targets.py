@@ -123,7 +123,7 @@ def read_target(
         DataError: as `data.images.read_channels`, or it has no such channel.
     """
     try:
-        found = read_channels(target.files, reading)
+        found = read_channels(target.files, reading, may_be_constant=True)
     except DataError as error:
         if len(target.files) == 1 and "only slice" in str(error):
             raise DataError(f"{error}; give the folder of its series") from error

@@ -1,6 +1,7 @@
 """A task: structures, context sets that show them, and targets to find them in."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,13 +13,14 @@ from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.infer import remarks
 from wsicl_jax.infer.compose import Composition, Scores, TileScore
 from wsicl_jax.infer.contexts import channels_of, prepared_contexts, shown_on
 from wsicl_jax.infer.example import UNNAMED, Example
 from wsicl_jax.infer.given import ImageLike, as_path, as_volume
 from wsicl_jax.infer.memory import Plan, plan
 from wsicl_jax.infer.positions import Coordinates, Number, Position, Ranges, box_in, point_in
-from wsicl_jax.infer.prepared import Prepared, prepare
+from wsicl_jax.infer.prepared import Prepared, content_of, prepare
 from wsicl_jax.infer.result import Segmentation
 from wsicl_jax.infer.second_look import second_look
 from wsicl_jax.infer.segmenter import Segmenter
@@ -53,6 +55,11 @@ class Task:
         self.structures = _values(list(given), values)
         """Value of each structure in label maps."""
         self._contexts = prepared_contexts(segmenter, given)
+        self.remarks = tuple(
+            remark for shown in self._contexts.values() for one in shown for remark in one.remarks
+        )
+        """What looks like a mistake in the context images, and what to do about it."""
+        _warn(self.remarks)
         self._target: Prepared | None = None
         self._added: list[tuple[str, Prompt]] = []
 
@@ -83,7 +90,9 @@ class Task:
                 volume = as_volume(target, spacing_mm, affine, self._segmenter.config)
                 self._target = self._prepared(volume, probabilities, fine)
             self._added = []
-        return self._found(self._current(), self._added, probabilities, fine, show=show)
+        found = self._found(self._current(), self._added, probabilities, fine, show=show)
+        _warn(found.remarks)
+        return found
 
     def open(
         self,
@@ -242,8 +251,12 @@ class Task:
         if config.max_memory_gb is not None:
             planned = self.plan(shape, affine, probabilities=probabilities, fine=fine)
             planned.check(config.max_memory_gb)
-        grid = WorkingGrid.of(shape, affine, self._segmenter.volume.grid)
-        return prepare(volume, self._segmenter.volume, own=self._looks_again(grid, fine))
+        crop = content_of(volume, self._segmenter.volume)
+        grid = WorkingGrid.of(crop.extent, affine, self._segmenter.volume.grid)
+        prepared = prepare(
+            volume, self._segmenter.volume, own=self._looks_again(grid, fine), crop=crop
+        )
+        return prepared._replace(remarks=remarks.on_image(volume.image))
 
     def _looks_again(self, grid: WorkingGrid, fine: bool | None) -> bool:
         segmenter = self._segmenter
@@ -275,9 +288,14 @@ class Task:
             )
         encoded = self._segmenter.encode(target.image)
         found = Composition(
-            target.grid, self.structures, config.fine_overlap, probabilities=probabilities
+            target.shape,
+            target.crop,
+            target.grid,
+            self.structures,
+            config.fine_overlap,
+            probabilities=probabilities,
         )
-        remarks = _thin(target.grid)
+        said = [*target.remarks, *self._own_contexts(target), *_thin(target.grid)]
         for name, contexts in self._contexts.items():
             own = [prompt for structure, prompt in added if structure == name]
             shown = [*contexts, shown_on(target, own)] if own else contexts
@@ -294,11 +312,24 @@ class Task:
             tiles: list[TileScore] = []
             if again and (whole > CUT).any():
                 tiles, remark = second_look(self._segmenter, name, target, shown, whole, show)
-                remarks += [f"{name}: {remark}"] if remark else []
+                said += [f"{name}: {remark}"] if remark else []
             found.add(name, Scores(whole, tiles))
+        said += remarks.on_result(found.label_map, self.structures)
         return Segmentation(
-            found.label_map, self.structures, target.affine, found.probabilities, tuple(remarks)
+            found.label_map,
+            self.structures,
+            target.affine,
+            found.probabilities,
+            tuple(said),
+            target.crop,
         )
+
+    def _own_contexts(self, target: Prepared) -> Iterator[str]:
+        for contexts in self._contexts.values():
+            for place, context in enumerate(contexts, 1):
+                if np.array_equal(context.image.image, target.image):
+                    yield remarks.on_own_context(place)
+                    return
 
     def _current(self) -> Prepared:
         if self._target is None:
@@ -308,7 +339,7 @@ class Task:
     def _place(self) -> Volume:
         target = self._current()
         # Of the image only the shape is asked.
-        return Volume(np.broadcast_to(np.float32(0), target.grid.shape), target.affine)
+        return Volume(np.broadcast_to(np.float32(0), target.shape), target.affine)
 
     def _named(self, structure: str | None) -> str:
         names = list(self.structures)
@@ -331,6 +362,12 @@ def _thin(grid: WorkingGrid) -> list[str]:
         f"{along}: a structure needs more than {along // (2 * thinnest)} slices of that grid to be "
         "seen, and the network knows volumes only; do not rely on this result"
     ]
+
+
+def _warn(said: Sequence[str]) -> None:
+    for remark in said:
+        # Attributed to who called the task.
+        warnings.warn(remark, stacklevel=3)
 
 
 def _values(names: Sequence[str], values: Mapping[str, int] | None) -> dict[str, int]:

@@ -21,7 +21,7 @@ from wsicl_jax.prompts.kinds import (
     kind_of,
 )
 from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
-from wsicl_jax.prompts.place import bounds, on_crop, on_grid
+from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid
 
 __all__ = [
     "GIVEN_ONCE",
@@ -36,6 +36,7 @@ __all__ = [
     "ball",
     "ball_radius",
     "bounds",
+    "box_around",
     "correct",
     "draw",
     "holds_mask",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsicl_jax.axes import Box
+from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry import WorkingGrid
 from wsicl_jax.prompts.kinds import Point, Prompt, Scribble, SliceMask
@@ -82,6 +82,19 @@ def bounds(prompt: Prompt) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3
     if box is None:
         raise PromptError("mask is empty")
     return np.array(box.start) - 0.5, np.array(box.stop) - 0.5
+
+
+def box_around(prompts: Sequence[Prompt], shape: Shape3) -> Box | None:
+    """The smallest box of voxels of a volume around the prompts on it; None without any."""
+    around = None
+    for prompt in prompts:
+        low, high = (np.floor(face + 1).astype(int) for face in bounds(prompt))
+        # A point may lie on the very last face, and is of the voxel before it.
+        low = np.clip(low, 0, np.subtract(shape, 1))
+        high = np.clip(high, low + 1, shape)
+        box = Box(tuple(low.tolist()), tuple(high.tolist()))
+        around = box if around is None else around.joined(box)
+    return around
 
 
 def _in_volume(grid: WorkingGrid) -> Box:

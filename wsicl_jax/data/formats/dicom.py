@@ -12,10 +12,12 @@ import numpy as np
 
 from wsicl_jax.data.formats.decoded import Decoded
 from wsicl_jax.data.formats.dicom_file import (
+    SEGMENTATIONS,
     Plane,
     frames_of,
     is_dicom,
     is_directory,
+    kind_of,
     of_frame,
     planes_of,
     read_header,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 _ENDINGS = (".dcm", ".ima", ".dicom")
 """Names of DICOM files, of which many have none: they are known by their content."""
 
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-"""SOP classes of DICOM-SEG: of binary or fractional segments, and of label maps."""
+_CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
+"""SOP class of RTSTRUCT."""
 
 _OFF_VOXELS = 0.1
 """Slices that lie this close to their place, in slices, differ by rounding only."""
@@ -76,8 +78,8 @@ def scan(folder: Path) -> tuple[list[Series], list[Path], dict[Path, str]]:
         except DataError as error:
             damaged[path] = str(error.__cause__ or error)
             continue
-        kind = header.get("SOPClassUID")
-        if kind in _SEGMENTATIONS:
+        kind = kind_of(header)
+        if kind in SEGMENTATIONS:
             segmentations.append(path)
         elif not kind and not is_directory(header):
             damaged[path] = "its header is cut off; copy it again"
@@ -109,10 +111,13 @@ def read_series(files: Sequence[Path]) -> Decoded:
     """
     planes: list[tuple[Plane, Path]] = []
     slices: list[np.ndarray] = []
+    is_inverted = False
     for path in files:
         dataset = read_object(path)
-        colours = dataset.get("PhotometricInterpretation") == "PALETTE COLOR"
-        if colours or dataset.get("SamplesPerPixel", 1) != 1:
+        _check_image(path, dataset)
+        shown_as = dataset.get("PhotometricInterpretation")
+        is_inverted |= shown_as == "MONOCHROME1"
+        if shown_as == "PALETTE COLOR" or dataset.get("SamplesPerPixel", 1) != 1:
             raise DataError(f"{path} has voxels of colours; expected grey values")
         frames = frames_of(path, dataset)
         for number, plane in enumerate(planes_of(path, dataset)):
@@ -124,12 +129,50 @@ def read_series(files: Sequence[Path]) -> Decoded:
     upright = abs(step @ normal) / max(np.linalg.norm(step) * np.linalg.norm(normal), 1e-9)
     tilt = np.degrees(np.arccos(min(upright, 1)))
     remarks = (f"slices sheared by {tilt:.1f} degrees",) if tilt > _TILT_DEGREES else ()
+    if is_inverted:
+        remarks = (*remarks, "low values are bright, as the header says (MONOCHROME1)")
     # Each slice has (row, column), which are y and x.
     voxels = np.stack([slices[i].T for i in order], axis=-1)
     if voxels.dtype == np.int32 and _fits(voxels, np.int16):
         voxels = voxels.astype(np.int16)
     voxels = np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("="))
     return Decoded(voxels, affine, remarks)
+
+
+def series_in(folder: Path) -> tuple[Path, ...]:
+    """The files of the one image series in a folder and below.
+
+    Raises:
+        DataError: pydicom is not installed, there is no series or several, or a file is damaged.
+    """
+    found, _, damaged = scan(folder)
+    for file, reason in damaged.items():
+        raise DataError(f"{file} cannot be read as DICOM: {reason}")
+    if len(found) != 1:
+        names = ", ".join(f"{s.description or s.uid} ({len(s.files)} files)" for s in found)
+        raise DataError(
+            f"{folder} has {len(found)} DICOM series ({names}); give the folder of one"
+            if found
+            else f"{folder} is a folder without DICOM images; give a file, or a folder of a series"
+        )
+    return found[0].files
+
+
+def _check_image(path: Path, dataset: "Dataset") -> None:
+    kind = kind_of(dataset)
+    if kind == _CONTOURS:
+        raise DataError(
+            f"{path} holds contours (RTSTRUCT), no voxels; convert them to a label map first, such "
+            "as with 3D Slicer and its extension SlicerRT"
+        )
+    if kind in SEGMENTATIONS:
+        raise DataError(
+            f"{path} is a segmentation (DICOM-SEG), no image; it may be the mask of an image"
+        )
+    if "Rows" not in dataset:
+        is_image = not kind or "Image Storage" in kind.name
+        why = "its header has no image size, it may be damaged" if is_image else kind.name
+        raise DataError(f"{path} holds no image: {why}")
 
 
 def _rescaled(path: Path, dataset: "Dataset", number: int, stored: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from wsicl_jax.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 _PREAMBLE = 128
 _MARK = b"DICM"
@@ -21,11 +22,19 @@ _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""SOP classes of DICOM-SEG: of binary or fractional segments, and of label maps."""
+
 _HEADER = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "PatientID", "Modality", "Rows"),
     "SegmentSequence",
 )
 """What tells an object from another, and whom it shows."""
+
+_NEEDED_GROUPS = (0x0002, 0x0020, 0x0028, 0x0062, 0x5200, 0x7FE0)
+"""Groups of the header that say how pixels are stored, where they lie and what they are."""
+
+_SOP_CLASS = 0x00080016
 
 
 class Plane(NamedTuple):
@@ -48,6 +57,13 @@ def is_dicom(path: Path) -> bool:
 def read_header(path: Path) -> "Dataset":
     """What tells an object from another. Raises as `read_object`."""
     return _read(path, stop_before_pixels=True, specific_tags=list(_HEADER))
+
+
+def kind_of(dataset: "Dataset") -> "UID":
+    """The object's kind (SOP class); empty if its header does not say it."""
+    from pydicom.uid import UID
+
+    return UID(str(dataset.get("SOPClassUID") or ""))
 
 
 def is_directory(header: "Dataset") -> bool:
@@ -75,11 +91,52 @@ def _read(path: Path, **part: Any) -> "Dataset":
         raise DataError(f"{path} is missing")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty (0 bytes); copy it again")
-    try:
-        return pydicom.dcmread(path, **part)
-    # Bytes of unknown origin make pydicom fail in more ways than it documents.
-    except Exception as error:
-        raise unreadable(path, error) from error
+    # Or it warns of every value that breaks the standard, of which scanners write many.
+    with pydicom.config.disable_value_validation():
+        try:
+            dataset = pydicom.dcmread(path, **part)
+        # Bytes of unknown origin make pydicom fail in more ways than it documents.
+        except Exception as error:
+            raise unreadable(path, error) from error
+        _check_elements(path, dataset.file_meta)
+        _check_elements(path, dataset)
+    return dataset
+
+
+def _check_elements(path: Path, dataset: "Dataset") -> None:
+    """Decode every element now, which pydicom leaves to whoever asks for it.
+
+    What cannot be decoded is dropped if nothing here depends on it, such as notes of a vendor.
+
+    Raises:
+        DataError: something that is needed cannot be decoded, or has not the form that DICOM says.
+    """
+    from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR
+
+    for tag in list(dataset.keys()):
+        is_needed = tag.group in _NEEDED_GROUPS or tag == _SOP_CLASS
+        try:
+            element = dataset[tag]
+        # Unknown types and values that are none of their type: as above.
+        except Exception as error:
+            if is_needed:
+                raise unreadable(path, error) from error
+            del dataset[tag]
+            continue
+        if is_needed and dictionary_has_tag(tag):
+            is_sequence = dictionary_VR(tag) == "SQ"
+            if is_sequence != (element.VR == "SQ"):
+                raise DataError(
+                    f"{path} has {element.keyword} of type {element.VR} in its header; repair it"
+                )
+            if not is_sequence and dictionary_VM(tag) == "1" and element.VM > 1:
+                raise DataError(
+                    f"{path} has {element.VM} values of {element.keyword} in its header; expected "
+                    "one: repair it"
+                )
+        if element.VR == "SQ":
+            for item in element.value:
+                _check_elements(path, item)
 
 
 def frames_of(path: Path, dataset: "Dataset") -> np.ndarray:
@@ -90,13 +147,13 @@ def frames_of(path: Path, dataset: "Dataset") -> np.ndarray:
         from pydicom.pixels import get_decoder
 
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if syntax and syntax.is_compressed:
-            with contextlib.suppress(NotImplementedError):
-                if not get_decoder(syntax).is_available:
-                    raise DataError(
-                        f"{path} is compressed as {syntax.name}, which needs another package: "
-                        "pip install 'wsicl_jax[dicom]'"
-                    ) from error
+        # Without one, or where it is none that pydicom knows, the first error says it.
+        with contextlib.suppress(AttributeError, NotImplementedError, ValueError):
+            if syntax.is_compressed and not get_decoder(syntax).is_available:
+                raise DataError(
+                    f"{path} is compressed as {syntax.name}, which needs another package: "
+                    "pip install 'wsicl_jax[dicom]'"
+                ) from error
         raise unreadable(path, error) from error
     return array if array.ndim > 2 else array[None]
 
@@ -125,7 +182,10 @@ def of_frame(dataset: "Dataset", number: int, sequence: str, attribute: str) -> 
 
 def planes_of(path: Path, dataset: "Dataset") -> Iterator[Plane]:
     """Where each frame lies. Raises `DataError` if its header does not say it."""
-    for number in range(int(dataset.get("NumberOfFrames") or 1)):
+    count = dataset.get("NumberOfFrames") or 1
+    if not isinstance(count, int):
+        raise DataError(f"{path} has {count!r} frames; expected a number")
+    for number in range(count):
         try:
             position, turn, spacing = (
                 np.array(of_frame(dataset, number, *where), np.float64).reshape(size)

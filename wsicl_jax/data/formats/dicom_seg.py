@@ -13,8 +13,11 @@ from jaxtyping import Float, Integer
 
 from wsicl_jax.axes import Shape3
 from wsicl_jax.data.formats.dicom_file import (
+    SEGMENTATIONS,
     Plane,
     frames_of,
+    is_dicom,
+    kind_of,
     of_frame,
     planes_of,
     read_header,
@@ -43,6 +46,24 @@ def segment_names(files: Sequence[Path]) -> tuple[str, ...]:
     for path in files:
         found |= set(_segments(path, read_header(path)).values())
     return tuple(sorted(found))
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is DICOM-SEG. Raises `DataError` if it is DICOM that cannot be read."""
+    return is_dicom(path) and kind_of(read_header(path)) in SEGMENTATIONS
+
+
+def segment_numbers(path: Path) -> dict[str, int]:
+    """The number of each segment of a DICOM-SEG file by its label; of several with one label, the
+    first.
+
+    Raises:
+        DataError: as `segment_names`.
+    """
+    found: dict[str, int] = {}
+    for number, name in sorted(_segments(path, read_header(path)).items()):
+        found.setdefault(name, number)
+    return found
 
 
 def read_segmentation(
@@ -118,7 +139,9 @@ def _segment_frames(
             number = of_frame(
                 dataset, index, "SegmentIdentificationSequence", "ReferencedSegmentNumber"
             )
-            yield plane, int(number or 0), frame != 0
+            if not isinstance(number, int):
+                raise DataError(f"{path} does not say which segment its frame {index + 1} shows")
+            yield plane, number, frame != 0
 
 
 def _check_spacing(
