@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import wsicl_jax
-from wsicl_jax.checkpoint import find_checkpoint, read_metadata, save_model
+from wsicl_jax.checkpoint import find_checkpoint, read_metadata, reason_of, save_model
 from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
@@ -87,3 +87,10 @@ def test_other_values_than_were_saved_are_refused(saved):
 
 def test_a_checkpoint_says_which_version_wrote_it(saved):
     assert read_metadata(saved[0])["version"] == wsicl_jax.__version__
+
+
+def test_what_tensorstore_says_of_damage_is_told_as_a_sentence():
+    cause = ValueError("DATA_LOSS: checksum differs [tensorstore_spec='{}'] [source locations='x']")
+    wrapped = Exception("Encountered error. See full TensorStore details: <bound method ...>.")
+    wrapped.__cause__ = cause
+    assert reason_of(wrapped) == "DATA_LOSS: checksum differs"
