@@ -45,7 +45,6 @@ def joining(monkeypatch) -> Iterator[dict[str, Any]]:
     for name in [name for name in os.environ if name.startswith(("SLURM_", "JOBSET_", "JOB_"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PYTHONWARNINGS", "")  # set by joining: put back by the monkeypatch
     called: dict[str, Any] = {}
     monkeypatch.setattr(jax.distributed, "initialize", called.update)
     options = ("jax_enable_preemption_service", "jax_cuda_visible_devices")

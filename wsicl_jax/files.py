@@ -1,9 +1,22 @@
 """Files that appear under their name only when they are whole."""
 
+import errno
 import os
+import re
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
+
+_PARTIAL = re.compile(r"(\d+)@(.*)\.partial")
+_FORGOTTEN_SECONDS = 24 * 3600
+"""What another machine has not touched for so long is not being written any more."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -20,9 +33,10 @@ def write_whole(path: Path, content: bytes) -> None:
 def appearing(path: Path) -> Iterator[Path]:
     """A name beside `path`; the file that lies there at the end becomes `path`.
 
-    On any error it is removed, and `path` stays what it was.
+    On any error it is removed, and `path` stays what it was. What a killed process has left of
+    the same is removed, too.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = partial(path.parent, f".{path.name}.")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -30,3 +44,34 @@ def appearing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def partial(directory: Path, prefix: str) -> Path:
+    """A name in a directory for what this process makes there, and nobody else.
+
+    What processes that live no more have left under such names is removed.
+    """
+    host = socket.gethostname()
+    for left in directory.glob("*.partial"):
+        found = _PARTIAL.fullmatch(left.name.removeprefix(prefix))
+        if left.name.startswith(prefix) and found and not _in_use(left, *found.groups()):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(True)
+    return directory / f"{prefix}{os.getpid()}@{host}.partial"
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _in_use(path: Path, number: str, host: str) -> bool:
+    if host == socket.gethostname():
+        return psutil.pid_exists(int(number))
+    try:
+        return time.time() - path.stat().st_mtime < _FORGOTTEN_SECONDS
+    except OSError:
+        return True

@@ -4,9 +4,11 @@ Only the standard library is imported until a verb runs, so that `--help` answer
 """
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
@@ -18,18 +20,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
 
     0: done, 1: done in part, 2: an error of use, 69: another process of the run was lost,
-    75: training stopped on SIGTERM and saved.
+    75: training stopped and saved, and may be started again.
+    Without `arguments`, those of the command line; an error then ends the process at once.
     """
     options = _parse(arguments)
     warnings.showwarning = _show_warning
+    sys.excepthook = _show_uncaught
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
         print(f"wsicl {options.verb}: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", _USE_ERROR)
+        code = getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    if arguments is None:
+        _end(code)
+    return code
+
+
+def _end(code: int) -> None:
+    """End this process without waiting for threads and processes of libraries.
+
+    After a full disk or a killed process they may be waiting for what will never come, or have
+    tracebacks of their own to tell.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+    os._exit(code)
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Pass over what TensorStore prints of writes that another one's failure has ended."""
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

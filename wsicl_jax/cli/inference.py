@@ -1,6 +1,7 @@
 """Verbs for trained networks and what they are given: predict, show, info."""
 
 import argparse
+import functools
 from pathlib import Path
 
 from wsicl_jax.cli.values import Verb, above_0, at_least, check_writable, label_names
@@ -8,7 +9,9 @@ from wsicl_jax.errors import DataError, WsiclError
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from wsicl_jax import __version__
     from wsicl_jax.infer.dry_run import dry_run
+    from wsicl_jax.infer.finished import context_digest
     from wsicl_jax.infer.predict import predict, refusals
     from wsicl_jax.infer.segmenter import Segmenter
     from wsicl_jax.infer.targets import find_targets
@@ -34,12 +37,16 @@ def _predict(options: argparse.Namespace) -> int:
         inputs=context.files if context else (),
         probabilities=options.probabilities,
         overwrite=options.overwrite,
+        resume=options.resume,
+    )
+    segmenter = functools.cache(
+        lambda: Segmenter.load(
+            options.checkpoint, fine=options.fine, max_memory_gb=options.max_memory
+        )
     )
 
     def make_task():
-        settings = {"fine": options.fine, "max_memory_gb": options.max_memory}
-        segmenter = Segmenter.load(options.checkpoint, **settings)
-        return segmenter.task(context.structures, context.values)
+        return segmenter().task(context.structures, context.values)
 
     if options.dry_run:
         tried = dry_run(
@@ -58,11 +65,19 @@ def _predict(options: argparse.Namespace) -> int:
         raise DataError(problems[0] + more)
     for note in notes:
         print(note)
+    settings = {
+        "network": segmenter().digest,
+        "context set": context_digest(context),
+        "--fine": options.fine,
+        "version of wsicl_jax": __version__,
+    }
     summary = predict(
         make_task(),
         found.targets,
         output,
         probabilities=options.probabilities,
+        settings=settings,
+        resume=options.resume,
     )
     console().print(summary.table())
     return 1 if summary.failed else 0
@@ -215,7 +230,11 @@ def add_predict(verb: Verb) -> None:
     results.add_argument(
         "--probabilities", action="store_true", help="also write a file for each structure"
     )
-    results.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    again = results.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    again.add_argument(
+        "--resume", action="store_true", help="go on with a batch that was cut off: what is missing"
+    )
     work = predict.add_argument_group("the work")
     work.add_argument(
         "--dry-run",
