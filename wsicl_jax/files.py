@@ -59,6 +59,20 @@ def partial(directory: Path, prefix: str) -> Path:
     return directory / f"{prefix}{os.getpid()}@{host}.partial"
 
 
+def why_not_writable(path: Path) -> str | None:
+    """Why no file can be written there, before anything is computed; None if it can."""
+    directory = path.absolute().parent
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        return "it is no file; give a file's name"
+    if not directory.exists():
+        return f"there is no directory {path.parent} to write to"
+    if not directory.is_dir():
+        return f"{path.parent} is no directory"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {path.parent} cannot be written to by you; give another place"
+    return None
+
+
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that a disk or a quota is full."""
     while error is not None:

@@ -94,7 +94,7 @@ class Lock:
         except FileExistsError:
             return False
         try:
-            with open(file, "wb") as opened:
+            with os.fdopen(file, "wb") as opened:
                 opened.write(json.dumps(self._mine).encode())
                 opened.flush()
                 os.fsync(opened.fileno())
@@ -154,6 +154,35 @@ def locked(path: Path, what: str) -> Iterator[Lock]:
         _remove_empty(made)
 
 
+@contextmanager
+def part_locked(path: str | Path, part: tuple[int, int], what: str) -> Iterator[None]:
+    """Hold part (i, n) of the work on a directory, which need not exist, during the block.
+
+    Each part has its own lock file beside the directory; who divides the work into another
+    number of parts waits until all is left. An object store (a URL) has no locks.
+
+    Raises:
+        LockedError: another process holds the part, or parts of another number.
+        WsiclError: as `locked`.
+    """
+    if "://" in str(path):
+        yield
+        return
+    directory = Path(path).absolute()
+    number, parts = part
+    prefix, suffix = f".{directory.name}.", f"-of-{parts}.lock"
+    with locked(directory.parent / f"{prefix}{number}{suffix}", what):
+        for other in directory.parent.glob("*-of-*.lock"):
+            if not other.name.startswith(prefix) or other.name.endswith(suffix):
+                continue
+            if is_held(other):
+                raise LockedError(
+                    f"{what} is in use by another process, {_holder(other)}, that divides the "
+                    f"work into another number of parts; wait for its end, or stop it"
+                )
+        yield
+
+
 def is_held(path: Path) -> bool:
     """Whether a process that lives holds a lock file; does not wait for a sign of life."""
     found = _read(path)
@@ -195,7 +224,7 @@ def _machine() -> str:
     """Within it, a number means one process: host, boot, and the container's own numbering."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        numbering = os.stat("/proc/self/ns/pid").st_ino
+        numbering = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:  # not Linux
         return socket.gethostname()
     return f"{socket.gethostname()} {boot} {numbering}"

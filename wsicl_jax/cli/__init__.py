@@ -15,6 +15,11 @@ from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
 
+_PLAIN = "\0"
+"""Before a word that is no option, though it may begin with a dash."""
+
+_DASHES = "names that begin with a dash come last, after --: wsicl VERB ... -- -name"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
@@ -66,16 +71,28 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--" in words:
+        # argparse treats these by its place in each list; so they are no options for it at all.
+        end = words.index("--")
+        words = [*words[:end], *(f"{_PLAIN}{word}" for word in words[end + 1 :])]
+    options, rest = parser.parse_known_args(words)
     # argparse takes no more `key=value`, and no more targets, once an option came between.
     name = "overrides" if "overrides" in options else "targets"
     unknown = [
         word for word in rest if word.startswith("-") or (name == "overrides" and "=" not in word)
     ]
     if unknown or (rest and name not in options):
-        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+        named = (word.removeprefix(_PLAIN) for word in unknown or rest)
+        parser.error(f"unrecognized arguments: {' '.join(named)}")
     if rest:
         setattr(options, name, [*getattr(options, name), *rest])
+    for key, value in vars(options).items():
+        if isinstance(value, str):
+            setattr(options, key, value.removeprefix(_PLAIN))
+        elif isinstance(value, list):
+            plain = [word.removeprefix(_PLAIN) if isinstance(word, str) else word for word in value]
+            setattr(options, key, plain)
     return options
 
 
@@ -91,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example: {example}",
+            epilog=f"example: {example}\n\n{_DASHES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.set_defaults(run=run)

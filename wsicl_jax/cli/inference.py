@@ -166,7 +166,7 @@ def add_predict(verb: Verb) -> None:
         "segment images, given context images that show what is meant",
         "wsicl predict small --context context.json --output masks target.nii.gz",
     )
-    predict.epilog = _PREDICT_EXAMPLES
+    predict.epilog = f"{_PREDICT_EXAMPLES}\n{predict.epilog.partition(chr(10) * 2)[2]}"
     predict.add_argument(
         "checkpoint",
         help="a run, a checkpoint, a file of weights, or small, which comes with wsicl_jax",

@@ -1,6 +1,5 @@
 """Exports a network: write beside the place, check there, then let it appear with its card."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from wsicl_jax.export.networks import find_network
 from wsicl_jax.export.settings import Settings
 from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
 from wsicl_jax.export.weights import load_with_settings
-from wsicl_jax.files import appearing, write_whole
+from wsicl_jax.files import appearing, why_not_writable, write_whole
 from wsicl_jax.model.dual_branch import DualBranch
 
 Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
@@ -91,6 +90,10 @@ def export(
         raise ExportError(f"{format} holds float32 alone; {dtype} is for safetensors")
     output = Path(output)
     card_path = output.with_name(f"{output.name}.card.md")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot make the directory {output.parent}: {error.strerror}") from error
     _check_places([output, card_path], overwrite=overwrite)
     stored = find_network(checkpoint)
     settings = Settings(stored.experiment, stored.metadata.get("step"))
@@ -185,12 +188,10 @@ def _way(format: Format, model: DualBranch, settings: Settings, dtype: Dtype) ->
 
 def _check_places(paths: Iterable[Path], *, overwrite: bool) -> None:
     for path in paths:
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise ExportError(f"cannot write {path}: it is no file; give a file's name")
-        if path.exists() and not overwrite:
+        if path.is_file() and not overwrite:
             raise ExportError(f"{path} exists already; give another name, or --overwrite")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise ExportError(f"cannot write {path}: there is no directory {path.parent} to write")
+        if why := why_not_writable(path):
+            raise ExportError(f"cannot write {path}: {why}")
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -107,16 +107,12 @@ def open_run(
     run = run_directory(config)
     with ExitStack() as held:
         locks = []
-        from_leader(
-            lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}")))
-        )
+        from_leader(lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}"))))
         start = _found_start(config, resume=resume, accept_data_changes=accept_data_changes)
         yield start._replace(lock=locks[0] if locks else None)
 
 
-def _found_start(
-    config: ExperimentConfig, *, resume: bool, accept_data_changes: bool
-) -> RunStart:
+def _found_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
     datasets = open_datasets(config)
 
     def find_out() -> tuple[int, dict[str, Any], Changes]:
