@@ -21,6 +21,7 @@ import wsicl_jax
 from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.files import why_full
 from wsicl_jax.integrity import (
     differing,
     fingerprint_arrays,
@@ -44,7 +45,6 @@ _FINGERPRINTS = "fingerprints"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 """What Orbax puts behind the name of a checkpoint while it writes it."""
 
-_NO_ROOM = ("No space left on device", "Disk quota exceeded")
 
 
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
@@ -252,8 +252,8 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
 def reason_of(error: Exception) -> str:
     """An error's message on one line of bearable length."""
     text = " ".join(str(error).split())
-    if full := [why for why in _NO_ROOM if why in text]:
-        return full[0]  # without the names of the many files that were being written
+    if full := why_full(error):
+        return full  # without the names of the many files that were being written
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".rstrip()
     return text if len(text) <= 300 else f"{text[:300]} ..."

@@ -17,6 +17,8 @@ _FORGOTTEN_SECONDS = 24 * 3600
 """What another machine has not touched for so long is not being written any more."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = tuple(map(os.strerror, _FULL))
+"""What libraries say of it in errors of their own kinds."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -42,6 +44,10 @@ def appearing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not that of the file beside it, or none
+        error.filename2 = None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,13 +79,15 @@ def why_not_writable(path: Path) -> str | None:
     return None
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, says that a disk or a quota is full."""
+def why_full(error: BaseException | None) -> str | None:
+    """What says that a disk or a quota is full, in an error or what it came from; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
-            return True
+            return os.strerror(error.errno)
+        if found := [text for text in _FULL_TEXTS if text in str(error)]:
+            return found[0]
         error = error.__cause__
-    return False
+    return None
 
 
 def _in_use(path: Path, number: str, host: str) -> bool:

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
-        print(f"wsicl {options.verb}: {error}", file=sys.stderr)
+        print(f"wsicl {options.verb}: {_message(error)}", file=sys.stderr)
         code = getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
@@ -42,6 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _end(code)
     return code
+
+
+def _message(error: WsiclError | OSError) -> str:
+    from wsicl_jax.files import why_full
+
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if why_full(error) and "make room" not in text:
+        text += "; make room there, then give the same command again"
+    return text
 
 
 def _end(code: int) -> None:

@@ -23,7 +23,7 @@ from wsicl_jax.data.results import (
     write_probabilities,
 )
 from wsicl_jax.errors import DataError, WsiclError
-from wsicl_jax.files import is_full, partial, write_whole
+from wsicl_jax.files import partial, why_full, write_whole
 from wsicl_jax.infer.finished import Finished, read_record
 from wsicl_jax.infer.result import Segmentation
 from wsicl_jax.infer.targets import Target, as_file_name, read_target
@@ -248,7 +248,7 @@ def predict(
                     _write_labels(names, task.structures)
                 _write(target, outcome, finished)
             except WsiclError as error:
-                if is_full(error):
+                if why_full(error):
                     raise DataError(
                         f"{error}; {len(written) + len(there)} label maps are whole: make room, "
                         "then go on with --resume"
