@@ -46,7 +46,6 @@ _UNFINISHED = ".orbax-checkpoint-tmp"
 """What Orbax puts behind the name of a checkpoint while it writes it."""
 
 
-
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
     """Write a network alone as a checkpoint directory that `load_model` reads.
 

@@ -111,7 +111,9 @@ def made(tmp_path_factory) -> Place:
     (source / "dataset.json").write_text(json.dumps(dataset))
     place = Place(source, folder / "store", folder / "run", folder / "m.safetensors", folder)
     assert main(["convert", str(source), str(place.store), "--workers", "1"]) == 0
-    assert main(["train", str(written(folder / "x", "run", experiment(place.run, place.store)))]) == 0
+    assert (
+        main(["train", str(written(folder / "x", "run", experiment(place.run, place.store)))]) == 0
+    )
     export(place.run, place.weights, "safetensors")
     return place
 

@@ -1,4 +1,4 @@
-"""A full disk: one message, nothing half written, and the same command goes on when there is room."""
+"""A full disk: one message, nothing half written, and the command goes on when there is room."""
 
 from pathlib import Path
 

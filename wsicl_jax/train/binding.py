@@ -69,7 +69,7 @@ def find_start(
         DataError: the data sets have changed, or the run's manifest is missing, damaged, or
             another one than its checkpoint was saved with.
     """
-    run = Path(config.run)
+    run = run_directory(config)
     done = steps_done(run, config, resume=resume)
     if not done:
         return RunStart(done, manifest_of(config, datasets), Changes(), list(datasets))
