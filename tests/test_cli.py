@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from wsicl_jax import cli
 from wsicl_jax.cli import main
 from wsicl_jax.data.store import Store, finish_store, write_case
 
@@ -489,9 +490,40 @@ def test_masks_on_another_grid_are_told_by_name(listed, masks, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("convert -- -a -b", {"source": "-a", "store": "-b"}),
+        ("data show -- -a -b", {"store": "-a", "case": "-b"}),
+        ("data list -- -a", {"path": "-a"}),
+        ("synth --seed 1 -- -o", {"output": "-o", "seed": 1}),
+        ("train --resume -- -c run=-r", {"config": "-c", "overrides": ["run=-r"], "resume": True}),
+        ("sweep -- -c", {"config": "-c"}),
+        ("score --name a --kind mask --contexts 1 --output o -- -e -m", {"masks": "-m"}),
+        ("report --output o -- -s --t", {"sweeps": ["-s", "--t"]}),
+        ("predict small a.nii --output o -- -x.nii", {"targets": ["a.nii", "-x.nii"]}),
+        ("show --output p -- -i -l", {"image": "-i", "labels": "-l"}),
+        ("info -- -r", {"path": "-r"}),
+        ("export --format onnx --output o -- -r", {"checkpoint": "-r"}),
+        ("import -- -a -b", {"file": "-a", "output": "-b"}),
+    ],
+)
+def test_names_that_begin_with_a_dash_stand_behind_two(words, found):
+    options = vars(cli._parse(words.split()))
+    assert {name: options[name] for name in found} == found
+
+
+def test_the_help_of_every_verb_tells_how_to_name_what_begins_with_a_dash(capsys):
+    for verb in ("convert", "predict", "data show", "import"):
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+        assert "begin with a dash come last, after --" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["segment"], "segment"),
+        (["info", "--", "-a", "-b"], "unrecognized arguments: -b"),
         (["score", "l", "m", "--kind", "boxes"], "'boxes' (choose from"),
         (["sweep", "x.yaml", "--part", "0/3"], "'0/3' is no part"),
         (["predict", "r", "t.nii", "--format", "png", "--output", "o"], "'png' (choose from"),

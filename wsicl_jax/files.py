@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -65,17 +65,43 @@ def partial(directory: Path, prefix: str) -> Path:
     return directory / f"{prefix}{os.getpid()}@{host}.partial"
 
 
-def why_not_writable(path: Path) -> str | None:
-    """Why no file can be written there, before anything is computed; None if it can."""
-    directory = path.absolute().parent
+@contextmanager
+def directory_made(directory: Path) -> Iterator[None]:
+    """Make a directory and those above it; at the end, remove again those that are empty.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = []
+    for place in (directory, *directory.parents):
+        if place.exists():
+            break
+        missing.append(place)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something is in it, and it stays with all above
+            for place in missing:
+                place.rmdir()
+
+
+def why_not_writable(path: Path, *, made: bool = False) -> str | None:
+    """Why no file can be written there, before anything is computed; None if it can.
+
+    `made`: missing directories will be made.
+    """
     if path.is_dir() or (path.exists() and not path.is_file()):
         return "it is no file; give a file's name"
+    directory = path.absolute().parent
+    while made and not directory.exists():
+        directory = directory.parent
     if not directory.exists():
-        return f"there is no directory {path.parent} to write to"
+        return f"there is no directory {directory} to write to"
     if not directory.is_dir():
-        return f"{path.parent} is no directory"
+        return f"{directory} is no directory"
     if not os.access(directory, os.W_OK | os.X_OK):
-        return f"the directory {path.parent} cannot be written to by you; give another place"
+        return f"the directory {directory} cannot be written to by you; give another place"
     return None
 
 

@@ -19,8 +19,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from wsicl_jax.errors import LockedError, WsiclError
+from wsicl_jax.files import directory_made
 
 BEAT_SECONDS = 10.0
 """How often a holder shows that it lives."""
@@ -136,22 +137,15 @@ def locked(path: Path, what: str) -> Iterator[Lock]:
         LockedError: another process holds it, and lives.
         WsiclError: the file cannot be written.
     """
-    lock = Lock(path, what)
-    made: Sequence[Path] = ()
-    try:
-        made = _make_directory(path.parent)
-        lock.take()
-    except OSError as error:
-        _remove_empty(made)
-        raise WsiclError(f"cannot write to {path.parent}: {error.strerror}") from error
-    except BaseException:
-        _remove_empty(made)
-        raise
-    try:
+    with ExitStack() as opened:
+        try:
+            opened.enter_context(directory_made(path.parent))
+            lock = Lock(path, what)
+            lock.take()
+        except OSError as error:
+            raise WsiclError(f"cannot write to {path.parent}: {error.strerror}") from error
+        opened.callback(lock.leave)
         yield lock
-    finally:
-        lock.leave()
-        _remove_empty(made)
 
 
 @contextmanager
@@ -178,7 +172,7 @@ def part_locked(path: str | Path, part: tuple[int, int], what: str) -> Iterator[
             if is_held(other):
                 raise LockedError(
                     f"{what} is in use by another process, {_holder(other)}, that divides the "
-                    f"work into another number of parts; wait for its end, or stop it"
+                    "work into another number of parts; wait for its end, or stop it"
                 )
         yield
 
@@ -275,22 +269,3 @@ def _told(found: dict[str, Any]) -> str:
     if "pid" not in found:
         return "which is just beginning"
     return f"number {found['pid']} on {found.get('host')}, since {found.get('since')}"
-
-
-def _make_directory(directory: Path) -> list[Path]:
-    """Make a directory and those above it; those that were missing, innermost first."""
-    missing = []
-    place = directory
-    while not place.exists():
-        missing.append(place)
-        place = place.parent
-    directory.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _remove_empty(directories: Sequence[Path]) -> None:
-    for directory in directories:
-        try:
-            directory.rmdir()
-        except OSError:  # something is in it
-            return

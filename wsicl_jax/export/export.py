@@ -21,7 +21,7 @@ from wsicl_jax.export.networks import find_network
 from wsicl_jax.export.settings import Settings
 from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
 from wsicl_jax.export.weights import load_with_settings
-from wsicl_jax.files import appearing, why_not_writable, write_whole
+from wsicl_jax.files import appearing, directory_made, why_not_writable, write_whole
 from wsicl_jax.model.dual_branch import DualBranch
 
 Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
@@ -77,8 +77,8 @@ def export(
     """Write the network of a checkpoint in another format, checked in that format's runtime.
 
     `FILE.card.md` beside it says what it is, and a `config.json` the settings, if the format is
-    safetensors. Nothing appears under its name before the check is passed, and a file that is
-    there stays as it is without `overwrite`. For one process.
+    safetensors. The directory is made if it is missing. Nothing appears under its name before the
+    check is passed, and a file that is there stays as it is without `overwrite`. For one process.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -90,10 +90,6 @@ def export(
         raise ExportError(f"{format} holds float32 alone; {dtype} is for safetensors")
     output = Path(output)
     card_path = output.with_name(f"{output.name}.card.md")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot make the directory {output.parent}: {error.strerror}") from error
     _check_places([output, card_path], overwrite=overwrite)
     stored = find_network(checkpoint)
     settings = Settings(stored.experiment, stored.metadata.get("step"))
@@ -103,7 +99,7 @@ def export(
     # One that says the same is shared by files that differ in precision alone.
     changed = [path for path, content in beside.items() if not _holds(path, content)]
     _check_places(changed, overwrite=overwrite)
-    with appearing(output) as temporary:
+    with directory_made(output.parent), appearing(output) as temporary:
         way.write(temporary)
         comparison = compare(
             temporary, way.run, model, way.grid, runtime=way.runtime, bound=BOUNDS[dtype]
@@ -190,7 +186,7 @@ def _check_places(paths: Iterable[Path], *, overwrite: bool) -> None:
     for path in paths:
         if path.is_file() and not overwrite:
             raise ExportError(f"{path} exists already; give another name, or --overwrite")
-        if why := why_not_writable(path):
+        if why := why_not_writable(path, made=True):
             raise ExportError(f"cannot write {path}: {why}")
 
 
