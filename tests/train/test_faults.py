@@ -5,7 +5,6 @@ import itertools
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -65,31 +64,30 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def shared_memory() -> set[str]:
-    place = Path("/dev/shm")
-    return {file.name for file in place.iterdir()} if place.is_dir() else set()
+_TRAIN = """
+import sys
+from wsicl_jax.cli import main
+sys.argv[:] = ["wsicl", "train", sys.argv[1]]
+sys.exit(main())
+"""
 
 
+@pytest.mark.slow
 def test_a_killed_loader_worker_is_told_in_a_line_and_the_run_is_saved(tmp_path):
-    run, before = tmp_path / "run", shared_memory()
-    config = tiny(run, steps=1000, workers=1)
-    process = start(config, _TRAIN_SLOWLY, "0.5", stderr=subprocess.PIPE)
-    wait_for(is_saved(run, 3), process, seconds=240)
+    run = tmp_path / "run"
+    config = tiny(run, steps=10**6, checkpoint_every=20, workers=1)
+    process = start(config, _TRAIN, stderr=subprocess.PIPE)
+    wait_for(lambda: list(run.glob("checkpoints/[0-9]*")), process, seconds=240)
     (worker,) = workers_of(process)
     worker.kill()
-    killed = time.monotonic()
-    _, told = process.communicate(timeout=60)
-    assert time.monotonic() - killed < 30
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 75, told
-    (line,) = [line for line in told.splitlines() if not line.startswith("training:")]
-    assert re.match(
-        f"process {worker.pid}, .* killed by SIGKILL, most likely for want of mem", line
-    )
-    assert "is saved" in line and "--resume" in line
-    assert shared_memory() <= before
-    assert saved_steps(run)[-1] > 3
+    (line,) = (line for line in told.splitlines() if not line.startswith("training:"))
+    assert re.search(f"process {worker.pid}, .* killed by SIGKILL, most likely for want", line)
+    assert f"up to step {saved_steps(run)[-1]} of" in line and "--resume" in line
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_directory_are_refused_while_the_first_lives(whole_run, tmp_path):
     run = tmp_path / "run"
     process = start(tiny(run), _TRAIN_SLOWLY, "1", stderr=subprocess.DEVNULL)

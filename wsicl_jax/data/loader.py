@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
 import grain
@@ -53,7 +54,8 @@ def batches(
     """The batches of steps `first_step`, `first_step + 1`, ..., or some rows of them.
 
     Starts at any step at once: episodes follow from their index, nothing is replayed. A
-    process that is given its `rows` (`parallel.local_rows`) makes and reads no others.
+    process that is given its `rows` (`parallel.local_rows`) makes and reads no others. What has
+    worker processes (`train.workers`) also has a `close` that ends them.
 
     Raises:
         LoaderError: by the next batch; a worker process was killed.
@@ -122,6 +124,14 @@ class _FromWorkers(Iterator[Episode]):
                 raise found
             return found
 
+    def close(self) -> None:
+        """End the workers, which would otherwise go on as long as this process."""
+        self._find_workers()
+        for worker in self._workers:
+            worker.kill()
+        with suppress(queue.Empty):
+            self._ready.get_nowait()  # lets the thread go on, to its end
+
     def _fetch(self) -> None:
         try:
             for batch in self._stream:
@@ -132,9 +142,7 @@ class _FromWorkers(Iterator[Episode]):
 
     def _check(self) -> None:
         """Raises `LoaderError` if a worker was killed, and ends the others."""
-        # Those that have ended are in no list any more.
-        if len(self._workers) < self._count:
-            self._workers |= set(multiprocessing.active_children()) - self._before
+        self._find_workers()
         killed = [worker for worker in self._workers if (worker.exitcode or 0) < 0]
         if not killed:
             return
@@ -147,6 +155,11 @@ class _FromWorkers(Iterator[Episode]):
             f"process {killed[0].pid}, one of the {self._count} that make the episodes "
             f"(train.workers), was killed by {how}{why}"
         )
+
+    def _find_workers(self) -> None:
+        # Kept, since those that have ended are in no list any more.
+        if self._started and len(self._workers) < self._count:
+            self._workers |= set(multiprocessing.active_children()) - self._before
 
 
 def _alone(episode: Episode) -> Episode:

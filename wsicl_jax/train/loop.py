@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -117,6 +117,7 @@ def train(
                 rows=local_rows(settings.batch, mesh),
                 context_multiple=math.lcm(config.episode.context_multiple, mesh.shape[CONTEXT]),
             )
+            opened.callback(data.close)
             with (
                 RunLog(run, done, leader=leader) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
@@ -160,7 +161,9 @@ def train(
                     score(done)  # the run was stopped during it
                 for step in range(done + 1, settings.steps + 1):
                     asked = time.monotonic()
-                    batch = data.next()
+                    # The first one is awaited while what makes the episodes starts.
+                    with bar.paused() if step == done + 1 else nullcontext():
+                        batch = data.next()
                     waiting = time.monotonic() - asked
                     contexts = batch.context_weights.shape[1]
                     batch = to_devices(batch, mesh, settings.batch)
@@ -202,11 +205,16 @@ class _Data:
         context_multiple: int,
     ):
         self.failure: Exception | None = None
-        self._stream: Iterator[Episode] = batches(
+        self._stream = batches(
             episodes, first_step=done, rows=rows, context_multiple=context_multiple
         )
         self._episodes, self._step, self._stop = episodes, done, stop
         self._shape = {"rows": len(rows), "context_multiple": context_multiple}
+
+    def close(self) -> None:
+        """End the processes that make episodes."""
+        if self._episodes.config.train.workers:
+            self._stream.close()
 
     def next(self) -> Episode:
         """The batch of the next step; asks to stop if it cannot be made, whatever the reason."""
