@@ -1,6 +1,7 @@
 """Files that appear under their name only when they are whole."""
 
 import errno
+import functools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-_PARTIAL = re.compile(r"(\d+)@(.*)\.partial")
+_PARTIAL = re.compile(r"(?:\..*\.)?(\d+)@(.*)\.partial")
 _FORGOTTEN_SECONDS = 24 * 3600
 """What another machine has not touched for so long is not being written any more."""
 
@@ -55,14 +56,22 @@ def appearing(path: Path) -> Iterator[Path]:
 def partial(directory: Path, prefix: str) -> Path:
     """A name in a directory for what this process makes there, and nobody else.
 
-    What processes that live no more have left under such names is removed.
+    What processes that live no more have left there under such names is removed.
     """
-    host = socket.gethostname()
+    _remove_left(directory)
+    return directory / f"{prefix}{os.getpid()}@{socket.gethostname()}.partial"
+
+
+@functools.cache  # once: a directory may have many files
+def _remove_left(directory: Path) -> None:
     for left in directory.glob("*.partial"):
-        found = _PARTIAL.fullmatch(left.name.removeprefix(prefix))
-        if left.name.startswith(prefix) and found and not _in_use(left, *found.groups()):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(True)
-    return directory / f"{prefix}{os.getpid()}@{host}.partial"
+        found = _PARTIAL.fullmatch(left.name)
+        if not found or _in_use(left, *found.groups()):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager

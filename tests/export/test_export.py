@@ -136,14 +136,16 @@ def test_place_that_is_none_is_refused_at_once(trained, tmp_path, name):
 
 
 def test_folder_of_the_file_is_made_and_what_a_killed_export_left_is_removed(trained, tmp_path):
-    folder = tmp_path / "new" / "folder"
-    export(trained.path, folder / "m.safetensors", "safetensors")
+    export(trained.path, tmp_path / "new/folder/m.safetensors", "safetensors")
+    assert (tmp_path / "new/folder/m.safetensors").is_file()
+    folder = tmp_path / "old"
+    folder.mkdir()
     dead = subprocess.Popen(["true"])
     dead.wait()
     left = folder / f".m.safetensors.{dead.pid}@{socket.gethostname()}.partial"
     left.touch()
     (folder / f".m.safetensors.{os.getppid()}@{socket.gethostname()}.partial").touch()  # it lives
-    export(trained.path, folder / "m.safetensors", "safetensors", overwrite=True)
+    export(trained.path, folder / "m.safetensors", "safetensors")
     assert not left.exists() and len(list(folder.glob("*.partial"))) == 1
 
 

@@ -65,6 +65,7 @@ def _predict(options: argparse.Namespace) -> int:
         raise DataError(problems[0] + more)
     for note in notes:
         print(note)
+    task = make_task()
     settings = {
         "network": segmenter().digest,
         "context set": context_digest(context),
@@ -72,7 +73,7 @@ def _predict(options: argparse.Namespace) -> int:
         "version of wsicl_jax": __version__,
     }
     summary = predict(
-        make_task(),
+        task,
         found.targets,
         output,
         probabilities=options.probabilities,
