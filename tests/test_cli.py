@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from wsicl_jax import cli
 from wsicl_jax.cli import main
 from wsicl_jax.data.store import Store, finish_store, write_case
 
@@ -113,6 +114,11 @@ def examples(source: Path) -> list[str]:
     return [word for pair in pairs for word in ("--example", *(str(source / f) for f in pair))]
 
 
+def seen(folder: Path) -> set[str]:
+    """What people see in a folder: hidden are the records of finished targets."""
+    return {file.name for file in folder.iterdir() if not file.name.startswith(".")}
+
+
 def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
     context = tmp_path / "context.json"
     image = str(source / "imagesTr" / "case0_0000.nii.gz")
@@ -124,11 +130,9 @@ def test_predict_writes_a_mask_on_each_targets_own_grid(run, source, tmp_path):
     arguments = ["predict", str(run), "--context", str(context), "--example", *example]
     # Targets may stand on both sides of an option.
     assert main([*arguments, targets[0], "--output", str(tmp_path / "masks"), targets[1]]) == 0
-    assert {file.name for file in (tmp_path / "masks").iterdir()} == {
-        "case1.nii.gz",
-        "case2.nii.gz",
-    }
-    for file in (tmp_path / "masks").iterdir():
+    files = [tmp_path / "masks" / f"case{n}.nii.gz" for n in (1, 2)]
+    assert seen(tmp_path / "masks") == {file.name for file in files}
+    for file in files:
         mask = nib.load(file)
         assert mask.shape == SHAPE
         np.testing.assert_array_equal(mask.affine, AFFINE)
@@ -146,7 +150,7 @@ def test_predict_names_a_bad_target_and_ends_with_code_1(
     arguments = ["predict", str(run), *examples(source), "--output", str(output)]
     assert main([*arguments, str(bad), str(good)]) == 1
     assert "bad.nii.gz" in capsys.readouterr().out
-    assert [file.name for file in output.iterdir()] == ["case1.nii.gz"]
+    assert seen(output) == {"case1.nii.gz"}
 
 
 def test_predict_is_shown_the_task_by_cases_of_a_data_set(run, source, tmp_path, capsys):
@@ -171,7 +175,7 @@ def test_predict_with_labels_writes_a_label_map_names_and_probabilities(run, sou
     arguments = ["predict", str(run), target, *examples(source), "--labels", "l=1,r=2"]
     arguments += ["--output", str(tmp_path / "out"), "--probabilities", "--no-fine"]
     assert main(arguments) == 0
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+    assert seen(tmp_path / "out") == {
         *("case1.nii.gz", "case1_l_prob.nii.gz", "case1_r_prob.nii.gz", "labels.json"),
     }
     assert json.loads((tmp_path / "out" / "labels.json").read_text()) == {"l": 1, "r": 2}
@@ -487,9 +491,40 @@ def test_masks_on_another_grid_are_told_by_name(listed, masks, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("convert -- -a -b", {"source": "-a", "store": "-b"}),
+        ("data show -- -a -b", {"store": "-a", "case": "-b"}),
+        ("data list -- -a", {"path": "-a"}),
+        ("synth --seed 1 -- -o", {"output": "-o", "seed": 1}),
+        ("train --resume -- -c run=-r", {"config": "-c", "overrides": ["run=-r"], "resume": True}),
+        ("sweep -- -c", {"config": "-c"}),
+        ("score --name a --kind mask --contexts 1 --output o -- -e -m", {"masks": "-m"}),
+        ("report --output o -- -s --t", {"sweeps": ["-s", "--t"]}),
+        ("predict small a.nii --output o -- -x.nii", {"targets": ["a.nii", "-x.nii"]}),
+        ("show --output p -- -i -l", {"image": "-i", "labels": "-l"}),
+        ("info -- -r", {"path": "-r"}),
+        ("export --format onnx --output o -- -r", {"checkpoint": "-r"}),
+        ("import -- -a -b", {"file": "-a", "output": "-b"}),
+    ],
+)
+def test_names_that_begin_with_a_dash_stand_behind_two(words, found):
+    options = vars(cli._parse(words.split()))
+    assert {name: options[name] for name in found} == found
+
+
+def test_the_help_of_every_verb_tells_how_to_name_what_begins_with_a_dash(capsys):
+    for verb in ("convert", "predict", "data show", "import"):
+        with pytest.raises(SystemExit):
+            main([*verb.split(), "--help"])
+        assert "begin with a dash come last, after --" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["segment"], "segment"),
+        (["info", "--", "-a", "-b"], "unrecognized arguments: -b"),
         (["score", "l", "m", "--kind", "boxes"], "'boxes' (choose from"),
         (["sweep", "x.yaml", "--part", "0/3"], "'0/3' is no part"),
         (["predict", "r", "t.nii", "--format", "png", "--output", "o"], "'png' (choose from"),

@@ -45,7 +45,6 @@ def joining(monkeypatch) -> Iterator[dict[str, Any]]:
     for name in [name for name in os.environ if name.startswith(("SLURM_", "JOBSET_", "JOB_"))]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PYTHONWARNINGS", "")  # set by joining: put back by the monkeypatch
     called: dict[str, Any] = {}
     monkeypatch.setattr(jax.distributed, "initialize", called.update)
     options = ("jax_enable_preemption_service", "jax_cuda_visible_devices")
@@ -360,6 +359,73 @@ def test_a_run_that_lost_a_process_while_saving_goes_on_from_its_checkpoint(savi
         assert resumed.poll() is None, resumed.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+_WITHOUT_DATA = """
+import sys
+from wsicl_jax.cli import main
+from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.errors import DataError
+make = EpisodeSource.__getitem__
+def fail(self, index):
+    if index >= 2 * 4:
+        raise DataError("the store of this host is gone")
+    return make(self, index)
+if sys.argv[-1] == "1":
+    EpisodeSource.__getitem__ = fail
+sys.exit(main())
+"""
+
+
+def trained_together(directory: Path, program: list[str], *second: str) -> tuple[Path, list]:
+    """Train 8 steps by two processes, the second with further settings; their codes and words."""
+    settings = {
+        "data": "synthetic",
+        "volume": {"grid": [16, 16, 16]},
+        "episode": {"contexts": [1, 1]},
+        "model": {"channels": [2, 4]},
+        "train": {"steps": 8, "batch": 2, "checkpoint_every": 3},
+        "evaluation": {"contexts": 1, "synthetic_structures": 1, "synthetic_targets": 1},
+        "run": str(directory / "run"),
+    }
+    config = directory / "experiment.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    joining = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2"]
+    processes = [
+        subprocess.Popen(
+            [*program, "train", str(config), *more, *joining, "--process-id", str(index)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        for index, more in enumerate(((), second))
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    return directory / "run", list(zip(codes, said, strict=True))
+
+
+@pytest.mark.slow
+def test_processes_with_different_settings_do_not_train_together(tmp_path):
+    run, ended = trained_together(tmp_path, [WSICL], "seed=3", "train.learning_rate=5e-2")
+    for code, said in ended:
+        assert code == 2, said
+        line = said.splitlines()[-1]
+        assert "seed is 0 in process 0, 3 in process 1" in line
+        assert "train.learning_rate is 0.001 in process 0, 0.05 in process 1" in line
+    assert not run.exists()
+
+
+@pytest.mark.slow
+def test_when_one_process_has_no_data_all_save_what_was_learnt(tmp_path):
+    run, ended = trained_together(tmp_path, [sys.executable, "-c", _WITHOUT_DATA])
+    assert [code for code, _ in ended] == [PEER_LOST, 2]
+    first, second = (said.splitlines()[-1] for _, said in ended)
+    assert "another process could not get its data" in first
+    assert "the store of this host is gone" in second
+    for line in (first, second):
+        assert "what was learnt up to step 4 of 8 is saved" in line
+    assert sorted(int(step.name) for step in (run / "checkpoints").iterdir()) == [3, 4]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def test_what_was_done_before_does_not_count_as_speed(capsys):
     assert capsys.readouterr().err == "training: 60/100, 2.0 s each, 0:01:20 left\n"
 
 
+def test_what_is_done_only_once_does_not_count_in_the_time_left(capsys):
+    clock = Clock()
+    lines = progress._Lines(100, "training", clock=clock)
+    with lines.paused():
+        clock.now += 300
+    clock.now += 2
+    lines.advance()
+    assert capsys.readouterr().err == "training: 1/100, 2.0 s each, 0:03:18 left\n"
+
+
 def test_work_that_had_a_line_ends_with_one(capsys):
     clock = Clock()
     lines = progress._Lines(4, "training", clock=clock)

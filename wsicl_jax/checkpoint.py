@@ -6,6 +6,7 @@ checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
 """
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from wsicl_jax import sealing
 from wsicl_jax.config import ExperimentConfig, config_from_dict
 from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import CheckpointError, ConfigError, reason
+from wsicl_jax.files import why_full
 from wsicl_jax.integrity import (
     differing,
     fingerprint_arrays,
@@ -41,18 +43,35 @@ STEPS = "checkpoints"
 
 _FINGERPRINTS = "fingerprints"
 
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax puts behind the name of a checkpoint while it writes it."""
+
 
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
     """Write a network alone as a checkpoint directory that `load_model` reads.
 
+    It appears there when it is whole.
+
     Raises:
-        CheckpointError: `path` exists already.
+        CheckpointError: `path` exists already, or cannot be written.
     """
     path = Path(path).absolute()
     if path.exists():
         raise CheckpointError(f"{path} exists already; give a new directory or remove it")
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, composite({PARAMETERS: nnx.state(model, nnx.Param)}, metadata))
+    remove_unfinished(path.parent, path.name)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, composite({PARAMETERS: nnx.state(model, nnx.Param)}, metadata))
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        remove_unfinished(path.parent, path.name)
+        raise CheckpointError(f"{path} cannot be written: {reason_of(error)}") from error
+
+
+def remove_unfinished(directory: Path, name: str = "") -> None:
+    """Remove what was left half written of the checkpoint of this name, by default of all."""
+    for left in directory.glob(f"*{_UNFINISHED}*"):
+        if not name or left.name.startswith(f"{name}{_UNFINISHED}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def load_model(path: str | Path) -> DualBranch:
@@ -234,6 +253,8 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
 
 def reason_of(error: Exception) -> str:
     """An error's message on one line of bearable length."""
+    if full := why_full(error):
+        return full  # without the names of the many files that were being written
     # Of these, Orbax says the place in the array, and the cause what is wrong.
     of_orbax = "TensorStore details" in str(error)
     return reason(error.__cause__ if of_orbax and error.__cause__ else error)

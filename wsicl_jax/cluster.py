@@ -106,8 +106,6 @@ def join_processes(
     cluster = find_cluster(coordinator, num_processes, process_id)
     if cluster is None:
         return
-    # A process that ends at once leaves shared memory, which Python frees, to its own words.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     # JAX's handler for SIGTERM would swallow the signal until training begins.
     jax.config.update("jax_enable_preemption_service", False)
     late = (

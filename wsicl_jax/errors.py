@@ -52,6 +52,16 @@ class PreemptedError(WsiclError):
     """Training was asked to stop before its end, and saved what it needs to go on."""
 
 
+class LockedError(WsiclError):
+    """Another process that lives works on the same directory."""
+
+
+class LoaderError(DataError):
+    """A process that makes episodes was killed."""
+
+    exit_code = 75
+
+
 class MissingExtraError(WsiclError, ImportError):
     """An optional dependency is absent; the message names the extra to install."""
 

@@ -4,7 +4,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from rich.console import Console
@@ -32,6 +32,10 @@ class Tracker(Protocol):
 
     def status(self, text: str) -> None:
         """Free text to show behind the count, such as the current loss."""
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leave out of the speed, and so of the time left, what is done only once."""
         ...
 
 
@@ -80,6 +84,9 @@ class _Bar:
     def status(self, text: str) -> None:
         self._progress.update(self._task, status=text)
 
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()  # rich looks at the last seconds alone
+
 
 class _SpeedColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -93,6 +100,9 @@ class _Silent:
 
     def status(self, text: str) -> None:
         pass
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class _Lines:
@@ -109,6 +119,7 @@ class _Lines:
         self._done = self._before = done
         self._status = ""
         self._start = self._last_line = clock()
+        self._paused = 0.0
 
     def advance(self, n: int = 1) -> None:
         self._done += n
@@ -117,13 +128,19 @@ class _Lines:
         if now - self._last_line < _SECONDS_BETWEEN_LINES and not ends:
             return
         self._last_line = now
-        speed = max(self._done - self._before, 1) / (now - self._start)
+        speed = max(self._done - self._before, 1) / max(now - self._start - self._paused, 1e-3)
         left = duration((self._total - self._done) / speed)
         line = f"{self._description}: {self._done}/{self._total}, {_speed(speed)}, {left} left"
         print(line, *filter(None, [self._status]), sep=", ", file=sys.stderr, flush=True)
 
     def status(self, text: str) -> None:
         self._status = text
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = self._clock()
+        yield
+        self._paused += self._clock() - start
 
 
 def _speed(per_second: float) -> str:

@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from wsicl_jax.config import config_from_dict, config_to_dict
 from wsicl_jax.data.episodes import Episode, EpisodeSource
 from wsicl_jax.data.loader import batches
-from wsicl_jax.errors import DataError
+from wsicl_jax.errors import DataError, LoaderError
 
 CONFIG = config_from_dict(
     {
@@ -135,6 +138,20 @@ def test_an_error_while_episodes_are_made_reaches_the_training_loop(monkeypatch)
 def test_batches_end_with_the_run(expected):
     stream = batches(EPISODES, first_step=6)
     assert_equal(list(itertools.islice(stream, 5)), expected[6:])
+
+
+def test_a_worker_that_was_killed_is_told_with_its_number_and_the_others_end(expected):
+    before = set(multiprocessing.active_children())
+    config = replace(CONFIG, train=replace(CONFIG.train, workers=2, steps=1000))
+    stream = batches(EpisodeSource(config))
+    assert_equal([next(stream)], expected[:1])
+    workers = [w for w in multiprocessing.active_children() if w not in before]
+    os.kill(workers[0].pid, signal.SIGKILL)
+    told = f"process {workers[0].pid}, one of the 2 .* killed by SIGKILL, .* want of memory"
+    for _ in range(2):  # also when it is asked again
+        with pytest.raises(LoaderError, match=told):
+            list(stream)
+    assert all(worker.exitcode is not None or worker.join(10) is None for worker in workers)
 
 
 _WITH_WORKERS = """

@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -181,6 +182,14 @@ def test_a_damaged_or_missing_chunk_names_case_and_array(path, array, read, spoi
     spoil(spoilt)
     with pytest.raises(DataError, match=f"case b: array {array} cannot be read"):
         read(Store.open(path), "b")
+
+
+def test_a_store_that_has_vanished_is_not_to_be_converted_again(path):
+    store = Store.open(path)
+    shutil.move(path, path.with_name("moved"))
+    with pytest.raises(DataError, match=r"not there any more; bring it back") as told:
+        store.read("b")
+    assert "convert" not in str(told.value)
 
 
 def test_a_channel_is_read_without_the_others(path):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -125,10 +128,25 @@ def test_settings_beside_are_shared_by_files_of_other_precision(trained, tmp_pat
     assert content["experiment"] == config_to_dict(trained.experiment)
 
 
-@pytest.mark.parametrize("name", ["", "no/where.onnx"])
+@pytest.mark.parametrize("name", ["", "file/where.onnx"])
 def test_place_that_is_none_is_refused_at_once(trained, tmp_path, name):
+    (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="cannot write"):
         export(trained.path, tmp_path / name, "onnx")
+
+
+def test_folder_of_the_file_is_made_and_what_a_killed_export_left_is_removed(trained, tmp_path):
+    export(trained.path, tmp_path / "new/folder/m.safetensors", "safetensors")
+    assert (tmp_path / "new/folder/m.safetensors").is_file()
+    folder = tmp_path / "old"
+    folder.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = folder / f".m.safetensors.{dead.pid}@{socket.gethostname()}.partial"
+    left.touch()
+    (folder / f".m.safetensors.{os.getppid()}@{socket.gethostname()}.partial").touch()  # it lives
+    export(trained.path, folder / "m.safetensors", "safetensors")
+    assert not left.exists() and len(list(folder.glob("*.partial"))) == 1
 
 
 def test_precision_that_a_format_has_not_is_refused(trained, tmp_path):

@@ -14,6 +14,9 @@ import SimpleITK as sitk  # noqa: N813
 from wsicl_jax.data.formats.dicom_seg import read_segmentation
 from wsicl_jax.data.images import read_label, read_volume
 from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.infer.context_set import ContextSet
+from wsicl_jax.infer.example import Example
+from wsicl_jax.infer.finished import RECORDS, context_digest
 from wsicl_jax.infer.predict import PredictSummary, outputs_of, predict, refusals
 from wsicl_jax.infer.result import Segmentation
 from wsicl_jax.infer.targets import Target, find_targets
@@ -25,6 +28,7 @@ from dicom_written import write_series
 SHAPE = (5, 6, 9)
 AFFINE = np.array([[0, -0.75, 0, 3], [1.5, 0, 0, -2], [0, 0, 3.0, 9], [0, 0, 0, 1]])
 ONE = {"structure": 1}
+ENDING = "_structure_prob.nii"
 
 
 class Bright:
@@ -70,7 +74,8 @@ def refused(files, output, structures=ONE, *, ending=None, **options):
 
 
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    """What people see."""
+    return sorted(path.name for path in folder.iterdir() if path.name != RECORDS)
 
 
 def printed(shown):
@@ -158,14 +163,100 @@ def test_where_every_target_fails_nothing_is_written(tmp_path):
     assert names_in(out) == []
 
 
-def test_a_full_disk_is_told_for_each_target_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+# Batches that were cut off.
 
-    file, out = save(tmp_path / "in/a.nii"), tmp_path / "out"
-    monkeypatch.setattr("os.fsync", full)
-    summary = predict(Bright(a=1, b=2), targets_of([file], out), out)
-    assert "No space left" in summary.failed[str(file)] and names_in(out) == []
+
+class Counted(Bright):
+    """Keeps the names of the targets that it is asked for."""
+
+    def stream(self, targets, **options):
+        self.asked = [target.output.name for target in targets]
+        return super().stream(targets, **options)
+
+
+@pytest.fixture
+def cut_off(tmp_path, monkeypatch):
+    """`cut_off(error)`: a batch of three with probabilities, ended by an error in the second
+    target: when its label map is about to appear."""
+    files, out = [save(tmp_path / f"in/{n}.nii", i) for i, n in enumerate("abc")], tmp_path / "out"
+    targets = targets_of(files, out)
+    replace_file = Path.replace
+
+    def batch(error):
+        def fail(path, to):
+            if to.name == "b.nii":
+                raise error
+            return replace_file(path, to)
+
+        monkeypatch.setattr(Path, "replace", fail)
+        with pytest.raises((DataError, KeyboardInterrupt)) as told:
+            predict(Bright(), targets, out, probabilities=True, settings={"network": "A"})
+        monkeypatch.undo()
+        return targets, out, str(told.value)
+
+    return batch
+
+
+def test_a_full_disk_ends_the_batch_and_says_how_to_go_on(cut_off):
+    _, out, told = cut_off(OSError(28, "No space left on device"))
+    assert "b.nii cannot be written: No space left" in told and "1 label maps are whole" in told
+    assert "--resume" in told
+    assert "b.nii" not in names_in(out) and "c.nii" not in names_in(out)
+
+
+def test_a_batch_that_was_cut_off_goes_on_with_what_is_missing(cut_off):
+    targets, out, _ = cut_off(KeyboardInterrupt())
+    first = (out / "a.nii").stat()
+    assert "--resume" in refusals(targets, out, ONE, probabilities=True)[0]
+    assert refusals(targets, out, ONE, probabilities=True, resume=True) == []
+    task = Counted()
+    again = {"probabilities": True, "settings": {"network": "A"}, "resume": True}
+    summary = predict(task, targets, out, **again)
+    assert task.asked == ["b.nii", "c.nii"] and summary.there == 1
+    assert "2 of 3 label maps written" in printed(summary.table())
+    assert names_in(out) == sorted(f"{n}{end}" for n in "abc" for end in (".nii", ENDING))
+    assert (out / "a.nii").stat() == first
+    assert predict(task, targets, out, **again).there == 3 and task.asked == []
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_batch_goes_on_only_with_the_same_settings(cut_off):
+    targets, out, _ = cut_off(KeyboardInterrupt())
+    again = {"probabilities": True, "settings": {"network": "B"}, "resume": True}
+    with pytest.raises(DataError, match="was made with another network;"):
+        predict(Bright(), targets, out, **again)
+    with pytest.raises(DataError, match="another structures"):
+        predict(Bright(liver=2), targets, out, **again | {"settings": {"network": "A"}})
+
+
+def test_a_target_that_has_changed_since_is_segmented_again(cut_off, tmp_path):
+    targets, out, _ = cut_off(KeyboardInterrupt())
+    save(tmp_path / "in/a.nii", 7, (4, 4, 4))
+    task = Counted()
+    predict(task, targets, out, probabilities=True, settings={"network": "A"}, resume=True)
+    assert task.asked == ["a.nii", "b.nii", "c.nii"]
+    assert nib.load(out / "a.nii").shape == (4, 4, 4)
+
+
+def test_files_that_no_batch_has_begun_are_not_taken_for_its_own(cut_off):
+    targets, out, _ = cut_off(KeyboardInterrupt())
+    shutil.copy(out / "a.nii", out / "c.nii")
+    (problem,) = refusals(targets, out, ONE, probabilities=True, resume=True)
+    assert "c.nii exist already; they are not from a batch that could go on" in problem
+
+
+def test_the_digest_of_a_context_set_follows_what_it_shows_and_not_where_it_lies(tmp_path):
+    image, moved = save(tmp_path / "in/a.nii", 1), save(tmp_path / "other/b.nii", 1)
+    mask = save(tmp_path / "in/mask.nii", 2)
+
+    def digest(image, **given):
+        return context_digest(ContextSet({"s": [Example(image, **given)]}, {"s": 1}, ()))
+
+    first = digest(image, mask=mask)
+    assert digest(moved, mask=mask) == first
+    assert (
+        len({first, digest(image), digest(mask, mask=mask), digest(image, points=[(1, 2, 3)])}) == 4
+    )
 
 
 def test_the_table_counts_and_names_failures_and_remarks(tmp_path):
@@ -222,7 +313,7 @@ def test_a_target_is_never_replaced(tmp_path, overwrite):
     file = save(tmp_path / "in/a.nii")
     (tmp_path / "link").symlink_to(tmp_path / "in")
     problems = refused([file], tmp_path / "link", overwrite=overwrite)
-    assert "would replace targets" in problems[0] and "a.nii" in problems[0]
+    assert "link holds targets: a.nii" in problems[0]
 
 
 def test_probabilities_replace_no_target_either(tmp_path):
@@ -230,7 +321,7 @@ def test_probabilities_replace_no_target_either(tmp_path):
     first, second, _ = refused(
         files, tmp_path / "in", {"liver": 1}, probabilities=True, overwrite=False
     )
-    assert "written to a_liver_prob.nii" in first and "would replace targets" in second
+    assert "written to a_liver_prob.nii" in first and "in holds targets: a.nii" in second
 
 
 def test_a_file_of_the_context_set_is_never_replaced(tmp_path):
@@ -239,10 +330,7 @@ def test_a_file_of_the_context_set_is_never_replaced(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "out")
     inputs = [tmp_path / "context.nii", tmp_path / "link/a.nii"]
     (problem,) = refused(files, tmp_path / "out", inputs=inputs, overwrite=True)
-    assert "would replace context files" in problem and "out/a.nii" in problem
-    inputs = [tmp_path / "link/labels.json"]
-    (problem,) = refused(files, tmp_path / "out", {"a": 1, "b": 2}, inputs=inputs, overwrite=True)
-    assert "labels.json" in problem
+    assert "out holds context files: a.nii" in problem
 
 
 def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
@@ -293,7 +381,7 @@ def test_all_problems_are_told_and_long_lists_cut(tmp_path):
     for file in files:
         shutil.copy(file, tmp_path / "out")
     first, second = refused(files, tmp_path / "out", inputs=[tmp_path / "out/a.nii"])
-    assert "would replace context files" in first
+    assert "holds context files" in first
     assert "c.nii and 2 more exist already" in second
 
 

@@ -169,24 +169,28 @@ def test_the_manifest_of_another_run_is_noticed(run, data_set, tmp_path):
 def test_a_start_that_saved_nothing_is_bound_anew(data_set, store, tmp_path):
     run = tmp_path / "run"
     config = on(store, run)
-    write_start(config, open_run(config))
+    with open_run(config) as start:
+        write_start(config, start)
     case(store, "new", 11)
     finish_store(store)
-    write_start(config, open_run(config, resume=True))
+    with open_run(config, resume=True) as start:
+        write_start(config, start)
     assert "new" in parts_of(run)
     assert not (run / "data.0001.json").exists()
 
 
 def test_a_process_that_sees_other_data_says_so(data_set, store, tmp_path, monkeypatch):
-    leaders = open_run(on(data_set, tmp_path / "run"))
+    with open_run(on(data_set, tmp_path / "run")) as leaders:
+        pass
     monkeypatch.setattr(
         binding, "from_leader", lambda _: [0, leaders.manifest.to_json(), leaders.changes]
     )
-    assert open_run(on(store, tmp_path / "run")).manifest == leaders.manifest
+    with open_run(on(store, tmp_path / "run")) as own:
+        assert own.manifest == leaders.manifest
     case(store, "case3", 77)
     finish_store(store)
     with pytest.raises(DataError, match=r"other data than process 0: .*1 case changed \(case3\)"):
-        open_run(on(store, tmp_path / "run"))
+        open_run(on(store, tmp_path / "run")).__enter__()
 
 
 # Evaluation of a checkpoint.

@@ -23,6 +23,7 @@ from wsicl_jax.parallel import make_mesh, replicated, state_placement
 from wsicl_jax.streams import Stream
 from wsicl_jax.train.state import COUNTERS, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
+from wsicl_jax.train.stop import Stop
 
 CONFIG = ExperimentConfig(
     volume=VolumeConfig(grid=(4, 4, 4)),
@@ -133,7 +134,15 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_biases_as_nadam_does():
 
 def test_the_wish_to_stop_of_any_device_is_told(training):
     assert run(training, [0.5], stop=(0, 0, 0))[1]["stop"] == 0
-    assert run(training, [0.5], stop=(0, 1, 1))[1]["stop"] == 2
+    assert run(training, [0.5], stop=(0, 1, 1))[1]["stop"] == Stop.ASKED
+
+
+@pytest.mark.parametrize("reason", [Stop.NO_DATA, Stop.WORKER_KILLED])
+def test_a_step_for_which_a_process_has_no_data_changes_nothing(training, reason):
+    state, metrics = run(training, [0.5, 0.0], stop=(0, reason))
+    assert metrics["stop"] == reason
+    for x, y in zip(*map(jax.tree.leaves, (state, training[1])), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_a_step_learns_from_intensities_that_its_seed_and_number_change(training):

@@ -4,9 +4,11 @@ Only the standard library is imported until a verb runs, so that `--help` answer
 """
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
@@ -15,24 +17,67 @@ _USE_ERROR = 2
 
 _LONGEST_NAME = 200
 """Characters of a file's name in a message, which may be too long to be one."""
+_PLAIN = "\0"
+"""Before a word that is no option, though it may begin with a dash."""
+
+_DASHES = "names that begin with a dash come last, after --: wsicl VERB ... -- -name"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
 
     0: done, 1: done in part, 2: an error of use, 69: another process of the run was lost,
-    75: training stopped on SIGTERM and saved.
+    75: training stopped and saved, and may be started again.
+    Without `arguments`, those of the command line; an error then ends the process at once.
     """
     options = _parse(arguments)
     warnings.showwarning = _show_warning
+    sys.excepthook = _show_uncaught
     try:
         return options.run(options)
     except (WsiclError, OSError) as error:  # OSError: an unwritable directory, a full disk
         print(f"wsicl {options.verb}: {_message(error)}", file=sys.stderr)
-        return getattr(error, "exit_code", _USE_ERROR)
+        code = getattr(error, "exit_code", _USE_ERROR)
     except KeyboardInterrupt:
         print(f"wsicl {options.verb}: interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    if arguments is None:
+        _end(code)
+    return code
+
+
+def _message(error: WsiclError | OSError) -> str:
+    from wsicl_jax.files import why_full
+
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        name = str(error.filename or "")
+        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+        text = f"{short}: {error.strerror}" if name else error.strerror
+    if why_full(error) and "make room" not in text:
+        text += "; make room there, then give the same command again"
+    return text
+
+
+def _end(code: int) -> None:
+    """End this process without waiting for threads and processes of libraries.
+
+    After a full disk or a killed process they may be waiting for what will never come, or have
+    tracebacks of their own to tell.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+    os._exit(code)
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Pass over what TensorStore prints of writes that another one's failure has ended."""
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def _message(error: WsiclError | OSError) -> str:
@@ -49,16 +94,28 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--" in words:
+        # argparse treats these by its place in each list; so they are no options for it at all.
+        end = words.index("--")
+        words = [*words[:end], *(f"{_PLAIN}{word}" for word in words[end + 1 :])]
+    options, rest = parser.parse_known_args(words)
     # argparse takes no more `key=value`, and no more targets, once an option came between.
     name = "overrides" if "overrides" in options else "targets"
     unknown = [
         word for word in rest if word.startswith("-") or (name == "overrides" and "=" not in word)
     ]
     if unknown or (rest and name not in options):
-        parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
+        named = (word.removeprefix(_PLAIN) for word in unknown or rest)
+        parser.error(f"unrecognized arguments: {' '.join(named)}")
     if rest:
         setattr(options, name, [*getattr(options, name), *rest])
+    for key, value in vars(options).items():
+        if isinstance(value, str):
+            setattr(options, key, value.removeprefix(_PLAIN))
+        elif isinstance(value, list):
+            plain = [word.removeprefix(_PLAIN) if isinstance(word, str) else word for word in value]
+            setattr(options, key, plain)
     return options
 
 
@@ -74,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog=f"example: {example}",
+            epilog=f"example: {example}\n\n{_DASHES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.set_defaults(run=run)

@@ -95,20 +95,22 @@ def _data_verify(options: argparse.Namespace) -> int:
 def _synth(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ExperimentConfig, override_config
     from wsicl_jax.data.synth.write import numbered_cohort, write_cohorts
+    from wsicl_jax.lock import part_locked
 
     settings = override_config(ExperimentConfig(), options.overrides, ("synth",)).synth
     if options.picture:
         check_writable(Path(options.picture))
-    written = write_cohorts(
-        options.output,
-        settings,
-        cohorts=options.cohorts,
-        subjects=options.subjects,
-        grid=tuple(options.grid),
-        seed=options.seed,
-        spacing_mm=options.spacing,
-        workers=options.workers,
-    )
+    with part_locked(options.output, (1, 1), f"the directory {options.output}"):
+        written = write_cohorts(
+            options.output,
+            settings,
+            cohorts=options.cohorts,
+            subjects=options.subjects,
+            grid=tuple(options.grid),
+            seed=options.seed,
+            spacing_mm=options.spacing,
+            workers=options.workers,
+        )
     if options.picture:
         from wsicl_jax.browse.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
 

@@ -71,12 +71,15 @@ def _sweep(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_sweep
     from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
     from wsicl_jax.evaluate.tables import sweep_table
+    from wsicl_jax.lock import part_locked
     from wsicl_jax.parallel import keep_compiled_programs
     from wsicl_jax.progress import console
 
     keep_compiled_programs()
-    sweep = open_sweep(load_sweep(options.config, options.overrides), command())
-    scored, there = run_cells(sweep, options.part, jax.local_devices())
+    config = load_sweep(options.config, options.overrides)
+    with part_locked(config.output, options.part, f"the sweep {config.output}"):
+        sweep = open_sweep(config, command())
+        scored, there = run_cells(sweep, options.part, jax.local_devices())
     console().print(sweep_table(finished(sweep)))
     print(f"{sweep.config.output}: {scored} cells scored, {there} were there")
     return _tell_left_out(sweep.left_out)

@@ -1,6 +1,7 @@
 """Verbs for trained networks and what they are given: predict, show, info."""
 
 import argparse
+import functools
 from pathlib import Path
 
 from wsicl_jax.cli.values import Verb, add_reading, at_least, check_writable, label_names
@@ -8,8 +9,10 @@ from wsicl_jax.errors import DataError, WsiclError
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from wsicl_jax import __version__
     from wsicl_jax.config import inference_config
     from wsicl_jax.infer.dry_run import dry_run
+    from wsicl_jax.infer.finished import context_digest
     from wsicl_jax.infer.predict import predict, refusals
     from wsicl_jax.infer.segmenter import Segmenter
     from wsicl_jax.infer.targets import find_targets
@@ -23,7 +26,7 @@ def _predict(options: argparse.Namespace) -> int:
         "max_memory_gb": options.max_memory,
         "assume_orientation": options.assume_orientation,
     }
-    settings = inference_config(**given)
+    reading = inference_config(**given)
     named = [Path(target) for target in options.targets] or _images_for_testing(options)
     found = find_targets(named, output, ending=options.format, channel=options.channel)
     problems, context = list(found.problems), None
@@ -31,7 +34,7 @@ def _predict(options: argparse.Namespace) -> int:
         problems.append("no target is given, and there is no imagesTs of --dataset; name images")
     try:
         context = _context_set(
-            options, [f for target in found.targets for f in target.files], settings
+            options, [f for target in found.targets for f in target.files], reading
         )
     except WsiclError as error:
         problems.append(str(error))
@@ -43,11 +46,12 @@ def _predict(options: argparse.Namespace) -> int:
         inputs=context.files if context else (),
         probabilities=options.probabilities,
         overwrite=options.overwrite,
+        resume=options.resume,
     )
+    segmenter = functools.cache(lambda: Segmenter.load(options.checkpoint, **given))
 
     def make_task():
-        segmenter = Segmenter.load(options.checkpoint, **given)
-        return segmenter.task(context.structures, context.values)
+        return segmenter().task(context.structures, context.values)
 
     if options.dry_run:
         tried = dry_run(
@@ -57,7 +61,7 @@ def _predict(options: argparse.Namespace) -> int:
             notes=notes,
             problems=problems,
             probabilities=options.probabilities,
-            reading=settings,
+            reading=reading,
         )
         console().print(tried.report())
         return 2 if tried.problems else int(bool(tried.failed))
@@ -66,12 +70,22 @@ def _predict(options: argparse.Namespace) -> int:
         raise DataError(problems[0] + more)
     for note in notes:
         print(note)
+    task = make_task()
+    settings = {
+        "network": segmenter().digest,
+        "context set": context_digest(context),
+        "--fine": options.fine,
+        "--assume-orientation": options.assume_orientation,
+        "version of wsicl_jax": __version__,
+    }
     summary = predict(
-        make_task(),
+        task,
         found.targets,
         output,
         probabilities=options.probabilities,
-        reading=settings,
+        reading=reading,
+        settings=settings,
+        resume=options.resume,
     )
     console().print(summary.table())
     return 1 if summary.failed else 0
@@ -165,7 +179,7 @@ def add_predict(verb: Verb) -> None:
         "segment images, given context images that show what is meant",
         "wsicl predict small --context context.json --output masks target.nii.gz",
     )
-    predict.epilog = _PREDICT_EXAMPLES
+    predict.epilog = f"{_PREDICT_EXAMPLES}\n{predict.epilog.partition(chr(10) * 2)[2]}"
     predict.add_argument(
         "checkpoint",
         help="a run, a checkpoint, a file of weights, or small, which comes with wsicl_jax",
@@ -229,7 +243,11 @@ def add_predict(verb: Verb) -> None:
     results.add_argument(
         "--probabilities", action="store_true", help="also write a file for each structure"
     )
-    results.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    again = results.add_mutually_exclusive_group()
+    again.add_argument("--overwrite", action="store_true", help="replace results that exist")
+    again.add_argument(
+        "--resume", action="store_true", help="go on with a batch that was cut off: what is missing"
+    )
     work = predict.add_argument_group("the work")
     work.add_argument(
         "--dry-run",

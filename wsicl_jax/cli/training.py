@@ -11,6 +11,7 @@ from wsicl_jax.errors import WsiclError
 
 if TYPE_CHECKING:
     from wsicl_jax.config import ExperimentConfig
+    from wsicl_jax.train.binding import RunStart
 
 _STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: a scheduler that sees it may start the same command again."""
@@ -40,6 +41,13 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_changes: bool) -> int:
+    from wsicl_jax.train.binding import open_run
+
+    with open_run(config, resume=resume, accept_data_changes=accept_data_changes) as start:
+        return _train_and_evaluate(config, start)
+
+
+def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     from wsicl_jax.cluster import is_leader
     from wsicl_jax.errors import PreemptedError
     from wsicl_jax.evaluate.network import Network
@@ -53,10 +61,8 @@ def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_cha
         score_tables,
     )
     from wsicl_jax.progress import console
-    from wsicl_jax.train.binding import open_run
     from wsicl_jax.train.loop import train
 
-    start = open_run(config, resume=resume, accept_data_changes=accept_data_changes)
     # Now, so that a data set that cannot be evaluated is told before the training.
     planned, left_out = plan_experiment(config, start.datasets)
     scores = []

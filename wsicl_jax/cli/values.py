@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -76,10 +75,10 @@ def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
-    if path.is_dir():
-        raise WsiclError(f"cannot write {path}: it is a directory; give a file's name")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise WsiclError(f"cannot write {path}: there is no directory {path.parent} to write to")
+    from wsicl_jax.files import why_not_writable
+
+    if why := why_not_writable(path):
+        raise WsiclError(f"cannot write {path}: {why}")
 
 
 def write_json(path: Path, content: object) -> None:

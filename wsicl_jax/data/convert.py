@@ -28,6 +28,7 @@ from wsicl_jax.data.location import Location
 from wsicl_jax.data.preparation import prepare
 from wsicl_jax.data.reading import read_case, scan_labels, source_files
 from wsicl_jax.errors import DataError
+from wsicl_jax.lock import part_locked
 from wsicl_jax.progress import track
 
 _REFUSED = "left_out/"
@@ -112,10 +113,33 @@ def convert(
     Raises:
         DataError: the folder is of no known layout or says what a store cannot hold, there are
             no cases, the store cannot be written, or was begun with other data or options.
+        LockedError: another process makes the same part, or parts of another number.
     """
-    preparation = preparation or PreparationConfig()
-    layout = find_layout(source, kind=kind)
     location = Location.of(path)
+    with part_locked(location.url, part, f"the store {location}"):
+        return _convert(
+            source,
+            location,
+            preparation or PreparationConfig(),
+            kind,
+            label_names,
+            part,
+            workers,
+            max_memory_gb,
+        )
+
+
+def _convert(
+    source: str | Path,
+    location: Location,
+    preparation: PreparationConfig,
+    kind: Kind,
+    label_names: Mapping[int, str] | None,
+    part: tuple[int, int],
+    workers: int,
+    max_memory_gb: float | None,
+) -> ConversionSummary:
+    layout = find_layout(source, kind=kind)
     reading = ReadingConfig(
         assume_orientation=preparation.assume_orientation, max_memory_gb=max_memory_gb
     )

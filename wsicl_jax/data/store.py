@@ -204,6 +204,10 @@ class Store:
             for array in wanted:
                 found.append(reading[array].result())
         except ValueError as error:
+            if self.location.read("zarr.json") is None:
+                raise DataError(
+                    f"the store {self.path} is not there any more; bring it back, or mount it again"
+                ) from error
             raise DataError(
                 f"case {name}: array {array} cannot be read, convert the data again: "
                 f"{reason(error)}"

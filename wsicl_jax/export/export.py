@@ -1,6 +1,5 @@
 """Exports a network: write beside the place, check there, then let it appear with its card."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from wsicl_jax.export.networks import find_network
 from wsicl_jax.export.settings import Settings
 from wsicl_jax.export.verify import Comparison, Runner, checked_grid, compare
 from wsicl_jax.export.weights import load_with_settings
-from wsicl_jax.files import appearing, write_whole
+from wsicl_jax.files import appearing, directory_made, why_not_writable, write_whole
 from wsicl_jax.model.dual_branch import DualBranch
 
 Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
@@ -80,9 +79,9 @@ def export(
     """Write the network of a checkpoint in another format, checked in that format's runtime.
 
     `FILE.card.md` beside it says what it is, and a `config.json` the settings, if the format is
-    safetensors. Nothing appears under its name before the check is passed, and a file that is
-    there stays as it is without `overwrite`. `seen` is written into the file: all data that the
-    network has seen. For one process.
+    safetensors. The directory is made if it is missing. Nothing appears under its name before the
+    check is passed, and a file that is there stays as it is without `overwrite`. `seen` is written
+    into the file: all data that the network has seen. For one process.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -103,7 +102,7 @@ def export(
     # One that says the same is shared by files that differ in precision alone.
     changed = [path for path, content in beside.items() if not _holds(path, content)]
     _check_places(changed, overwrite=overwrite)
-    with appearing(output) as temporary:
+    with directory_made(output.parent), appearing(output) as temporary:
         way.write(temporary)
         comparison = compare(
             temporary, way.run, model, way.grid, runtime=way.runtime, bound=BOUNDS[dtype]
@@ -188,12 +187,10 @@ def _way(format: Format, model: DualBranch, settings: Settings, dtype: Dtype) ->
 
 def _check_places(paths: Iterable[Path], *, overwrite: bool) -> None:
     for path in paths:
-        if path.is_dir() or (path.exists() and not path.is_file()):
-            raise ExportError(f"cannot write {path}: it is no file; give a file's name")
-        if path.exists() and not overwrite:
+        if path.is_file() and not overwrite:
             raise ExportError(f"{path} exists already; give another name, or --overwrite")
-        if not os.access(path.absolute().parent, os.W_OK):
-            raise ExportError(f"cannot write {path}: there is no directory {path.parent} to write")
+        if why := why_not_writable(path, made=True):
+            raise ExportError(f"cannot write {path}: {why}")
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -13,6 +13,7 @@ from wsicl_jax.export.names import fill_from_state_dict
 from wsicl_jax.export.onnx_reader import read_onnx
 from wsicl_jax.export.safetensors_file import read_safetensors
 from wsicl_jax.export.settings import Settings, read_settings
+from wsicl_jax.lock import locked
 from wsicl_jax.model.dual_branch import DualBranch
 
 _HEAD = 4096
@@ -71,9 +72,11 @@ def import_weights(path: str | Path, output: str | Path) -> Loaded:
     """Turn a file that `load_weights` reads into one of our checkpoints, a new directory.
 
     Raises:
-        CheckpointError: as `load_weights`, or `output` exists already.
+        CheckpointError: as `load_weights`, or `output` exists already or cannot be written.
+        LockedError: another process writes it.
     """
-    if Path(output).exists():
+    output = Path(output)
+    if output.exists():
         raise CheckpointError(f"{output} exists already; give a new directory or remove it")
     loaded = load_with_settings(path)
     metadata = {"config": config_to_dict(loaded.settings.experiment), "source": Path(path).name}
@@ -81,7 +84,8 @@ def import_weights(path: str | Path, output: str | Path) -> Loaded:
         metadata["seen"] = loaded.settings.seen.to_json()
     if loaded.settings.step is not None:
         metadata["step"] = loaded.settings.step
-    save_model(output, loaded.model, metadata)
+    with locked(output.absolute().parent / f".{output.name}.lock", str(output)):
+        save_model(output, loaded.model, metadata)
     return loaded
 
 

@@ -1,11 +1,13 @@
 """Segment a batch of targets into files."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -22,7 +24,8 @@ from wsicl_jax.data.results import (
     write_probabilities,
 )
 from wsicl_jax.errors import DataError, WsiclError
-from wsicl_jax.files import write_whole
+from wsicl_jax.files import partial, why_full, write_whole
+from wsicl_jax.infer.finished import Finished, read_record
 from wsicl_jax.infer.result import Segmentation
 from wsicl_jax.infer.targets import Target, as_file_name, read_target
 from wsicl_jax.progress import track
@@ -71,20 +74,23 @@ class PredictSummary:
     """What became of every target."""
 
     written: tuple[Path, ...]
-    """Label maps, in the targets' order."""
+    """Label maps that were made, in the targets' order."""
     failed: dict[str, str]
     """Name of a target to why it has no label map."""
     remarks: dict[str, tuple[str, ...]]
     """Name of a target, or "context set", to what was done otherwise than usual and to what looks
     like a mistake."""
+    there: int = 0
+    """How many were finished before."""
 
     def table(self) -> RenderableType:
         """The counts, and a row for every failure and remark, for `console().print`."""
-        total = len(self.written) + len(self.failed)
+        total = len(self.written) + len(self.failed) + self.there
         folders = {str(path.parent) for path in self.written}
         where = f" to {folders.pop()}" if len(folders) == 1 else ""
+        before = f", {self.there} were there" if self.there else ""
         shown: list[RenderableType] = [
-            Text(f"{len(self.written)} of {total} label maps written{where}")
+            Text(f"{len(self.written)} of {total} label maps written{where}{before}")
         ]
         for title, rows in (
             ("failed", [(name, reason) for name, reason in self.failed.items()]),
@@ -126,11 +132,13 @@ def refusals(
     inputs: Sequence[Path] = (),
     probabilities: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> list[str]:
     """Why a batch must not begin: all that names and places of its files tell, nothing is read.
 
-    No result replaces a target or one of `inputs`, the files that the context set comes from;
-    other files only with `overwrite`. `structures` gives the value of each.
+    No result is written into a folder that holds a target or one of `inputs`, the files that the
+    context set comes from. Other files are replaced only with `overwrite`, and those of targets
+    that this command has begun before with `resume`. `structures` gives the value of each.
     """
     found = [outputs_of(t, list(structures), probabilities=probabilities) for t in targets]
     files = [file for outputs in found for file in outputs.files]
@@ -151,22 +159,35 @@ def refusals(
             "target's name; predict them into different directories"
         )
     names = _labels_file(output, structures, [target.output for target in targets])
-    beside = [names] if names else []
     for what, kept in (
         ("targets", [file for target in targets for file in target.files]),
         ("context files", inputs),
     ):
-        places = {file.resolve() for file in kept}
-        if replaced := [str(path) for path in (*files, *beside) if path.resolve() in places]:
+        # Where a file is named, and where it lies if that was a link.
+        inside = [f for f in kept if output.resolve() in (f.parent.resolve(), f.resolve().parent)]
+        if inside:
             problems.append(
-                f"results would replace {what} {_some(replaced)}; give another directory"
+                f"{output} holds {what}: {_some([file.name for file in inside])}; give results a "
+                "directory of their own"
             )
-    existing = [str(path) for path in files if path.exists()]
+    begun = [resume and read_record(target) is not None for target in targets]
+    existing = [
+        str(path)
+        for outputs, own in zip(found, begun, strict=True)
+        for path in outputs.files
+        if path.exists() and not own
+    ]
     if names and names.exists() and names.read_bytes() != _labels(structures):
         existing.append(f"{names}, with other values,")
     if existing and not overwrite:
         problems.append(
-            f"{_some(existing)} exist already; allow overwriting or give another directory"
+            f"{_some(existing)} exist already; "
+            + (
+                "they are not from a batch that could go on: "
+                if resume
+                else "if this batch was cut off, go on with --resume; else "
+            )
+            + "allow overwriting or give another directory"
         )
     place = next((p for p in (output, *output.parents) if p.exists()), None)
     if place is not None and not place.is_dir():
@@ -181,16 +202,27 @@ def predict(
     *,
     probabilities: bool = False,
     reading: ReadingConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> PredictSummary:
     """Segment each target into its files in the directory `output`; see `refusals` first.
 
-    A target that cannot be used is named in the summary and does not end the batch. Where there
-    are several structures and the format has no place for their names, labels.json tells the
-    value of each.
+    The files of a target appear together, or none of them. A target that cannot be used is named
+    in the summary and does not end the batch. Where there are several structures and the format
+    has no place for their names, labels.json tells the value of each. With `resume`, targets that
+    are finished are left as they are; `settings` are those that results depend on, besides
+    `probabilities` and the task's structures. Several processes may fill one directory.
 
     Raises:
-        DataError: `output` is no directory and cannot become one.
+        DataError: `output` is no directory and cannot become one, the disk is full, or a target
+            was finished with other settings.
     """
+    finished = Finished(
+        output,
+        {**(settings or {}), "structures": task.structures, "probabilities": probabilities},
+    )
+    there = [target for target in targets if resume and finished.has(target)]
+    targets = [target for target in targets if target not in there]
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -212,10 +244,15 @@ def predict(
             try:
                 if isinstance(outcome, WsiclError):
                     raise outcome
-                _write(target, outcome)
                 if names and not written:
                     _write_labels(names, task.structures)
+                _write(target, outcome, finished)
             except WsiclError as error:
+                if why_full(error):
+                    raise DataError(
+                        f"{error}; {len(written) + len(there)} label maps are whole: make room, "
+                        "then go on with --resume"
+                    ) from error
                 failed[target.name] = str(error)
             else:
                 written.append(target.output)
@@ -223,18 +260,44 @@ def predict(
                     remarks[target.name] = said
             del outcome
             bar.advance()
-    return PredictSummary(tuple(written), failed, remarks)
+    return PredictSummary(tuple(written), failed, remarks, len(there))
 
 
-def _write(target: Target, found: Segmentation) -> None:
+def _write(target: Target, found: Segmentation, finished: Finished) -> None:
+    """Write the files of a target, all of them or none."""
     kept = bool(found.probabilities)
     outputs = outputs_of(target, list(found.structures), probabilities=kept)
-    # The label map comes last: where it is, all of its target is.
-    for name, path in outputs.probabilities.items():
-        write_probabilities(path, found.probabilities[name], found.affine, target.files)
-    write_label_map(
-        outputs.label_map, found.label_map, found.affine, found.structures, target.files
-    )
+    place = target.output.parent
+    beside: Path | None = None
+    try:
+        finished.directory.mkdir(exist_ok=True)
+        beside = partial(finished.directory, "")
+        beside.mkdir(exist_ok=True)
+        for name, path in outputs.probabilities.items():
+            write_probabilities(
+                beside / path.name, found.probabilities[name], found.affine, target.files
+            )
+        write_label_map(
+            beside / outputs.label_map.name,
+            found.label_map,
+            found.affine,
+            found.structures,
+            target.files,
+        )
+        # Between here and the end there may be no label map, but never one of another batch.
+        outputs.label_map.unlink(missing_ok=True)
+        finished.begin(target)
+        for path in (*outputs.probabilities.values(), outputs.label_map):
+            (beside / path.name).replace(path)
+    except WsiclError as error:
+        raise type(error)(str(error).replace(str(beside), str(place))) from error.__cause__
+    except OSError as error:
+        raise DataError(f"{target.output} cannot be written: {error.strerror}") from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):
+            finished.directory.rmdir()  # if no record came into it
 
 
 def _labels_file(output: Path, structures: Mapping[str, int], files: Sequence[Path]) -> Path | None:

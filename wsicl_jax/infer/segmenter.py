@@ -42,8 +42,11 @@ class Segmenter:
         config: InferenceConfig | None = None,
         *,
         knows_close_views: bool = False,
+        digest: str = "",
     ):
         self.volume = volume
+        self.digest = digest
+        """Hash of all that the network's answers depend on; empty if that is not known."""
         self.config = config or InferenceConfig()
         self.knows_close_views = knows_close_views
         """Whether the network was trained on views such as a second look takes."""
@@ -76,7 +79,13 @@ class Segmenter:
         network = find_network(path)
         experiment = network.experiment
         close = experiment.episode.close_share > 0
-        return cls(network.load(), experiment.volume, config, knows_close_views=close)
+        return cls(
+            network.load(),
+            experiment.volume,
+            config,
+            knows_close_views=close,
+            digest=network.digest,
+        )
 
     def task(
         self,

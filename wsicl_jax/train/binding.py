@@ -5,7 +5,8 @@ says which manifest.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ from wsicl_jax.data.manifest import (
 from wsicl_jax.data.seen import Seen
 from wsicl_jax.errors import DataError
 from wsicl_jax.export.networks import SEEN, StoredNetwork, find_network
-from wsicl_jax.train.agreement import from_leader
-from wsicl_jax.train.run import steps_done, write_config
+from wsicl_jax.lock import Lock, locked
+from wsicl_jax.train.agreement import agree, from_leader
+from wsicl_jax.train.run import LOCK, run_directory, shared_settings, steps_done, write_config
 
 DATA = "data"
 """In the metadata of a checkpoint, the digest of the manifest that its run was bound to."""
@@ -43,6 +45,8 @@ class RunStart(NamedTuple):
     """What has changed since the manifest before, and was accepted."""
     datasets: list[DataSet]
     """The data sets of the configuration, with the split of the manifest."""
+    lock: Lock | None = None
+    """Held by the leading process, on the run's directory."""
 
     @property
     def is_bound_anew(self) -> bool:
@@ -67,7 +71,7 @@ def find_start(
         DataError: the data sets have changed, or the run's manifest is missing, damaged, or
             another one than its checkpoint was saved with; or that of `train.weights` is.
     """
-    run = Path(config.run)
+    run = run_directory(config)
     done = steps_done(run, config, resume=resume)
     if not done:
         inherited = seen_by(find_network(config.train.weights)) if config.train.weights else Seen()
@@ -89,14 +93,30 @@ def find_start(
     return RunStart(done, now, changes, datasets)
 
 
+@contextmanager
 def open_run(
     config: ExperimentConfig, *, resume: bool = False, accept_data_changes: bool = False
-) -> RunStart:
+) -> Iterator[RunStart]:
     """`find_start` for all processes of a run, which call this together: the leader's answer.
 
+    During the block the run's directory is theirs alone.
+
     Raises:
+        ConfigError: the processes were started with different settings.
+        LockedError: others that live train in that directory.
         WsiclError: as `find_start`; or this process sees other data than the leader.
     """
+    asked = {"--resume": resume, "--accept-data-changes": accept_data_changes}
+    agree(shared_settings(config) | asked)
+    run = run_directory(config)
+    with ExitStack() as held:
+        locks = []
+        from_leader(lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}"))))
+        start = _found_start(config, resume=resume, accept_data_changes=accept_data_changes)
+        yield start._replace(lock=locks[0] if locks else None)
+
+
+def _found_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
     datasets = open_datasets(config)
 
     def find_out() -> tuple[int, dict[str, Any], Changes]:

@@ -23,6 +23,7 @@ from wsicl_jax.checkpoint import (
     newest_sound,
     read_metadata,
     reason_of,
+    remove_unfinished,
     restore_arrays,
     step_directories,
 )
@@ -116,6 +117,13 @@ class RunCheckpoints:
                 warnings.warn(str(unwritten), stacklevel=2)
         finally:
             logging.getLogger("absl").removeFilter(_told_by_us)
+            if is_leader():
+                remove_unfinished(self._directory)
+
+    @property
+    def newest(self) -> int:
+        """The step that was saved last, or that the run goes on from."""
+        return self._newest
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Which of these checkpoints stay: the newest, the best, and damaged ones ahead."""

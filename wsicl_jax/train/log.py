@@ -1,15 +1,17 @@
 """The numbers of a run by step: JSON lines for programs, TensorBoard for people."""
 
 import json
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
 
 from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
-from wsicl_jax.errors import TrainingError, reason
+from wsicl_jax.errors import CheckpointError, TrainingError, reason
 from wsicl_jax.files import write_whole
 
 _FILE = "log.jsonl"
@@ -75,25 +77,38 @@ class RunLog:
 
     Damaged lines go to `log.damaged.jsonl`, with a warning.
     An entry that is there already, of an evaluation made again, is not written twice.
-    Only the leading process writes; in the others every call does nothing.
+    Only the leading process writes; in the others every call does nothing. TensorBoard's file is
+    written at once, as the lines are: a thread behind our back would die on a full disk, and
+    whoever waits for it then waits for ever.
+
+    Raises:
+        CheckpointError: nothing can be written there.
     """
 
     def __init__(self, run: Path, done: int, *, leader: bool):
         self._leader = leader
         if not leader:
             return
-        from tensorboardX import SummaryWriter  # slow to import, and reading needs none of it
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import, unlike reading
+        from tensorboardX.proto.event_pb2 import SessionLog
 
+        self._path = run / _FILE
         found = _read(run)
-        if found.damaged:
-            with (run / _SET_ASIDE).open("ab") as file:
-                file.writelines(line + b"\n" for line in found.damaged.values())
-            said = _warning(run, found.damaged, f"set aside in {_SET_ASIDE}")
-            warnings.warn(said, stacklevel=2)
         self._kept = [json.dumps(e) + "\n" for e in found.entries if e["step"] <= done]
-        write_whole(run / _FILE, "".join(self._kept).encode())
-        self._lines = (run / _FILE).open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+        board = run / "tensorboard"
+        with self._writing():
+            if found.damaged:
+                with (run / _SET_ASIDE).open("ab") as file:
+                    file.writelines(line + b"\n" for line in found.damaged.values())
+                said = _warning(run, found.damaged, f"set aside in {_SET_ASIDE}")
+                warnings.warn(said, stacklevel=2)
+            write_whole(self._path, "".join(self._kept).encode())
+            self._lines = self._path.open("a")
+            board.mkdir(exist_ok=True)
+            self._board = EventsWriter(str(board / "events"))
+            # TensorBoard forgets what came from here on before.
+            self._to_board(done + 1, session_log=SessionLog(status=SessionLog.START))
+            self._board.flush()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -102,21 +117,41 @@ class RunLog:
         if not self._leader:
             return
         try:
-            self._lines.close()
-            self._board.close()
-        except OSError:
+            with self._writing():
+                self._lines.close()
+                self._board.close()
+        except CheckpointError:
             # On a full disk the error that came first says more.
             if kind is None:
                 raise
 
     def write(self, step: int, values: Mapping[str, int | float]) -> None:
-        """Add values of a step."""
+        """Add values of a step; raises `CheckpointError` if they cannot be written."""
         if not self._leader:
             return
         line = json.dumps({"step": step, **values}) + "\n"
         if line in self._kept:
             return
-        self._lines.write(line)
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        from tensorboardX.summary import scalar
+
+        with self._writing():
+            self._lines.write(line)
+            self._lines.flush()
+            for name, value in values.items():
+                self._to_board(step, summary=scalar(name, value))
+            self._board.flush()
+
+    def _to_board(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path} cannot be written: {error.strerror}; what was saved is kept: make "
+                "room there, then go on with --resume"
+            ) from error

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import jax
@@ -10,12 +11,12 @@ import numpy as np
 from flax import nnx
 
 from wsicl_jax.chips import peak_flops
-from wsicl_jax.cluster import is_leader
+from wsicl_jax.cluster import PeerLostError, is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
-from wsicl_jax.data.episodes import EpisodeSource
-from wsicl_jax.data.loader import batches
+from wsicl_jax.data.episodes import Episode, EpisodeSource
+from wsicl_jax.data.loader import batches, empty_batch
 from wsicl_jax.data.manifest import Changes
-from wsicl_jax.errors import PreemptedError, TrainingError
+from wsicl_jax.errors import DataError, LoaderError, PreemptedError, TrainingError
 from wsicl_jax.mesh import CONTEXT
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
@@ -37,7 +38,7 @@ from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
-from wsicl_jax.train.stop import StopFlags, stop_request
+from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
 from wsicl_jax.train.weights import given_parameters
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
@@ -56,25 +57,32 @@ def train(
 
     With `resume` the run goes on from its newest sound checkpoint at the exact next episode, or
     starts if it has none; data that have changed since are refused, or accepted with
-    `accept_data_changes`. Who has opened the run already gives its `start` (`binding.open_run`),
-    and neither of the two. The network is evaluated every `train.evaluate_every` steps and,
+    `accept_data_changes`. Who has opened the run (`binding.open_run`) gives its `start`, and
+    neither of the two. The network is evaluated every `train.evaluate_every` steps and,
     in any case, at the end. All processes of a run call this alike; process 0 writes the
-    configuration and the log.
+    configuration and the log. What was learnt is saved before a failure of the data is told.
 
     Raises:
-        ConfigError: the run exists and `resume` is not set, or its configuration differs.
+        ConfigError: the run exists and `resume` is not set, its configuration differs, or those
+            of the processes do.
+        LockedError: another process trains in `config.run`.
         CheckpointError: a checkpoint cannot be written, or none can be used to go on from.
         DataError: a store is missing, has too few cases, or has changed since the run was
-            bound to it.
+            bound to it; or an episode could not be made.
+        LoaderError: a process that makes episodes was killed.
+        PeerLostError: another process could not go on.
         TrainingError: too many updates in a row were skipped; the last good checkpoint stays.
         PreemptedError: a process got SIGTERM; all stopped after the same step and saved it.
     """
-    with stop_request() as stop:
+    with stop_request() as stop, ExitStack() as opened:
         run, settings = Path(config.run), config.train
         leader = is_leader()
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
-        start = start or open_run(config, resume=resume, accept_data_changes=accept_data_changes)
+        if start is None:
+            start = opened.enter_context(
+                open_run(config, resume=resume, accept_data_changes=accept_data_changes)
+            )
         done, episodes = start.done, EpisodeSource(config, start.datasets)
         given = None if done else given_parameters(config)
         from_leader(lambda: write_start(config, start))
@@ -102,21 +110,26 @@ def train(
                 counters = jax.device_put(counters, replicated(mesh))
                 state = TrainState(*arrays, **counters)
                 unlogged = metadata["unlogged"]
-            stream = batches(
+            data = _Data(
                 episodes,
-                first_step=done,
+                done,
+                stop,
                 rows=local_rows(settings.batch, mesh),
                 context_multiple=math.lcm(config.episode.context_multiple, mesh.shape[CONTEXT]),
             )
+            opened.callback(data.close)
             with (
                 RunLog(run, done, leader=leader) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
-                steps = _Steps(config, _meter(config, unlogged), log, bar.status)
+                steps = _Steps(config, _meter(config, unlogged), log, bar.status, done)
+                compiled: set[int] = set()
 
                 def save(step: int) -> None:
+                    if start.lock:
+                        start.lock.check()
                     counters = {name: int(getattr(state, name)) for name in COUNTERS}
                     checkpoints.save(
                         step,
@@ -133,7 +146,7 @@ def train(
                 def score(step: int) -> DualBranch:
                     network = nnx.merge(graph, gathered(state.parameters, mesh))
                     if evaluate:
-                        with steps.meter.paused():
+                        with steps.meter.paused(), bar.paused():
                             scores = evaluate(network)
                         log.write(step, scores)
                         checkpoints.score(step, float(np.mean(list(scores.values()))))
@@ -148,29 +161,72 @@ def train(
                     score(done)  # the run was stopped during it
                 for step in range(done + 1, settings.steps + 1):
                     asked = time.monotonic()
-                    batch = next(stream)
+                    # The first one is awaited while what makes the episodes starts.
+                    with bar.paused() if step == done + 1 else nullcontext():
+                        batch = data.next()
                     waiting = time.monotonic() - asked
+                    contexts = batch.context_weights.shape[1]
                     batch = to_devices(batch, mesh, settings.batch)
-                    state, metrics = step_once(state, batch, stop_flags(stop))
+                    # Each number of context images is compiled once, while it is sent.
+                    with nullcontext() if contexts in compiled else bar.paused():
+                        state, metrics = step_once(state, batch, stop_flags(stop))
+                    compiled.add(contexts)
                     if runs_one_program_at_a_time():
                         jax.block_until_ready(state)
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
                     due = step == settings.steps or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
                         # The log is ahead of the checkpoint, never behind.
-                        stopping = steps.settle() or stopping
-                        save(step)
+                        stopping = max(steps.settle(), stopping)
+                        if steps.learnt > checkpoints.newest:
+                            save(steps.learnt)
                     if stopping:
                         checkpoints.wait()
-                        raise PreemptedError(
-                            f"stopped at step {step} of {settings.steps}, as SIGTERM asked, and "
-                            "saved; go on with the same command and --resume"
-                        )
+                        saved = steps.learnt if steps.learnt > done else 0
+                        raise _reason_told(stopping, data.failure, saved, settings.steps)
                     if evaluation_due(step):
                         score(step)
                     bar.advance()
                 # Also after resuming a run that was stopped in its last evaluation.
                 return score(settings.steps)
+
+
+class _Data:
+    """The batches of this process's rows; after a failure, batches of zeros for steps that change
+    nothing, so that the other processes learn of it and all can save together."""
+
+    def __init__(
+        self,
+        episodes: EpisodeSource,
+        done: int,
+        stop: StopRequest,
+        *,
+        rows: list[int],
+        context_multiple: int,
+    ):
+        self.failure: Exception | None = None
+        self._stream = batches(
+            episodes, first_step=done, rows=rows, context_multiple=context_multiple
+        )
+        self._episodes, self._step, self._stop = episodes, done, stop
+        self._shape = {"rows": len(rows), "context_multiple": context_multiple}
+
+    def close(self) -> None:
+        """End the processes that make episodes."""
+        if self._episodes.config.train.workers:
+            self._stream.close()
+
+    def next(self) -> Episode:
+        """The batch of the next step; asks to stop if it cannot be made, whatever the reason."""
+        step, self._step = self._step, self._step + 1
+        if self.failure is None:
+            try:
+                return next(self._stream)
+            except Exception as error:  # it is raised when what was learnt is saved
+                self.failure = error
+                killed = isinstance(error, LoaderError)
+                self._stop.reason = Stop.WORKER_KILLED if killed else Stop.NO_DATA
+        return empty_batch(self._episodes, step, **self._shape)
 
 
 class _Steps:
@@ -181,28 +237,39 @@ class _Steps:
     """
 
     def __init__(
-        self, config: ExperimentConfig, meter: Meter, log: RunLog, show: Callable[[str], None]
+        self,
+        config: ExperimentConfig,
+        meter: Meter,
+        log: RunLog,
+        show: Callable[[str], None],
+        done: int,
     ):
         self.meter = meter
+        self.learnt = done
+        """The newest step that is part of the state."""
         self._settings, self._log, self._show = config.train, log, show
         self._pending: tuple[int, Metrics, int, float] | None = None
 
-    def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> bool:
-        """A step that was just sent to the devices; True if the one before it says to stop."""
+    def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
+        """A step that was just sent to the devices; why to stop, as the one before it says."""
         stopping = self.settle()
         self._pending = step, metrics, contexts, seconds_waiting
         return stopping
 
-    def settle(self) -> bool:
-        """Wait for the step that was added last; True if it says to stop.
+    def settle(self) -> Stop:
+        """Wait for the step that was added last; why to stop, as it says.
 
         Raises:
             TrainingError: too many updates in a row were skipped.
         """
         if self._pending is None:
-            return False
+            return Stop.NO
         (step, on_devices, contexts, waiting), self._pending = self._pending, None
         metrics = jax.device_get(on_devices)
+        stopping = Stop(int(metrics["stop"]))
+        if stopping >= Stop.NO_DATA:
+            return stopping
+        self.learnt = step
         self.meter.add(metrics, contexts=contexts, seconds_waiting=waiting)
         if step == self._settings.steps or _due(step, self._settings.log_every):
             values = self.meter.entry()
@@ -210,12 +277,37 @@ class _Steps:
             self._show(f"loss {values['loss']:.4f}" if "loss" in values else "no update")
         in_row = int(metrics["skipped_in_row"])
         if in_row > self._settings.max_skipped:
+            clip = "lower train.clip_norm" if self._settings.clip_norm else "set train.clip_norm=1"
             raise TrainingError(
                 f"the updates of {in_row} steps in a row, up to step {step}, were skipped, since "
                 f"loss (now {metrics['loss']:g}) or gradient was not finite; the checkpoints are "
-                "kept: lower train.learning_rate or train.clip_norm, or look at the data"
+                f"kept: lower train.learning_rate, {clip}, or look at the data"
             )
-        return bool(metrics["stop"])
+        return stopping
+
+
+def _reason_told(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:
+    """What all processes raise when they have stopped after the same step and saved it."""
+    where = f"what was learnt up to step {saved} of {steps} is saved" if saved else ""
+    again = "go on with the same command and --resume"
+    if stopping == Stop.ASKED:
+        return PreemptedError(
+            f"stopped at step {saved} of {steps}, as SIGTERM asked, and saved; {again}"
+        )
+    if isinstance(failure, LoaderError) and not saved:
+        # Not to be started again and again in vain.
+        return DataError(f"{failure}; nothing was learnt yet: lower train.workers")
+    if isinstance(failure, LoaderError):
+        return LoaderError(f"{failure}; {where}: {again}, or with fewer train.workers")
+    if isinstance(failure, DataError):
+        return DataError(f"{failure}; {where}: mend the data, then {again}" if saved else failure)
+    if failure is not None:
+        failure.add_note(where or "nothing was learnt yet")
+        return failure
+    what = f"another process could not get its data, see what it said; {where}: {again}"
+    if stopping == Stop.WORKER_KILLED and saved:
+        return LoaderError(what)
+    return PeerLostError(what if saved else what.replace(f"; {where}", ""))
 
 
 def _counts(changes: Changes) -> dict[str, int]:

@@ -1,18 +1,21 @@
 """The directory of a run: whether a configuration may start or go on there."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import wsicl_jax
 from wsicl_jax.config import ExperimentConfig, config_to_dict, read_settings
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.files import write_whole
 from wsicl_jax.train.checkpoints import has_steps, newest_sound_step
 
 CONFIG = "config.yaml"
+LOCK = ".lock"
+"""Held by the process that trains there, or leads those that do."""
 
 _MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
 _MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
@@ -21,6 +24,35 @@ _MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
 _MAY_CHANGE += ("episode.context_multiple", "data.*.store")
 """Settings that a resumed run may change: what is learnt stays the same, up to rounding. Stores
 may lie elsewhere; their content is compared."""
+
+
+_MAY_DIFFER = ("data.*.store", "train.weights", "train.workers", "volume.cache_gb")
+"""Settings that may differ between the processes of a run: where the same content lies on each
+machine, and what only speed depends on."""
+
+
+def run_directory(config: ExperimentConfig) -> Path:
+    """Where a run is written.
+
+    Raises:
+        ConfigError: that is the working directory itself.
+    """
+    if Path(config.run) == Path():
+        raise ConfigError(
+            f"run = {config.run!r} is the working directory; give the run a directory of its own, "
+            "run=DIRECTORY"
+        )
+    return Path(config.run)
+
+
+def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """All that must be the same in every process of a run, by name: settings and version."""
+    settings = {
+        key: value
+        for key, value in _flat(config_to_dict(config))
+        if not _is_among(_MAY_DIFFER, key)
+    }
+    return settings | {"the version of wsicl_jax": wsicl_jax.__version__}
 
 
 def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
@@ -83,8 +115,23 @@ def saved_settings(run: Path) -> dict[str, Any]:
 def _binds(key: str, truncated: bool) -> bool:
     if truncated and key == "model.context.mini_context":
         return True  # it decides what the gradient is taken from
-    free = (name.replace(".", r"\.").replace("*", r"\d+") for name in _MAY_CHANGE)
-    return not any(re.match(rf"{name}(\.|$)", key) for name in free)
+    return not _is_among(_MAY_CHANGE, key)
+
+
+def _is_among(names: Iterable[str], key: str) -> bool:
+    patterns = (name.replace(".", r"\.").replace("*", r"\d+") for name in names)
+    return any(re.match(rf"{pattern}(\.|$)", key) for pattern in patterns)
+
+
+def _flat(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single setting with its name, that of the first data set as `data.0.store`."""
+    if key == "data" and isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    if isinstance(settings, dict) and settings:
+        for name, value in settings.items():
+            yield from _flat(value, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, settings
 
 
 def _differing(before: Any, now: Any, key: str = "") -> list[str]:

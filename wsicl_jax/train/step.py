@@ -15,7 +15,8 @@ from wsicl_jax.data.episodes import Episode
 from wsicl_jax.losses import make_loss
 from wsicl_jax.parallel import on_mesh, replicated
 from wsicl_jax.streams import Stream
-from wsicl_jax.train.state import TrainState, learning_rate
+from wsicl_jax.train.state import COUNTERS, TrainState, learning_rate
+from wsicl_jax.train.stop import Stop
 
 Metrics = dict[str, Array]
 Predict = Callable[[nnx.State, Episode, PRNGKeyArray], Float[Array, "batch x y z 1"]]
@@ -57,7 +58,8 @@ def make_step(
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
-    sum of the third input: how many devices' processes were asked to stop.
+    largest of the third input (`stop.Stop`). If that says that a process has no data, its part
+    of the batch is not what it should be: the state stays what it is, counters and all.
     The state given is used up: its buffers are reused for the new one, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
@@ -80,8 +82,12 @@ def make_step(
         key = jax.random.fold_in(parts, state.step)
         value, gradients = jax.value_and_grad(batch_loss)(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
-        new = updated(
-            state, gradients, jnp.isfinite(value) & jnp.isfinite(gradient_norm), optimizer
+        reason = stop.max()
+        counts = reason < Stop.NO_DATA
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
+        new = updated(state, gradients, finite & counts, optimizer)
+        new = new._replace(
+            **{n: jnp.where(counts, getattr(new, n), getattr(state, n)) for n in COUNTERS}
         )
         metrics = {
             "loss": value,
@@ -89,7 +95,7 @@ def make_step(
             "learning_rate": schedule(state.step - state.skipped),
             "skipped": new.skipped,
             "skipped_in_row": new.skipped_in_row,
-            "stop": stop.sum(),
+            "stop": reason,
         }
         return new, metrics
 
