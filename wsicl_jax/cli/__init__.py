@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from wsicl_jax import __version__
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done, 1: done in part, 2: an error of use, 69: another process of the run was lost,
     75: training stopped on SIGTERM and saved.
     """
-    options = _parse(arguments)
+    options = parse(arguments)
     warnings.showwarning = _show_warning
     try:
         return options.run(options)
@@ -36,8 +37,9 @@ def _show_warning(message: Warning | str, *_: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; exits with code 2 where it is wrong."""
+    parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no more `key=value`, and no more targets, once an option came between.
     name = "overrides" if "overrides" in options else "targets"
@@ -51,11 +53,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="wsicl",
         description="Weakly supervised in-context segmentation of 3D medical images.",
     )
+    parser.add_argument("--version", action="version", version=f"wsicl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run, summary: str, example: str, group=verbs) -> argparse.ArgumentParser:

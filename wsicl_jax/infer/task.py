@@ -33,9 +33,9 @@ _LARGEST_VALUE = 2**16 - 1
 class Task:
     """Made by `Segmenter.task`; segments any number of targets, or one again and again.
 
-    task.segment("target.nii.gz")
-    task.add_point((40, 32, 18))        # on that target, where the mask was wrong
-    result = task.segment()
+        task.segment("target.nii.gz")
+        task.add_point((40, 32, 18))        # on that target, where the mask was wrong
+        result = task.segment()
     """
 
     def __init__(
