@@ -92,10 +92,9 @@ def main(folder: Path, output: Path) -> None:
     truth = np.asarray(nib.load(label_file(TARGET_WEEK)).dataobj)
     for title, structures in context_sets.items():
         result = segmenter.task(structures, STRUCTURES).segment(image_file(TARGET_WEEK))
-        scores = [
-            f"{s} {dice(result.mask_of(s), truth == value):.2f}" for s, value in STRUCTURES.items()
-        ]
-        print(" ".join(title.split()), "; ".join(scores))
+        scores = {s: dice(result.mask_of(s), truth == v) for s, v in STRUCTURES.items()}
+        each = ", ".join(f"{structure} {score:.3f}" for structure, score in scores.items())
+        print(f"{' '.join(title.split())}: mean Dice {np.mean(list(scores.values())):.3f}; {each}")
         turned = nib.as_closest_canonical(nib.Nifti1Image(result.label_map, target.affine))
         columns.append((title, np.asarray(turned.dataobj)))
     columns.append(("label map\nof the atlas", read(label_file(TARGET_WEEK))))
