@@ -30,6 +30,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for page in DOCS.rglob("*.md") if page.parent != GENERATED)]
 )
 REFERENCE = sorted(GENERATED.glob("*.md"))
+SETTINGS = [GENERATED / "settings.md"]
 READERS = ("tutorials", "how-to", "reference", "explanation")
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -187,7 +188,7 @@ def test_overrides_on_command_lines_are_settings_with_values_that_fit(page, monk
             config.override_config(config.ExperimentConfig(), overrides)
 
 
-@every_page
+@pytest.mark.parametrize("page", [*PAGES, *SETTINGS], ids=ids([*PAGES, *SETTINGS]))
 def test_settings_in_running_text_exist(page):
     sections = {f.name for f in fields(config.ExperimentConfig)} - {"run", "seed"}
     pattern = re.compile(rf"({'|'.join(sections)})(\[\])?\.[a-z0-9_.]+")
@@ -248,6 +249,13 @@ def _written(settings: dict[str, Any]) -> Path:
 def test_files_of_the_repository_that_a_page_names_exist(page):
     for name in _FILE.findall(page.read_text()):
         assert (ROOT / name).exists(), f"there is no {name}"
+
+
+def test_pages_that_code_and_configurations_name_exist():
+    files = [*ROOT.glob("wsicl_jax/**/*.py"), *ROOT.glob("configs/**/*.yaml"), ROOT / "Makefile"]
+    for file in files:
+        for name in re.findall(r"docs/[\w/-]+\.\w+", file.read_text()):
+            assert (ROOT / name).exists(), f"{file} names {name}"
 
 
 @written_page
