@@ -109,16 +109,23 @@ def main(folder: Path, output: Path) -> None:
         for structure in STRUCTURES:
             _, y, z = nib.affines.apply_affine(turn, points[structure, week]).T
             axis.scatter(y, z, s=40, color=COLORS[structure], edgecolors="black", linewidths=0.6)
-    axes[0, 0].set_title(f"2 of {len(WEEKS)} context images\nwith their points", color="white")
+    axes[0, 0].set_title(
+        f"2 of {len(WEEKS)} context images\nwith their points", color="white", fontsize=14
+    )
     for column, (title, labels) in zip(axes.T[1:], columns, strict=True):
         draw(column[0], volume, labels, 1, 0.46)
         draw(column[1], volume, labels, 0)
-        column[0].set_title(title, color="white")
+        column[0].set_title(title, color="white", fontsize=14)
     handles = [
         axes[0, 0].scatter([], [], s=60, color=COLORS[s], label=s, marker="s") for s in STRUCTURES
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=4, frameon=False, labelcolor="white"
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        labelcolor="white",
+        fontsize=13,
     )
     figure.savefig(output, dpi=100, facecolor="black")
 

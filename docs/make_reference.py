@@ -187,7 +187,7 @@ def _dataclass_in(hint: Any) -> tuple[type | None, bool]:
 
 
 def _meaning(kind: type, name: str) -> str:
-    return _one_line(kind.__pydantic_fields__[name].description or "").replace("|", "\\|")
+    return _one_line(kind.__pydantic_fields__[name].description or "")
 
 
 def _default_text(field: Any) -> str:
@@ -275,7 +275,7 @@ def _commands() -> Iterator[str]:
         if rows:
             yield from ("", "| argument | meaning |", "| --- | --- |")
             for shown, action in rows:
-                yield f"| {_cell(shown)} | {_cell(_help(action))} |"
+                yield f"| {shown} | {_help(action)} |"
         if parser.epilog:
             yield from ("", "```bash")
             yield from _examples(parser.epilog)
@@ -322,10 +322,6 @@ def _help(action: argparse.Action) -> str:
     return f"{text}." if text else ""
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _examples(epilog: str) -> Iterator[str]:
     text = inspect.cleandoc(epilog).removeprefix("examples:").removeprefix("example:")
     for line in text.strip("\n").splitlines():
@@ -362,7 +358,7 @@ def _object(node: ast.AST, module: str, methods: tuple[str, ...]) -> Iterator[st
     if attributes:
         yield from ("", "| attribute | type | meaning |", "| --- | --- | --- |")
         for name, annotation, text in attributes:
-            yield f"| `{name}` | `{_cell(annotation)}` | {_cell(text)} |"
+            yield f"| `{name}` | `{annotation.replace(' | ', ' or ')}` | {text} |"
     inner = {n.name: n for n in node.body if isinstance(n, ast.FunctionDef)}
     for method in methods:
         function = inner[method]

@@ -721,7 +721,7 @@ class ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class AblationConfig:
-    """Training runs that differ in a few settings, for `wsicl ablate`; docs/tutorials/ablation.md."""
+    """Training runs that differ in a few settings, for `wsicl ablate`."""
 
     base: str = ""
     """YAML file of the experiment that every cell starts from, seen from the ablation's file."""
@@ -742,7 +742,7 @@ class AblationConfig:
     @model_validator(mode="after")
     def _check(self):
         if missing := [name for name in ("base", "output") if not getattr(self, name)]:
-            raise ValueError(f"{' and '.join(missing)} must be given; see docs/tutorials/ablation.md")
+            raise ValueError(f"{' and '.join(missing)} must be given in the ablation's file")
         return self
 
 
