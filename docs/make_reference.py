@@ -458,7 +458,8 @@ def _block(code: list[str]) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Text for a cell of a table, which a bar would end."""
+    return " ".join(text.split()).replace("|", "&#124;")
 
 
 def check_commands() -> None:

@@ -17,6 +17,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -277,6 +279,22 @@ def _source(module: str) -> str:
     spec = importlib.util.find_spec(module)
     assert spec, f"there is no {module}"
     return Path(spec.origin).read_text()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    label = np.zeros((40, 50, 36), np.uint8)
+    label[10:22, 18:34, 10:24] = 1
+    for name in ("sub1", "sub2", "sub3", "target"):
+        image = (label + rng.normal(0, 0.1, label.shape)).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(label, np.eye(4)), "sub3_label.nii.gz")
+    (code,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    exec(compile(code, "README.md", "exec"), {})
+    first, second = (nib.load(f"{name}.nii.gz") for name in ("prediction", "corrected"))
+    assert first.shape == second.shape == label.shape
 
 
 @written_page
