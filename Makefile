@@ -41,7 +41,7 @@ reference: .venv/.installed
 	$(BIN)/python docs/make_reference.py
 
 docs: .venv/.installed-docs reference
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv build demo dist site *.egg-info

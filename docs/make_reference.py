@@ -22,24 +22,19 @@ from wsicl_jax import cli, config
 FOLDER = Path(__file__).parent / "reference"
 
 SECTIONS = {
-    "Experiments": (
-        config.ExperimentConfig,
-        "",
-        "What `wsicl train`, `wsicl check` and `wsicl eval` read.",
-    ),
+    "Experiments": (config.ExperimentConfig, "What `wsicl train`, `check` and `eval` read."),
     "Segmenters": (
         config.InferenceConfig,
-        "",
         "Keyword arguments of `Segmenter.load`; some are options of `wsicl predict`.",
     ),
     "Conversion": (
         config.PreparationConfig,
-        "",
         "Options of `wsicl convert`, as a store records them.",
     ),
-    "Sweeps": (config.SweepConfig, "", "What `wsicl sweep` and `wsicl episodes` read."),
-    "Ablations": (config.AblationConfig, "", "What `wsicl ablate` reads."),
+    "Sweeps": (config.SweepConfig, "What `wsicl sweep` and `wsicl episodes` read."),
+    "Ablations": (config.AblationConfig, "What `wsicl ablate` reads."),
 }
+"""Heading, dataclass, and where its settings are used."""
 
 API = {
     "Segmenting": {
@@ -134,12 +129,12 @@ def _settings() -> Iterator[str]:
         "A YAML file names the settings that differ from their defaults. On the command line, "
         "`section.key=value` changes one."
     )
-    for title, (kind, prefix, use) in SECTIONS.items():
+    for title, (kind, use) in SECTIONS.items():
         yield from ("", f"## {title}", "", use)
-        yield from _section(kind, prefix)
+        yield from _section(kind, prefix="")
 
 
-def _section(kind: type, prefix: str, seen: frozenset[type] = frozenset()) -> Iterator[str]:
+def _section(kind: type, prefix: str) -> Iterator[str]:
     hints = typing.get_type_hints(kind, include_extras=True)
     rows, nested = [], []
     for field in fields(kind):
@@ -160,12 +155,12 @@ def _section(kind: type, prefix: str, seen: frozenset[type] = frozenset()) -> It
             yield from ("", f"`{title}` has the settings of [experiments](#{_anchor(title)}).")
             continue
         yield from ("", f"### {title}", "", _one_line(inspect.getdoc(inner) or ""))
-        yield from _section(inner, name, seen | {kind})
+        yield from _section(inner, name)
 
 
 def _documented_elsewhere(kind: type) -> set[type]:
-    """Sections of experiments, which other configurations share."""
-    if kind is config.ExperimentConfig or kind not in (config.SweepConfig, config.AblationConfig):
+    """Sections of experiments, which sweeps share."""
+    if kind is not config.SweepConfig:
         return set()
     hints = typing.get_type_hints(config.ExperimentConfig, include_extras=True)
     return {inner for hint in hints.values() if (inner := _dataclass_in(hint)[0])}
