@@ -36,6 +36,8 @@ class Task:
         task.segment("target.nii.gz")
         task.add_point((40, 32, 18))        # on that target, where the mask was wrong
         result = task.segment()
+
+    Prompts that are added hold for the last target alone.
     """
 
     def __init__(
