@@ -10,7 +10,7 @@ HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 SMALL_LICENCE := Apache 2.0, as the package: any use is allowed, commercial too.
 
-.PHONY: demo test test-all small lint clean
+.PHONY: demo test test-all small lint docs reference clean
 
 demo: .venv/.installed
 	rm -rf demo
@@ -36,8 +36,15 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check wsicl_jax tests
 	$(BIN)/lint-imports --config setup.cfg
 
+# The pages that are made from the code: settings, commands, the Python API.
+reference: .venv/.installed
+	$(BIN)/python docs/make_reference.py
+
+docs: .venv/.installed-docs reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv build demo dist *.egg-info
+	rm -rf .venv build demo dist site *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsicl_jax needs Python 3.11 or newer; set PYTHON=")'
@@ -45,6 +52,10 @@ clean:
 
 .venv/.installed: setup.cfg pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/.installed-docs: .venv/.installed
+	$(BIN)/pip install -q -e '.[docs]'
 	touch $@
 
 .venv/.installed-dev: .venv/.installed

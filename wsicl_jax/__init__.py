@@ -4,7 +4,6 @@ What it offers is imported on first use, so that `import wsicl_jax` stays light.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from wsicl_jax.infer.example import Example
     from wsicl_jax.infer.segmenter import Segmenter
 
-__version__ = version("wsicl_jax")
+__version__ = "0.1.0"
 __all__ = ["Example", "Segmenter", "__version__", "load_model"]
 
 _HOME = {

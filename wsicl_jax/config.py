@@ -463,7 +463,7 @@ class PromptConfig:
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class AugmentConfig:
     """Random changes of an episode, each drawn once for all its images, as often as published.
-    docs/augmentation.md shows them."""
+    docs/how-to/augment.md shows them."""
 
     flip: Share = 0.1
     """Probability of mirroring, for each axis."""
@@ -799,7 +799,7 @@ class ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_RULES)
 class AblationConfig:
-    """Training runs that differ in a few settings, for `wsicl ablate`; docs/ablations.md."""
+    """Training runs that differ in a few settings, for `wsicl ablate`."""
 
     base: LocalPath = ""
     """YAML file of the experiment that every cell starts from, seen from the ablation's file."""
@@ -820,7 +820,7 @@ class AblationConfig:
     @model_validator(mode="after")
     def _check(self):
         if missing := [name for name in ("base", "output") if not getattr(self, name)]:
-            raise ValueError(f"{' and '.join(missing)} must be given; see docs/ablations.md")
+            raise ValueError(f"{' and '.join(missing)} must be given in the ablation's file")
         return self
 
 

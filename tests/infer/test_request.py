@@ -347,7 +347,7 @@ def test_the_schema_is_of_draft_2020_12_and_describes_each_key():
 
 
 def test_examples_of_the_documentation_are_valid(folder):
-    documentation = (Path(__file__).parents[2] / "docs/prompts.md").read_text()
+    documentation = (Path(__file__).parents[2] / "docs/how-to/prompts.md").read_text()
     blocks = re.findall(r"```json\n(.*?)```", documentation, re.DOTALL)
     assert blocks
     for block in blocks:

@@ -1,7 +1,7 @@
 """What a run would need and where it would fail, found out before the hardware is there.
 
 Works on shapes alone: the mesh is one of simulated CPU devices, and the training step is
-compiled for it, never run. `docs/check.md` says what the estimate leaves out.
+compiled for it, never run. `docs/how-to/check.md` says what the estimate leaves out.
 """
 
 import math

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
+from wsicl_jax import __version__
 from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75: training stopped and saved, and may be started again.
     Without `arguments`, those of the command line; an error then ends the process at once.
     """
-    options = _parse(arguments)
+    options = parse(arguments)
     warnings.showwarning = _show_warning
     sys.excepthook = _show_uncaught
     try:
@@ -92,8 +93,9 @@ def _show_warning(message: Warning | str, *_: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line; exits with code 2 where it is wrong."""
+    parser = build_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--" in words:
         # argparse treats these by its place in each list; so they are no options for it at all.
@@ -119,11 +121,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="wsicl",
         description="Weakly supervised in-context segmentation of 3D medical images.",
     )
+    parser.add_argument("--version", action="version", version=f"wsicl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run, summary: str, example: str, group=verbs) -> argparse.ArgumentParser:

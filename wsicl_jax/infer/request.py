@@ -1,6 +1,6 @@
 """The JSON file that names a context set: images, and what marks the structures on them.
 
-`docs/prompts.md` describes the format to its users, `prompts.schema.json` to their editors.
+`docs/how-to/prompts.md` describes the format to its users, `prompts.schema.json` to their editors.
 """
 
 import reprlib

@@ -39,9 +39,11 @@ _FEW_SLICES = 4
 class Task:
     """Made by `Segmenter.task`; segments any number of targets, or one again and again.
 
-    task.segment("target.nii.gz")
-    task.add_point((40, 32, 18))        # on that target, where the mask was wrong
-    result = task.segment()
+        task.segment("target.nii.gz")
+        task.add_point((40, 32, 18))        # on that target, where the mask was wrong
+        result = task.segment()
+
+    Prompts that are added hold for the last target alone.
     """
 
     def __init__(
