@@ -38,9 +38,9 @@ SECTIONS = {
 
 API = {
     "Segmenting": {
-        "wsicl_jax.infer.segmenter": {"Segmenter": ("load", "task")},
-        "wsicl_jax.infer.example": {"Example": ()},
-        "wsicl_jax.infer.task": {
+        "wsicl_jax.inference.segmenter": {"Segmenter": ("load", "task")},
+        "wsicl_jax.inference.inputs.example": {"Example": ()},
+        "wsicl_jax.inference.task": {
             "Task": (
                 "segment",
                 "open",
@@ -52,15 +52,15 @@ API = {
                 "plan",
             )
         },
-        "wsicl_jax.infer.result": {"Segmentation": ("mask", "mask_of", "probability", "save")},
-        "wsicl_jax.infer.request": {"read_context": (), "Context": ()},
-        "wsicl_jax.infer.foreign": {"read_prompts": ()},
+        "wsicl_jax.inference.result": {"Segmentation": ("mask", "mask_of", "probability", "save")},
+        "wsicl_jax.inference.inputs.request": {"read_context": (), "Context": ()},
+        "wsicl_jax.inference.inputs.external": {"read_prompts": ()},
     },
     "Networks": {
-        "wsicl_jax.export.networks": {"load_model": ()},
+        "wsicl_jax.weights.networks": {"load_model": ()},
         "wsicl_jax.model.dual_branch": {"DualBranch": ("__call__",)},
-        "wsicl_jax.export.weights": {"load_weights": (), "import_weights": ()},
-        "wsicl_jax.export.export": {"export": ()},
+        "wsicl_jax.weights.reading": {"load_weights": (), "import_weights": ()},
+        "wsicl_jax.weights.export.export": {"export": ()},
     },
     "Data": {
         "wsicl_jax.data.store": {

@@ -5,6 +5,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from s3_server import s3, s3_server  # noqa: F401
 
 _AGREEMENT = pytest.StashKey[dict[str, float]]()
 

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from wsicl_jax.collectives import collective_bytes
 from wsicl_jax.config import AugmentConfig, config_from_dict
-from wsicl_jax.data.augment.intensity import augment_intensities
-from wsicl_jax.data.episodes import Episode
-from wsicl_jax.evaluate import network
-from wsicl_jax.evaluate.network import Network
+from wsicl_jax.data.augmentation.intensity import augment_intensities
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.distributed.collectives import collective_bytes
+from wsicl_jax.distributed.placement import make_mesh, state_placement, to_devices
+from wsicl_jax.evaluate import predictor as network
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, state_placement, to_devices
 from wsicl_jax.train.step import make_predict
 
 ONE = "one device"
@@ -99,13 +99,13 @@ def evaluation() -> dict:
     batch = episodes()
     shown = [Episode(*(x[i] for x in batch)) for i in range(5)]  # a part that must be filled
     found = [
-        Network(model, config.volume, jax.devices()[:count]).outputs(shown, [1, 3])
+        Predictor(model, config.volume, jax.devices()[:count]).outputs(shown, [1, 3])
         for count in (1, 8)
     ]
     return {
         "deviation": float(np.abs(found[1] - found[0]).max()),
         "between sizes": float(np.abs(found[0][1] - found[0][0]).max()),
-        "at once": Network(model, config.volume, jax.devices()).at_once,
+        "at once": Predictor(model, config.volume, jax.devices()).at_once,
     }
 
 

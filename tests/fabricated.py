@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wsicl_jax.axes import Box
 from wsicl_jax.config import DatasetConfig, EpisodeConfig, PreparationConfig
 from wsicl_jax.data.catalogue import Case, SourceGrid
 from wsicl_jax.data.datasets import DataSet, dataset_of
-from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import Root, Store
-from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.location import Location
 
 SHAPE = (8, 8, 8)
 

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsicl_jax.export.networks import load_model
-    from wsicl_jax.infer.example import Example
-    from wsicl_jax.infer.segmenter import Segmenter
+    from wsicl_jax.inference.inputs.example import Example
+    from wsicl_jax.inference.segmenter import Segmenter
+    from wsicl_jax.weights.networks import load_model
 
 __version__ = "0.1.0"
 __all__ = ["Example", "Segmenter", "__version__", "load_model"]
 
 _HOME = {
-    "Example": "wsicl_jax.infer.example",
-    "Segmenter": "wsicl_jax.infer.segmenter",
-    "load_model": "wsicl_jax.export.networks",
+    "Example": "wsicl_jax.inference.inputs.example",
+    "Segmenter": "wsicl_jax.inference.segmenter",
+    "load_model": "wsicl_jax.weights.networks",
 }
 
 

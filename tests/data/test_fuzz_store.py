@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from fuzz import failures
 
-from wsicl_jax.browse.listing import listing
-from wsicl_jax.data.location import Location
 from wsicl_jax.data.manifest import (
     CaseRecord,
     DataSetRecord,
@@ -19,19 +17,21 @@ from wsicl_jax.data.manifest import (
 )
 from wsicl_jax.data.store import (
     CATALOGUE,
-    LEFT_OUT,
+    SKIPPED,
     Store,
     create_store,
     finish_store,
     is_intact,
     read_case,
-    read_left_out,
+    read_skipped,
     write_case,
 )
 from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import WsiclError
-from wsicl_jax.info import describe
-from wsicl_jax.sealing import CHECKSUM, seal
+from wsicl_jax.storage.digests import CHECKSUM, with_digest
+from wsicl_jax.storage.location import Location
+from wsicl_jax.tools.info import describe
+from wsicl_jax.tools.show.listing import listing
 
 COUNTS = [50, pytest.param(2000, marks=pytest.mark.slow)]
 WORDS = (
@@ -60,7 +60,7 @@ def store(folder: Path) -> Path:
     write_case(path, "a", image, label, np.diag([1.5, 1, 3, 1]), subject="A", remarks=["odd"])
     write_case(path, "b", image, label * 0, np.diag([1.5, 1, 3, 1]))
     finish_store(path)
-    (path / LEFT_OUT).write_text(json.dumps({"c": "has no label"}))
+    (path / SKIPPED).write_text(json.dumps({"c": "has no label"}))
     return path
 
 
@@ -77,7 +77,9 @@ def sealed_anew(content: bytes) -> bytes:
     with suppress(ValueError, RecursionError):
         value = json.loads(content)
         if isinstance(value, dict) and CHECKSUM in value:
-            return json.dumps(seal({k: v for k, v in value.items() if k != CHECKSUM})).encode()
+            return json.dumps(
+                with_digest({k: v for k, v in value.items() if k != CHECKSUM})
+            ).encode()
     return content
 
 
@@ -109,7 +111,7 @@ def look_at(folder):
         with suppress(WsiclError):
             look(folder)
     with suppress(WsiclError):
-        read_left_out(location)
+        read_skipped(location)
     with suppress(WsiclError):
         if case := read_case(location, "a"):
             is_intact(location, case)
@@ -130,7 +132,7 @@ def test_the_seeds_are_sound(tmp_path):
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(
-    "first", ["zarr.json", CATALOGUE, LEFT_OUT, "cases/a/zarr.json", "cases/a/0/zarr.json"]
+    "first", ["zarr.json", CATALOGUE, SKIPPED, "cases/a/zarr.json", "cases/a/0/zarr.json"]
 )
 def test_a_damaged_store_is_refused_or_read(tmp_path, first, count):
     seed = files_below(store(tmp_path), "zarr.json")
@@ -147,7 +149,7 @@ def read_above(path):
     read_store(path / "zarr.json")
 
 
-READERS = dict.fromkeys([CATALOGUE, LEFT_OUT, "zarr.json"], read_store)
+READERS = dict.fromkeys([CATALOGUE, SKIPPED, "zarr.json"], read_store)
 READERS |= dict.fromkeys(["cases/a/zarr.json", "cases/a/0/zarr.json"], read_above)
 
 

@@ -7,12 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsicl_jax.data.images import (
-    check_same_grid,
-    read_channels,
-    read_label,
-    read_volume,
-)
+from wsicl_jax.data.images import check_same_grid, read_channels, read_label, read_volume
 from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)

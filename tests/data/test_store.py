@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import wsicl_jax.data.store
-from wsicl_jax.axes import Box
 from wsicl_jax.data.catalogue import SourceFile, SourceGrid
-from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
-    LEFT_OUT,
+    SKIPPED,
     Store,
     create_store,
     finish_store,
     is_intact,
     read_case,
-    read_left_out,
+    read_skipped,
     whole_cases,
     write_case,
 )
 from wsicl_jax.errors import DataError
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.sealing import seal
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.digests import with_digest
+from wsicl_jax.storage.location import Location
 
 SHAPE = (4, 5, 7)
 AFFINE = np.array([[0, -0.7, 0.1, 3], [1.5, 0, 0, -2], [0.2, 0, 3.1, 9], [0, 0, 0, 1]], float)
@@ -333,7 +333,7 @@ def changed_entry(path, change):
     entry = json.loads(lines[1])
     entry.pop("checksum")
     change(entry)
-    (path / CATALOGUE).write_text(f"{lines[0]}\n{json.dumps(seal(entry))}\n")
+    (path / CATALOGUE).write_text(f"{lines[0]}\n{json.dumps(with_digest(entry))}\n")
 
 
 OTHER_SHAPES = {
@@ -377,9 +377,9 @@ def test_a_root_of_another_shape_is_refused(path, key, value):
 
 @pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[1]", b'{"a": 3}', b"{"])
 def test_a_damaged_list_of_what_was_left_out_is_an_error(path, content):
-    (path / LEFT_OUT).write_bytes(content)
-    with pytest.raises(DataError, match=r"left_out\.json is damaged"):
-        read_left_out(Location.of(path))
+    (path / SKIPPED).write_bytes(content)
+    with pytest.raises(DataError, match=r"skipped\.json is damaged"):
+        read_skipped(Location.of(path))
 
 
 def test_an_array_that_claims_another_size_is_not_read(path):

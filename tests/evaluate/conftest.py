@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from small_evaluations import GRID, some_model, write_store
+from evaluate.small_evaluations import GRID, some_model, write_store
 
-from wsicl_jax.evaluate import network
+from wsicl_jax.evaluate import predictor as network
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,16 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
-from wsicl_jax.checkpoint import save_model
 from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
-from wsicl_jax.data.episodes import Episode
+from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.manifest import manifest_of, write_manifest
 from wsicl_jax.data.store import create_store, finish_store, write_case
-from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, plan_experiment, with_prompts
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.train.binding import DATA
+from wsicl_jax.weights.checkpoint import save_model
 
 SHAPE = (10, 12, 8)
 GRID = (12, 10, 8)
@@ -97,7 +97,7 @@ def some_model(seed: int = 0) -> DualBranch:
     return model
 
 
-class Answers(Network):
+class Answers(Predictor):
     """In the place of a network: what `answer(episode, size)` says."""
 
     def __init__(self, answer: Callable[[Episode, int], np.ndarray]):

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from small_evaluations import GRID, SHAPE, Answers, planned, write_store
+from evaluate.small_evaluations import GRID, SHAPE, Answers, planned, write_store
 
 from wsicl_jax.config import DatasetConfig, SweepConfig, VolumeConfig, load_sweep
-from wsicl_jax.data.episodes import Episode
+from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate import baselines
 from wsicl_jax.evaluate.baselines import (
@@ -19,7 +19,7 @@ from wsicl_jax.evaluate.baselines import (
     score_baseline,
 )
 from wsicl_jax.evaluate.in_context import score_in_context
-from wsicl_jax.metrics import dice
+from wsicl_jax.metrics.overlap import dice
 
 VOLUME = VolumeConfig(grid=GRID)
 
@@ -210,7 +210,7 @@ def test_episodes_prompts_and_seconds_are_those_of_a_network(store, kind, prompt
 
 def test_a_baseline_sees_prompts_without_the_halo_of_the_networks():
     config = SweepConfig(data=(DatasetConfig(store="synthetic"),), baselines=("prompt_mean",))
-    (found,) = baselines_of(config, [VolumeConfig(grid=(8, 8, 8), prompt_halo=0.2)])
+    (found,) = baselines_of(config, [VolumeConfig(grid=(8, 8, 8), prompt_smoothing=0.2)])
     assert found.volume == VolumeConfig(grid=(8, 8, 8))
 
 

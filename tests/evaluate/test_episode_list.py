@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_evaluations import planned
+from evaluate.small_evaluations import planned
 
-from wsicl_jax.axes import Box
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.episode_list import CasePrompts, decoded, encoded, read_list, write_list
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts import Point, Scribble, SliceMask
-from wsicl_jax.sealing import seal
+from wsicl_jax.storage.digests import with_digest
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_list_of_another_form_is_refused_with_the_place(change, message, liste
     write_list(path, listed)
     content = json.loads(path.read_text())
     del content["checksum"]
-    path.write_text(json.dumps(seal(change(content))))
+    path.write_text(json.dumps(with_digest(change(content))))
     with pytest.raises(DataError, match=message):
         read_list(path)
 

@@ -16,9 +16,9 @@ from wsicl_jax.evaluate.episode_list import (
     write_list,
 )
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, write_cell
-from wsicl_jax.evaluate.report.results import read_results
-from wsicl_jax.export.measured import measured_in_scores
-from wsicl_jax.sealing import CHECKSUM, seal
+from wsicl_jax.report.results import read_results
+from wsicl_jax.storage.digests import CHECKSUM, with_digest
+from wsicl_jax.weights.export.measured import measured_in_scores
 
 COUNTS = [50, pytest.param(2000, marks=pytest.mark.slow)]
 WORDS = (b'"cells": []', b'"models": {"a": 1}', b'"dice": "x"', b"NaN", b'"wall_seconds": "x"')
@@ -68,7 +68,7 @@ def seal_anew(path):
         value = json.loads(path.read_bytes())
         if isinstance(value, dict) and CHECKSUM in value:
             value.pop(CHECKSUM)
-            path.write_text(json.dumps(seal(value)))
+            path.write_text(json.dumps(with_digest(value)))
 
 
 def read_sweep(path):

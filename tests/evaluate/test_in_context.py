@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_evaluations import GRID, SHAPE, Answers, planned, write_store
+from evaluate.small_evaluations import GRID, SHAPE, Answers, planned, write_store
 
-from wsicl_jax.axes import spacing_of
 from wsicl_jax.config import VolumeConfig
 from wsicl_jax.errors import DataError
-from wsicl_jax.evaluate import network as network_module
+from wsicl_jax.evaluate import predictor as network_module
 from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.in_context import score_in_context, segmented
-from wsicl_jax.evaluate.network import Network
-from wsicl_jax.metrics import overlap
-from wsicl_jax.prompts import with_halo
+from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.geometry.axes import spacing_of
+from wsicl_jax.metrics.overlap import overlap
+from wsicl_jax.prompts import smoothed_prompts
 
 KINDS = ("point", "box", "box3d", "mask2d", "mask", "mixed")
 
@@ -114,17 +114,17 @@ def test_the_network_sees_the_contexts_of_the_list_with_its_prompts(data):
 
 def test_the_network_sees_prompts_with_the_halo_that_it_was_trained_with(data):
     plain, haloed = Answers(perfect), Answers(perfect)
-    haloed.volume = replace(plain.volume, prompt_halo=0.2)
+    haloed.volume = replace(plain.volume, prompt_smoothing=0.2)
     assert scores_of(plain, data) == scores_of(haloed, data)
     for without, shown in zip(plain.shown, haloed.shown, strict=True):
         channels = without.context_prompts[..., 0]
-        expected = with_halo(channels, [False] * len(channels), 0.2)
+        expected = smoothed_prompts(channels, [False] * len(channels), 0.2)
         np.testing.assert_array_equal(shown.context_prompts[..., 0], expected)
 
 
 def test_the_halo_of_a_smaller_context_set_knows_nothing_of_the_others(data):
     network = Answers(perfect)
-    network.volume = replace(network.volume, prompt_halo=0.2)
+    network.volume = replace(network.volume, prompt_smoothing=0.2)
     scores = scores_of(network, data, sizes=[1, 2])
     assert [s.contexts for s in scores] == [1, 2] * len(data.episodes.episodes)
     sets = [len(shown.context_prompts) for shown in network.shown]
@@ -202,7 +202,7 @@ def test_contexts_with_fewer_prompts_than_asked_for_are_counted(tmp_path):
 
 
 def test_scores_do_not_depend_on_how_many_episodes_run_at_once(data, model, monkeypatch):
-    network = Network(model, VolumeConfig(grid=GRID))
+    network = Predictor(model, VolumeConfig(grid=GRID))
     together = scores_of(network, data, sizes=[1, 3])
     assert 0 < np.mean([score.dice for score in together]) < 1
     monkeypatch.setattr(network_module, "_VOXELS_AT_ONCE", 1)

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_evaluations import SHAPE, Answers, planned
+from evaluate.small_evaluations import SHAPE, Answers, planned
 
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.interactive import score_interactive
-from wsicl_jax.prompts import ball_radius, with_halo
+from wsicl_jax.prompts import ball_radius, smoothed_prompts
 
 ROUNDS = 3
 RADIUS = int(ball_radius(SHAPE))
@@ -129,11 +129,11 @@ def test_context_images_of_other_subjects_stand_beside_the_target(data):
 
 def test_the_halo_is_of_the_prompts_on_the_target_and_on_the_others_together(data):
     plain, haloed = Answers(nothing), Answers(nothing)
-    haloed.volume = replace(plain.volume, prompt_halo=0.2)
+    haloed.volume = replace(plain.volume, prompt_smoothing=0.2)
     for network in (plain, haloed):
         sessions(network, data, kind="box", contexts=2)
     for without, shown in zip(plain.shown, haloed.shown, strict=True):
-        expected = with_halo(without.context_prompts[..., 0], [False] * 3, 0.2)
+        expected = smoothed_prompts(without.context_prompts[..., 0], [False] * 3, 0.2)
         np.testing.assert_array_equal(shown.context_prompts[..., 0], expected)
 
 

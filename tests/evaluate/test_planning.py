@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluate.small_evaluations import SHAPE, experiment, planned, write_store
 from fabricated import dataset, store_of
-from small_evaluations import SHAPE, experiment, planned, write_store
 
 from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
-from wsicl_jax.data.episodes import EpisodeSource
-from wsicl_jax.data.sources import synthetic_subjects
+from wsicl_jax.data.episodes.sampling import EpisodeSource
+from wsicl_jax.data.episodes.sources import synthetic_subjects
+from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate import cases as cases_module
@@ -20,7 +21,6 @@ from wsicl_jax.evaluate.episode_list import decoded
 from wsicl_jax.evaluate.in_context import show
 from wsicl_jax.evaluate.planning import cases_of, plan, plan_experiment, with_prompts
 from wsicl_jax.prompts import kind_of, to_channel
-from wsicl_jax.streams import Stream
 
 KINDS = ("point", "box", "scribble", "box3d", "mask2d", "mask", "mixed")
 
@@ -74,8 +74,8 @@ def test_contexts_are_of_different_subjects_and_none_is_the_targets():
         subjects = [name.split("_")[0] for name in (episode.target, *episode.contexts)]
         assert subjects[0] == episode.subject
         assert len(set(subjects)) == 4
-    left_out = plan_experiment(experiment("synthetic", contexts=6), data).left_out
-    assert "5 training subjects" in left_out["tiny/label 1"]
+    skipped = plan_experiment(experiment("synthetic", contexts=6), data).skipped
+    assert "5 training subjects" in skipped["tiny/label 1"]
 
 
 def test_cases_with_too_few_voxels_of_a_structure_are_neither_targets_nor_contexts():
@@ -154,8 +154,8 @@ def test_a_named_structure_in_too_few_cases_is_an_error(store):
 def test_a_label_in_too_few_cases_is_left_out_with_its_reason(store):
     found = plan_experiment(experiment(store, contexts=8))
     assert not found.planned
-    assert set(found.left_out) == {"two_blocks/left", "two_blocks/right"}
-    assert all("7 training" in reason for reason in found.left_out.values())
+    assert set(found.skipped) == {"two_blocks/left", "two_blocks/right"}
+    assert all("7 training" in reason for reason in found.skipped.values())
 
 
 def test_every_channel_is_scored_by_itself(tmp_path):
@@ -263,7 +263,7 @@ def test_what_interactive_sessions_show_beside_the_target_is_planned_too(store):
 def test_unseen_cohorts_are_none_of_training():
     config = experiment("synthetic")
     training = synthetic_subjects(
-        (config.seed, Stream.TRAINING_COHORT, 0),
+        (config.seed, RandomStream.TRAINING_COHORT, 0),
         config.volume,
         1,
         structures=2,

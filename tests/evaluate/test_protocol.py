@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_evaluations import Answers, experiment, planned
+from evaluate.small_evaluations import Answers, experiment, planned
 
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.errors import ConfigError, DataError

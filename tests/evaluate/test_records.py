@@ -21,7 +21,7 @@ from wsicl_jax.evaluate.records import (
     title_of,
     write_cell,
 )
-from wsicl_jax.sealing import CHECKSUM, seal
+from wsicl_jax.storage.digests import CHECKSUM, with_digest
 
 SCORE = Score(
     model="it",
@@ -54,7 +54,7 @@ def test_a_cell_comes_back_from_its_file_as_it_was(tmp_path):
 
 def sealed_anew(text, **changes):
     content = {k: v for k, v in json.loads(text).items() if k != CHECKSUM}
-    return json.dumps(seal(content | changes))
+    return json.dumps(with_digest(content | changes))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def sealed_anew(text, **changes):
         (lambda text: text[: len(text) // 2], "cannot be read as a file of scores"),
         (lambda text: text.replace("0.25", "0.75"), "has been changed since it was written"),
         (lambda text: sealed_anew(text, format=2), "has format 2; expected 1"),
-        (lambda text: json.dumps(seal({"format": 1, "name": "a"})), "no file of scores"),
+        (lambda text: json.dumps(with_digest({"format": 1, "name": "a"})), "no file of scores"),
         (lambda text: "3", "no file of scores"),
     ],
     ids=["cut off", "changed", "another format", "something else", "a number"],

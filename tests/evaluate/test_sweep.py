@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_evaluations import (
+from evaluate.small_evaluations import (
     SHAPE,
     experiment,
     planned,
@@ -24,8 +24,8 @@ from wsicl_jax.evaluate import sweep as sweep_module
 from wsicl_jax.evaluate.episode_list import read_list, write_list
 from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
 from wsicl_jax.evaluate.records import ABOUT, CELLS, Score, read_cell, read_cells
-from wsicl_jax.evaluate.report.page import write_report
 from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
+from wsicl_jax.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def scored(monkeypatch):
 
     monkeypatch.setattr(sweep_module, "score", score)
     monkeypatch.setattr(sweep_module, "load_model", lambda path: None)
-    monkeypatch.setattr(sweep_module.Network, "__init__", lambda *_: None)
+    monkeypatch.setattr(sweep_module.Predictor, "__init__", lambda *_: None)
     return names
 
 
@@ -209,7 +209,7 @@ def test_a_report_shows_baselines_as_models_and_says_what_they_are(sweep, tmp_pa
     assert list(about) == list(config.baselines)
     assert "prompt channels" in about["prompt_mean"]["baseline"]
     assert all("scored targets" in model["cut"] for model in about.values())
-    page = write_report([Path(config.output)], tmp_path / "report", shown_cases=None).page
+    page = write_report([Path(config.output)], tmp_path / "report", gallery_cases=None).page
     assert all(name in page.read_text() for name in config.baselines)
 
 
@@ -453,5 +453,5 @@ def test_what_was_left_out_is_told_with_its_reason(sweep, tmp_path):
         return found
 
     path = write_store(tmp_path / "rare", labels=label)
-    left_out = open_sweep(sweep(data=({"store": str(path)},))).left_out
-    assert list(left_out) == ["rare/right"]
+    skipped = open_sweep(sweep(data=({"store": str(path)},))).skipped
+    assert list(skipped) == ["rare/right"]

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.evaluate.restoration import BEFORE
-from wsicl_jax.evaluate.tables import (
-    left_out_table,
+from wsicl_jax.evaluate.score_tables import (
     mean_dice,
     mean_ssim,
     report,
     score_tables,
+    skipped_table,
     sweep_table,
 )
 
@@ -130,7 +130,7 @@ def test_a_sweeps_table_has_a_row_for_each_cell():
 
 
 def test_what_was_left_out_is_a_table_of_reasons():
-    assert rows(left_out_table({"set/c": "too rare"}))[1] == ["set/c", "too rare"]
+    assert rows(skipped_table({"set/c": "too rare"}))[1] == ["set/c", "too rare"]
 
 
 def test_the_report_is_json_with_every_trial():

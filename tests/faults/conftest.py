@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from wsicl_jax.cli import main
-from wsicl_jax.export.export import export
+from wsicl_jax.weights.export.export import export
 
 SHAPE = (20, 14, 18)
 

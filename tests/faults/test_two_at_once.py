@@ -7,7 +7,7 @@ import pytest
 from faults.conftest import VERBS
 from faults.test_full_disk import AGAIN, debris
 
-from wsicl_jax.lock import is_held
+from wsicl_jax.storage.lock import is_held
 
 LOCKS = {
     "convert": ".store.1-of-1.lock",
@@ -20,7 +20,7 @@ LOCKS = {
 _HOLDS = """
 import sys
 from pathlib import Path
-from wsicl_jax.lock import locked
+from wsicl_jax.storage.lock import locked
 with locked(Path(sys.argv[1]), "it"):
     print("held", flush=True)
     sys.stdin.read()

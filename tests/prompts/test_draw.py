@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsicl_jax.axes import Box
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts import draw
 from wsicl_jax.prompts.draw import scribble_on
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from wsicl_jax.axes import Box
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts import Point, Scribble, SliceMask, draw, kind_of, to_channel
 from wsicl_jax.prompts.jitter import jittered
 

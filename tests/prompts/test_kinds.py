@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from wsicl_jax.axes import Box
 from wsicl_jax.config import PromptKind
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts import (
-    GIVEN_ONCE,
+    ONCE_PER_IMAGE,
     SECONDS,
     Point,
     Scribble,
@@ -29,7 +29,7 @@ def test_every_kind_has_a_price_and_those_of_the_paper_are_its_own():
 def test_the_kind_of_a_prompt_is_what_it_was_drawn_as(kind, jitter):
     for seed in range(20):
         drawn = draw(kind, SOLID, 3, np.random.default_rng(seed), jitter=jitter)
-        assert len(drawn) == (1 if kind in GIVEN_ONCE else 3)
+        assert len(drawn) == (1 if kind in ONCE_PER_IMAGE else 3)
         assert {kind_of(prompt) for prompt in drawn} == {kind}
 
 

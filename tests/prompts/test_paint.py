@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts import Point, Scribble, SliceMask, ball, ball_radius, draw, to_channel
 
 PUBLISHED = (128, 128, 128)

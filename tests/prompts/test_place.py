@@ -6,19 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsicl_jax.axes import Box
 from wsicl_jax.errors import PromptError
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.prompts import (
-    Point,
-    Scribble,
-    SliceMask,
-    bounds,
-    draw,
-    on_crop,
-    on_grid,
-    to_channel,
-)
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.prompts import Point, Scribble, SliceMask, bounds, draw, on_crop, on_grid, to_channel
 
 KINDS = ("point", "box", "scribble", "mask2d", "box3d", "mask")
 SHAPE = (9, 7, 6)

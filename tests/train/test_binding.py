@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny_runs import STEPS, assert_equal_networks, read_lines, start, tiny
 
-from wsicl_jax.checkpoint import find_checkpoint, read_metadata
 from wsicl_jax.cli import main
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.data.datasets import open_datasets
@@ -17,14 +16,9 @@ from wsicl_jax.data.manifest import read_manifest, write_manifest
 from wsicl_jax.data.store import create_store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.planning import plan_experiment
+from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata
 from wsicl_jax.train import binding
-from wsicl_jax.train.binding import (
-    DATA,
-    datasets_of_checkpoint,
-    find_start,
-    open_run,
-    write_start,
-)
+from wsicl_jax.train.binding import DATA, datasets_of_checkpoint, find_start, open_run, write_start
 from wsicl_jax.train.loop import train
 
 SHAPE = (16, 16, 16)
@@ -183,7 +177,7 @@ def test_a_process_that_sees_other_data_says_so(data_set, store, tmp_path, monke
     with open_run(on(data_set, tmp_path / "run")) as leaders:
         pass
     monkeypatch.setattr(
-        binding, "from_leader", lambda _: [0, leaders.manifest.to_json(), leaders.changes]
+        binding, "broadcast_from_leader", lambda _: [0, leaders.manifest.to_json(), leaders.changes]
     )
     with open_run(on(store, tmp_path / "run")) as own:
         assert own.manifest == leaders.manifest

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, tiny
 
-from wsicl_jax.checkpoint import damage, find_checkpoint, load_model
 from wsicl_jax.errors import CheckpointError, WsiclError
-from wsicl_jax.train.checkpoints import RunCheckpoints, newest_sound_step, read_score
+from wsicl_jax.storage.checkpoints import damage, find_checkpoint
+from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step, read_score
 from wsicl_jax.train.loop import train
+from wsicl_jax.weights.checkpoint import load_model
 
 NEWEST, BEFORE = 8, 6
 
@@ -73,7 +74,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm):
     with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
         assert_equal_networks(load_model(run), expected)
     with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
-        assert newest_sound_step(run) == BEFORE
+        assert newest_valid_step(run) == BEFORE
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_end(whole_run, run):
@@ -98,7 +99,7 @@ def test_a_damaged_optimiser_stops_going_on_but_not_the_network(run):
     with warnings.catch_warnings(action="error"):
         assert_equal_networks(load_model(run), expected)
     with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
-        assert newest_sound_step(run) == BEFORE
+        assert newest_valid_step(run) == BEFORE
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_no_changed_byte_gives_other_values_or_stops_the_run(whole_run, run):
         whole = file.read_bytes()
         flip_a_bit(file, int(rng.integers(len(whole))))
         with warnings.catch_warnings(action="ignore"):
-            step = newest_sound_step(run)
+            step = newest_valid_step(run)
             assert step in (BEFORE, NEWEST)
             # Orbax leaves files that it does not read; a change there does no harm.
             if step == NEWEST:
@@ -208,7 +209,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_can_be_gone_on_from(whole_run, 
 
     with pytest.raises(CheckpointError, match=r"step 6 could not be written .* make room"):
         train(tiny(run, evaluate_every=4), evaluate=fill_up)
-    assert newest_sound_step(run) == 4
+    assert newest_valid_step(run) == 4
     filler.unlink()
     assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
 

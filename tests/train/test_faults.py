@@ -13,11 +13,11 @@ from test_interruptions import _TRAIN_SLOWLY, is_saved, wait_for
 from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, start, tiny
 
 from wsicl_jax.cli import main
-from wsicl_jax.data.episodes import EpisodeSource
+from wsicl_jax.data.episodes.sampling import EpisodeSource
+from wsicl_jax.distributed import broadcast as agreement
 from wsicl_jax.errors import ConfigError, DataError, LockedError
-from wsicl_jax.train import agreement
 from wsicl_jax.train.loop import train
-from wsicl_jax.train.run import shared_settings
+from wsicl_jax.train.run_directory import shared_settings
 
 
 def fail_from(monkeypatch, index: int, error: Exception) -> None:
@@ -141,4 +141,4 @@ def test_every_setting_but_those_of_place_and_speed_is_compared():
     names = set(shared_settings(tiny(Path("run"))))
     assert {"seed", "run", "train.learning_rate", "augment.gin", "volume.grid"} <= names
     assert {"the version of wsicl_jax", "data.0.weight"} <= names
-    assert not names & {"data.0.store", "train.weights", "train.workers", "volume.cache_gb"}
+    assert not names & {"data.0.store", "train.initial_weights", "train.workers", "volume.cache_gb"}

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, start, tiny
 
-from wsicl_jax.checkpoint import damage, load_model
 from wsicl_jax.cli import main
 from wsicl_jax.errors import CheckpointError, PreemptedError, TrainingError
+from wsicl_jax.storage.checkpoints import damage
 from wsicl_jax.train import loop
-from wsicl_jax.train.checkpoints import RunCheckpoints, newest_sound_step
+from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step
 from wsicl_jax.train.loop import train
+from wsicl_jax.weights.checkpoint import load_model
 
 # The pause after each step leaves time to be interrupted between two checkpoints.
 _TRAIN_SLOWLY = """
@@ -129,7 +130,7 @@ def test_all_stop_one_step_after_the_one_that_told_them(tmp_path, monkeypatch, w
     at_step(monkeypatch, when, terminate)
     with pytest.raises(PreemptedError, match=f"stopped at step {when + 2}"):
         train(tiny(tmp_path / "run", checkpoint_every=100))
-    assert newest_sound_step(tmp_path / "run") == when + 2
+    assert newest_valid_step(tmp_path / "run") == when + 2
 
 
 def test_a_run_whose_last_save_fails_is_not_said_to_be_saved(tmp_path, monkeypatch):
@@ -151,7 +152,7 @@ def test_sigterm_during_an_evaluation_stops_at_a_step_after_it(whole_run, tmp_pa
 
     with pytest.raises(PreemptedError, match="step 5"):
         train(tiny(run, evaluate_every=3), evaluate=evaluate)
-    assert newest_sound_step(run) == 5
+    assert newest_valid_step(run) == 5
     assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
 
 
@@ -191,7 +192,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_command_with_code_2(tmp_path,
     assert "3 steps in a row" in told
     assert "set train.clip_norm=1" in told  # there is none to be lowered
     assert max(line["skipped"] for line in learning(run)) >= 2
-    assert newest_sound_step(run) > 0
+    assert newest_valid_step(run) > 0
 
 
 @pytest.mark.slow

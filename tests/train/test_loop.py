@@ -7,11 +7,12 @@ import pytest
 import yaml
 from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, saved_steps, tiny
 
-from wsicl_jax.checkpoint import load_model, read_metadata
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.errors import ConfigError
+from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
+from wsicl_jax.weights.checkpoint import load_model
 
 
 def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):

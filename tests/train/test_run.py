@@ -3,7 +3,7 @@
 import pytest
 
 from wsicl_jax.errors import ConfigError
-from wsicl_jax.train.run import saved_settings
+from wsicl_jax.train.run_directory import saved_settings
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import (
-    AugmentConfig,
-    ExperimentConfig,
-    ModelConfig,
-    TrainConfig,
-    VolumeConfig,
-)
-from wsicl_jax.data.augment.intensity import augment_intensities
-from wsicl_jax.data.episodes import Episode
+from wsicl_jax.config import AugmentConfig, ExperimentConfig, ModelConfig, TrainConfig, VolumeConfig
+from wsicl_jax.data.augmentation.intensity import augment_intensities
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.data.random_streams import RandomStream
+from wsicl_jax.distributed.placement import make_mesh, replicated, state_placement
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.parallel import make_mesh, replicated, state_placement
-from wsicl_jax.streams import Stream
 from wsicl_jax.train.state import COUNTERS, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
 from wsicl_jax.train.stop import Stop
@@ -150,7 +144,7 @@ def test_a_step_learns_from_intensities_that_its_seed_and_number_change(training
     config = replace(CONFIG, augment=augment, seed=7)
     step, first = compiled_step(config)
     plain, _ = training
-    key = jax.random.fold_in(jax.random.key(7), Stream.INTENSITIES)
+    key = jax.random.fold_in(jax.random.key(7), RandomStream.INTENSITIES)
     change = jax.jit(lambda batch, key: augment_intensities(batch, key, augment, MESH))
     given, expected = (jax.device_put(first, replicated(MESH)) for _ in range(2))
     batch, none = episodes(), np.zeros(1, np.int32)

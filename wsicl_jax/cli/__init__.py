@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _message(error: WsiclError | OSError) -> str:
-    from wsicl_jax.files import why_full
+    from wsicl_jax.storage.atomic import why_full
 
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -20,8 +20,8 @@ _MOST_WORKERS = 8
 
 def _convert(options: argparse.Namespace) -> int:
     from wsicl_jax.config import preparation_from_dict
-    from wsicl_jax.data.convert import convert
-    from wsicl_jax.progress import console
+    from wsicl_jax.data.conversion.convert import convert
+    from wsicl_jax.terminal.progress import console
 
     preparation = preparation_from_dict(
         {
@@ -45,20 +45,20 @@ def _convert(options: argparse.Namespace) -> int:
         max_memory_gb=options.max_memory,
     )
     console().print(summary.report())
-    return 1 if summary.left_out else 0
+    return 1 if summary.skipped else 0
 
 
 def _data_list(options: argparse.Namespace) -> int:
-    from wsicl_jax.browse.listing import listing
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.tools.show.listing import listing
 
     console().print(listing(options.path))
     return 0
 
 
 def _data_show(options: argparse.Namespace) -> int:
-    from wsicl_jax.browse.picture import case_figure
     from wsicl_jax.data.store import Store
+    from wsicl_jax.tools.show.pictures import case_figure
 
     store = Store.open(options.store)
     case = options.case or next(iter(store.cases), "")
@@ -70,8 +70,8 @@ def _data_show(options: argparse.Namespace) -> int:
 
 
 def _data_augment(options: argparse.Namespace) -> int:
-    from wsicl_jax.browse.augmentation import augmentation_figure
     from wsicl_jax.config import load_config
+    from wsicl_jax.tools.show.augmentation import augmentation_figure
 
     check_writable(Path(options.output))
     config = load_config(options.config, options.overrides)
@@ -82,7 +82,7 @@ def _data_augment(options: argparse.Namespace) -> int:
 
 def _data_verify(options: argparse.Namespace) -> int:
     from wsicl_jax.data.verify import damage_table, verify
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
 
     cases, damage = verify(options.store)
     if damage:
@@ -94,8 +94,8 @@ def _data_verify(options: argparse.Namespace) -> int:
 
 def _synth(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ExperimentConfig, override_config
-    from wsicl_jax.data.synth.write import numbered_cohort, write_cohorts
-    from wsicl_jax.lock import part_locked
+    from wsicl_jax.data.synthesis.write import numbered_cohort, write_cohorts
+    from wsicl_jax.storage.lock import part_locked
 
     settings = override_config(ExperimentConfig(), options.overrides, ("synth",)).synth
     if options.picture:
@@ -112,7 +112,7 @@ def _synth(options: argparse.Namespace) -> int:
             workers=options.workers,
         )
     if options.picture:
-        from wsicl_jax.browse.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
+        from wsicl_jax.tools.show.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
 
         shown = [
             numbered_cohort(options.seed, number, tuple(options.grid), settings)

@@ -22,14 +22,14 @@ def _eval(options: argparse.Namespace) -> int:
 
     from wsicl_jax.config import config_to_dict, override_config
     from wsicl_jax.errors import DataError
-    from wsicl_jax.evaluate.network import Network
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
+    from wsicl_jax.evaluate.predictor import Predictor
     from wsicl_jax.evaluate.protocol import evaluate
-    from wsicl_jax.evaluate.tables import left_out_table, report, score_tables
-    from wsicl_jax.export.networks import find_network
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
+    from wsicl_jax.evaluate.score_tables import report, score_tables, skipped_table
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.binding import datasets_of_checkpoint
+    from wsicl_jax.weights.networks import find_network
 
     keep_compiled_programs()
     if options.json:
@@ -37,11 +37,11 @@ def _eval(options: argparse.Namespace) -> int:
     stored = find_network(options.checkpoint)
     config = override_config(stored.experiment, options.overrides, _EVAL_SECTIONS)
     datasets = datasets_of_checkpoint(stored.path, stored.metadata, config)
-    planned, left_out = plan_experiment(config, datasets)
+    planned, skipped = plan_experiment(config, datasets)
     if not planned:
         part = config.evaluation.part.replace("_", "-")
         raise DataError(f"no structure is in enough training and {part} cases to be evaluated")
-    network = Network(stored.load(), config.volume, jax.local_devices())
+    network = Predictor(stored.load(), config.volume, jax.local_devices())
     marked = [with_prompts(data) for data in planned]
     scores = evaluate(network, marked, config.evaluation, Path(options.checkpoint).name)
     if options.json:
@@ -50,8 +50,8 @@ def _eval(options: argparse.Namespace) -> int:
         about |= {"checkpoint": str(stored.path), "step": stored.metadata.get("step")}
         write_json(Path(options.json), report(scores, **about))
     console().print(*score_tables(scores))
-    if left_out:
-        console().print(left_out_table(left_out))
+    if skipped:
+        console().print(skipped_table(skipped))
     return 0
 
 
@@ -62,18 +62,18 @@ def _episodes(options: argparse.Namespace) -> int:
     sweep = open_sweep(load_sweep(options.config, options.overrides), lists_only=True)
     for path in sweep.lists:
         print(path)
-    return _tell_left_out(sweep.left_out)
+    return _report_skipped(sweep.skipped)
 
 
 def _sweep(options: argparse.Namespace) -> int:
     import jax
 
     from wsicl_jax.config import load_sweep
+    from wsicl_jax.evaluate.score_tables import sweep_table
     from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
-    from wsicl_jax.evaluate.tables import sweep_table
-    from wsicl_jax.lock import part_locked
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.storage.lock import part_locked
+    from wsicl_jax.terminal.progress import console
 
     keep_compiled_programs()
     config = load_sweep(options.config, options.overrides)
@@ -82,13 +82,13 @@ def _sweep(options: argparse.Namespace) -> int:
         scored, there = run_cells(sweep, options.part, jax.local_devices())
     console().print(sweep_table(finished(sweep)))
     print(f"{sweep.config.output}: {scored} cells scored, {there} were there")
-    return _tell_left_out(sweep.left_out)
+    return _report_skipped(sweep.skipped)
 
 
 def _score(options: argparse.Namespace) -> int:
-    from wsicl_jax.evaluate.foreign import score_masks
-    from wsicl_jax.evaluate.tables import score_tables
-    from wsicl_jax.progress import console
+    from wsicl_jax.evaluate.external_masks import score_masks
+    from wsicl_jax.evaluate.score_tables import score_tables
+    from wsicl_jax.terminal.progress import console
 
     scores = score_masks(
         Path(options.episodes),
@@ -106,14 +106,14 @@ def _score(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from wsicl_jax.errors import WsiclError
-    from wsicl_jax.evaluate.gallery import replay
-    from wsicl_jax.evaluate.report.page import write_report
-    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.report.gallery import replay
+    from wsicl_jax.report.page import write_report
 
     keep_compiled_programs()
     sweeps = [Path(directory) for directory in options.sweeps]
 
-    def shown_cases(scores):
+    def gallery_cases(scores):
         try:
             return replay(sweeps, scores)
         except WsiclError as error:
@@ -124,20 +124,20 @@ def _report(options: argparse.Namespace) -> int:
         Path(options.output),
         title=options.title,
         command=command(),
-        shown_cases=None if options.no_gallery else shown_cases,
+        gallery_cases=None if options.no_gallery else gallery_cases,
         overwrite=options.overwrite,
     )
     print(files.page)
     return 0
 
 
-def _tell_left_out(left_out: dict[str, str]) -> int:
-    from wsicl_jax.evaluate.tables import left_out_table
-    from wsicl_jax.progress import console
+def _report_skipped(skipped: dict[str, str]) -> int:
+    from wsicl_jax.evaluate.score_tables import skipped_table
+    from wsicl_jax.terminal.progress import console
 
-    if left_out:
-        console().print(left_out_table(left_out))
-    return 1 if left_out else 0
+    if skipped:
+        console().print(skipped_table(skipped))
+    return 1 if skipped else 0
 
 
 def add_eval(verb: Verb) -> None:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from wsicl_jax.cli.values import Verb
 
 if TYPE_CHECKING:
-    from wsicl_jax.export.networks import StoredNetwork
+    from wsicl_jax.weights.networks import StoredNetwork
 
 
 def _export(options: argparse.Namespace) -> int:
-    from wsicl_jax.export.export import export
-    from wsicl_jax.export.networks import find_network
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.binding import seen_by
+    from wsicl_jax.weights.export.export import export
+    from wsicl_jax.weights.networks import find_network
 
     keep_compiled_programs()
     # Once: a run in training may save, and then its directory means another checkpoint.
@@ -36,9 +36,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _measured(stored: "StoredNetwork", scores: str | None) -> list:
-    from wsicl_jax.checkpoint import STEPS
-    from wsicl_jax.export.measured import measured_in_log, measured_in_scores
+    from wsicl_jax.storage.checkpoints import STEPS
     from wsicl_jax.train.log import read_log
+    from wsicl_jax.weights.export.measured import measured_in_log, measured_in_scores
 
     step = stored.metadata.get("step")
     measured = []
@@ -50,8 +50,8 @@ def _measured(stored: "StoredNetwork", scores: str | None) -> list:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from wsicl_jax.export.weights import import_weights
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.weights.reading import import_weights
 
     model, settings = import_weights(options.file, options.output)
     channels = ", ".join(map(str, model.config.channels))

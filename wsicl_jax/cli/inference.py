@@ -11,18 +11,18 @@ from wsicl_jax.errors import DataError, WsiclError
 def _predict(options: argparse.Namespace) -> int:
     from wsicl_jax import __version__
     from wsicl_jax.config import inference_config
-    from wsicl_jax.infer.dry_run import dry_run
-    from wsicl_jax.infer.finished import context_digest
-    from wsicl_jax.infer.predict import predict, refusals
-    from wsicl_jax.infer.segmenter import Segmenter
-    from wsicl_jax.infer.targets import find_targets
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
+    from wsicl_jax.inference.batch.dry_run import dry_run
+    from wsicl_jax.inference.batch.finished import context_digest
+    from wsicl_jax.inference.batch.predict import predict, refusals
+    from wsicl_jax.inference.batch.targets import find_targets
+    from wsicl_jax.inference.segmenter import Segmenter
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.terminal.progress import console
 
     keep_compiled_programs()
     output = Path(options.output)
     given = {
-        "fine": options.fine,
+        "refine": options.refine,
         "max_memory_gb": options.max_memory,
         "assume_orientation": options.assume_orientation,
     }
@@ -74,7 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
     settings = {
         "network": segmenter().digest,
         "context set": context_digest(context),
-        "--fine": options.fine,
+        "--refine": options.refine,
         "--assume-orientation": options.assume_orientation,
         "version of wsicl_jax": __version__,
     }
@@ -97,7 +97,7 @@ def _images_for_testing(options: argparse.Namespace) -> list[Path]:
 
 
 def _context_set(options: argparse.Namespace, targets: list[Path], reading):
-    from wsicl_jax.infer.context_set import SUBJECTS, from_dataset, from_files
+    from wsicl_jax.inference.inputs.context_set import SUBJECTS, from_dataset, from_files
 
     of_dataset = {
         "--subjects": options.subjects,
@@ -129,9 +129,9 @@ def _context_set(options: argparse.Namespace, targets: list[Path], reading):
 
 
 def _show(options: argparse.Namespace) -> int:
-    from wsicl_jax.browse.shown import context_figure, image_figure
     from wsicl_jax.config import reading_config
-    from wsicl_jax.infer.request import read_context
+    from wsicl_jax.inference.inputs.request import read_context
+    from wsicl_jax.tools.show.files import context_figure, image_figure
 
     output = Path(options.output)
     check_writable(output)
@@ -150,8 +150,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from wsicl_jax.info import describe
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.tools.info import describe
 
     console().print(describe(options.path))
     return 0
@@ -255,7 +255,7 @@ def add_predict(verb: Verb) -> None:
         help="say what would be done and what would go wrong; write nothing",
     )
     work.add_argument(
-        "--fine",
+        "--refine",
         action=argparse.BooleanOptionalAction,
         help="look a second time at the target's own resolution (default: if the network was "
         "trained on such views and its grid is much coarser)",

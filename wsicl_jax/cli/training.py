@@ -18,23 +18,23 @@ _STOPPED = 75
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from wsicl_jax.demo import run_demo
+    from wsicl_jax.tools.demo.demo import run_demo
 
     run_demo(Path(options.output), seed=options.seed)
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from wsicl_jax.cluster import join_processes, peers_watched
     from wsicl_jax.config import load_config
-    from wsicl_jax.parallel import keep_compiled_programs
+    from wsicl_jax.distributed.processes import join_processes, watch_peers
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
 
     if options.accept_data_changes and not options.resume:
         raise WsiclError("--accept-data-changes is about a run that goes on: add --resume")
     config = load_config(options.config, options.overrides)
     join_processes(options.coordinator, options.num_processes, options.process_id)
     keep_compiled_programs()
-    with peers_watched():
+    with watch_peers():
         return _train_together(
             config, resume=options.resume, accept_data_changes=options.accept_data_changes
         )
@@ -48,29 +48,29 @@ def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_cha
 
 
 def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
-    from wsicl_jax.cluster import is_leader
+    from wsicl_jax.distributed.processes import is_leader
     from wsicl_jax.errors import PreemptedError
-    from wsicl_jax.evaluate.network import Network
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
+    from wsicl_jax.evaluate.predictor import Predictor
     from wsicl_jax.evaluate.protocol import evaluate
-    from wsicl_jax.evaluate.tables import (
-        left_out_table,
+    from wsicl_jax.evaluate.score_tables import (
         mean_dice,
         mean_ssim,
         report,
         score_tables,
+        skipped_table,
     )
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.loop import train
 
     # Now, so that a data set that cannot be evaluated is told before the training.
-    planned, left_out = plan_experiment(config, start.datasets)
+    planned, skipped = plan_experiment(config, start.datasets)
     scores = []
     # Drawn once, when they are first needed: that reads label maps.
     marked = functools.cache(lambda: [with_prompts(data) for data in planned])
 
     def evaluator(model):
-        network = Network(model, config.volume)
+        network = Predictor(model, config.volume)
         scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
         return mean_dice(scores) | mean_ssim(scores)
 
@@ -84,16 +84,16 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
         if scores:
             write_json(Path(config.run) / "evaluation.json", report(scores))
             console().print(*score_tables(scores))
-        if left_out:
-            console().print(left_out_table(left_out))
+        if skipped:
+            console().print(skipped_table(skipped))
     return 0
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from wsicl_jax.ablate.run import ablate
     from wsicl_jax.config import load_ablation
     from wsicl_jax.errors import PreemptedError
-    from wsicl_jax.progress import console
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.tools.ablate.ablation import ablate
 
     if options.launcher == "slurm" and options.jobs is not None:
         raise WsiclError("--jobs is for --launcher local; for Slurm, set slurm.array_parallelism=N")
@@ -112,10 +112,10 @@ def _ablate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from wsicl_jax.check.run import check
     from wsicl_jax.config import load_config
-    from wsicl_jax.parallel import keep_compiled_programs
-    from wsicl_jax.progress import console
+    from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.tools.check.check import check
 
     config = load_config(options.config, options.overrides)
     keep_compiled_programs(simulated=True)

@@ -75,7 +75,7 @@ def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
-    from wsicl_jax.files import why_not_writable
+    from wsicl_jax.storage.atomic import why_not_writable
 
     if why := why_not_writable(path):
         raise WsiclError(f"cannot write {path}: {why}")
@@ -83,7 +83,7 @@ def check_writable(path: Path) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON in one piece."""
-    from wsicl_jax.files import write_whole
+    from wsicl_jax.storage.atomic import write_whole
 
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 

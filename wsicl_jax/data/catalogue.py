@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from wsicl_jax.axes import Box, Shape3, spacing_of
-from wsicl_jax.documents import checked, parse_json
 from wsicl_jax.errors import DataError
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.sealing import is_sealed, seal
+from wsicl_jax.geometry.axes import Box, Shape3, spacing_of
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.digests import has_valid_digest, with_digest
+from wsicl_jax.storage.documents import checked, parse_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +204,7 @@ def to_entry(
         },
         "remarks": list(case.remarks),
     }
-    return seal(json.loads(json.dumps(entry)))
+    return with_digest(json.loads(json.dumps(entry)))
 
 
 def from_entry(entry: Any) -> Case:
@@ -213,7 +213,7 @@ def from_entry(entry: Any) -> Case:
     Raises:
         ValueError: it is damaged.
     """
-    if not is_sealed(entry):
+    if not has_valid_digest(entry):
         raise ValueError("its checksum does not fit")
     found = checked(_ENTRIES, entry)
     source = found.source

@@ -8,13 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from wsicl_jax.config import (
-    SYNTHETIC,
-    DatasetConfig,
-    EpisodeConfig,
-    ExperimentConfig,
-    VolumeConfig,
-)
+from wsicl_jax.config import SYNTHETIC, DatasetConfig, EpisodeConfig, ExperimentConfig, VolumeConfig
 from wsicl_jax.data.split import Part, split
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError

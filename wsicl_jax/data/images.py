@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 from jaxtyping import Float, Integer, Num
 
-from wsicl_jax.axes import Shape3, spacing_of
 from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.formats import dicom, dicom_size, meta_image, nifti, nrrd
 from wsicl_jax.data.formats.decoded import Declared, Decoded
 from wsicl_jax.data.formats.payload import opened
 from wsicl_jax.errors import DataError
+from wsicl_jax.geometry.axes import Shape3, spacing_of
 
 _HEADER_OF_PAIR, VOXELS_OF_PAIR = nifti.PAIR
 

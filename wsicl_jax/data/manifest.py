@@ -16,11 +16,11 @@ from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.seen import Seen, SeenDataSet, seen_as_priors
 from wsicl_jax.data.split import Part
-from wsicl_jax.data.synth.cohort import fingerprint
-from wsicl_jax.documents import checked, parse_json, read_file
+from wsicl_jax.data.synthesis.cohort import fingerprint
 from wsicl_jax.errors import DataError, reason
-from wsicl_jax.files import write_whole
-from wsicl_jax.sealing import CHECKSUM, digest_of, is_sealed, seal
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.digests import CHECKSUM, digest_of, has_valid_digest, with_digest
+from wsicl_jax.storage.documents import checked, parse_json, read_file
 
 MANIFEST = "data.json"
 """The manifest in the directory of a run."""
@@ -220,7 +220,7 @@ def read_manifest(run: Path) -> Manifest:
     path = run / MANIFEST
     try:
         content = parse_json(read_file(path, _LARGEST))
-        if not is_sealed(content):
+        if not has_valid_digest(content):
             raise ValueError("its checksum does not fit")
         content.pop(CHECKSUM)
         return Manifest.from_json(content)
@@ -240,7 +240,7 @@ def write_manifest(run: Path, manifest: Manifest) -> None:
     if manifest.previous:
         kept = path.with_suffix(f".{len(manifest.previous):04}.json")
         write_whole(kept, path.read_bytes())
-    write_whole(path, (_lines(seal(manifest.to_json())) + "\n").encode())
+    write_whole(path, (_lines(with_digest(manifest.to_json())) + "\n").encode())
 
 
 def _record(config: ExperimentConfig, dataset: DataSet, before: Manifest | None) -> DataSetRecord:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from wsicl_jax.axes import spacing_of
+from wsicl_jax.geometry.axes import spacing_of
 
 _VERSION = "0.5"
 _SPACE = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "xyz"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from wsicl_jax.config import SYNTHETIC, SynthConfig
-from wsicl_jax.data.synth.prior import open_prior
+from wsicl_jax.data.synthesis.prior import open_prior
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     zarr.json                                 name, channels, labels and preparation
     catalogue.jsonl                           all cases, one line each; a store without it
                                               is not finished
-    left_out.json                             what a conversion could not use
+    skipped.json                             what a conversion could not use
     cases/CASE/zarr.json                      the case's own line; a case without it is not whole
     cases/CASE/0                              its image (channel, x, y, z)
     cases/CASE/labels/structures/0            its label map (x, y, z)
@@ -24,7 +24,6 @@ from jaxtyping import Float, Integer, Num
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from scipy import ndimage
 
-from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import PreparationConfig, preparation_from_dict
 from wsicl_jax.data import ome
 from wsicl_jax.data.catalogue import (
@@ -37,10 +36,11 @@ from wsicl_jax.data.catalogue import (
     to_entry,
     to_lines,
 )
-from wsicl_jax.data.location import Location
-from wsicl_jax.documents import DocumentError, checked, parse_json
 from wsicl_jax.errors import ConfigError, DataError, hint, reason
-from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.documents import DocumentError, checked, parse_json
+from wsicl_jax.storage.location import Location
 
 FORMAT = 2
 """Version of the layout; other ones are refused."""
@@ -50,7 +50,7 @@ LABEL = "labels/structures/0"
 """The arrays of a case."""
 
 CATALOGUE = "catalogue.jsonl"
-LEFT_OUT = "left_out.json"
+SKIPPED = "skipped.json"
 """What the source had and the store has not, with the reasons."""
 
 _MOST_CHANNELS = 1000
@@ -350,13 +350,13 @@ def read_case(location: Location, name: str) -> Case | None:
         return None
 
 
-def read_left_out(location: Location) -> dict[str, str]:
+def read_skipped(location: Location) -> dict[str, str]:
     """What was left out of a finished store, with the reasons.
 
     Raises:
         DataError: the list of it is damaged.
     """
-    return read_texts(location, LEFT_OUT)
+    return read_texts(location, SKIPPED)
 
 
 def read_texts(location: Location, key: str) -> dict[str, str]:

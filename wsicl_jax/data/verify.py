@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.data.catalogue import Case, from_lines
-from wsicl_jax.data.location import Location
 from wsicl_jax.data.store import (
     CATALOGUE,
     IMAGE,
@@ -23,9 +22,10 @@ from wsicl_jax.data.store import (
     read_root,
     whole_cases,
 )
-from wsicl_jax.documents import parse_json
 from wsicl_jax.errors import DataError, reason
-from wsicl_jax.progress import track
+from wsicl_jax.storage.documents import parse_json
+from wsicl_jax.storage.location import Location
+from wsicl_jax.terminal.progress import track
 
 _CASES_AT_ONCE = 2
 

@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-from wsicl_jax.axes import Box, Shape3
-from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import BaselineName, EvaluatedKind, SweepConfig, VolumeConfig
-from wsicl_jax.data.episodes import Episode
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.cases import Cases, mask
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
 from wsicl_jax.evaluate.in_context import fewer, scored, show
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.progress import track
-from wsicl_jax.prompts import GIVEN_ONCE, annotation_seconds
-from wsicl_jax.sealing import digest_of
+from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
+from wsicl_jax.storage.digests import digest_of
+from wsicl_jax.terminal.progress import track
 
 _VERSION = 1
 """Of both methods: with another number, they are scored anew."""
@@ -79,10 +79,10 @@ def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[B
     """The baselines of a sweep, on the first of its networks' working grids.
 
     Without a network, on the sweep's `synthetic_grid`, with intensities scaled by default. They see
-    prompts as they are, whatever halo a network gives them.
+    prompts as they are, whatever smoothing a network gives them.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
-    volume = replace(volume, prompt_halo=0.0)
+    volume = replace(volume, prompt_smoothing=0.0)
     return [Baseline(name, volume) for name in dict.fromkeys(config.baselines)]
 
 
@@ -143,8 +143,10 @@ def score_baseline(
     for episode in episodes.episodes:
         together.setdefault((episode.structure, episode.channel), []).append(episode)
     scores: list[Score] = []
-    count = 1 if kind in GIVEN_ONCE else prompts
-    title = f"{episodes.data_set}: {model}, {kind}" + ("" if kind in GIVEN_ONCE else f" x {count}")
+    count = 1 if kind in ONCE_PER_IMAGE else prompts
+    title = f"{episodes.data_set}: {model}, {kind}" + (
+        "" if kind in ONCE_PER_IMAGE else f" x {count}"
+    )
     with track(len(episodes.episodes), title, show=is_leader()) as bar:
         for group in together.values():
             found: list[list[_Answer]] = []

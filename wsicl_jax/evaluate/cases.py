@@ -9,19 +9,25 @@ import cachetools
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.config import (
     SYNTHETIC,
     SynthConfig,
     VolumeConfig,
-    config_from_dict,
+    config_from_stored,
     config_to_dict,
 )
 from wsicl_jax.data.datasets import DataSet
-from wsicl_jax.data.sources import Subject, case_crop, mask_of, prepared_case, synthetic_subjects
-from wsicl_jax.data.synth.cohort import fingerprint
-from wsicl_jax.geometry import WorkingGrid
-from wsicl_jax.sealing import digest_of
+from wsicl_jax.data.episodes.sources import (
+    Subject,
+    case_crop,
+    mask_of,
+    prepared_case,
+    synthetic_subjects,
+)
+from wsicl_jax.data.synthesis.cohort import fingerprint
+from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.digests import digest_of
 
 _LABEL_CACHE_BYTES = 1e9
 
@@ -128,7 +134,7 @@ class Cohorts(NamedTuple):
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Cohorts":
         """Cohorts from plain values: the inverse of `to_json`."""
-        settings = config_from_dict({"synth": content["synth"]})
+        settings = config_from_stored({"synth": content["synth"]})
         seed, grid = tuple(content["seed"]), tuple(content["grid"])
         return cls(**{**content, "seed": seed, "grid": grid, "synth": settings.synth})
 

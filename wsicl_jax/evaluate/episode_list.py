@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import ConfigDict, TypeAdapter
 
-from wsicl_jax.axes import Box
 from wsicl_jax.config import EvaluatedKind, PromptKind
-from wsicl_jax.documents import DocumentError, checked
 from wsicl_jax.errors import DataError
-from wsicl_jax.files import write_whole
-from wsicl_jax.prompts import GIVEN_ONCE, Point, Prompt, Scribble, SliceMask
-from wsicl_jax.sealing import digest_of, read_sealed, seal
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.prompts import ONCE_PER_IMAGE, Point, Prompt, Scribble, SliceMask
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.digests import digest_of, read_verified, with_digest
+from wsicl_jax.storage.documents import DocumentError, checked
 
 _FORMAT = 1
 _RULES = ConfigDict(extra="forbid")
@@ -149,7 +149,7 @@ _LISTS = TypeAdapter(EpisodeList)
 def write_list(path: Path, episodes: EpisodeList) -> None:
     """Write a list as JSON, in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = seal({"format": _FORMAT, **_plain(episodes)})
+    content = with_digest({"format": _FORMAT, **_plain(episodes)})
     write_whole(path, (json.dumps(content) + "\n").encode())
 
 
@@ -159,7 +159,7 @@ def read_list(path: Path) -> EpisodeList:
     Raises:
         DataError: it cannot be read, is of another format, or is not as it was written.
     """
-    content = read_sealed(path, "list of episodes", _FORMAT)
+    content = read_verified(path, "list of episodes", _FORMAT)
     try:
         return checked(_LISTS, content)
     except DocumentError as error:
@@ -191,7 +191,7 @@ def decoded(
         return [prompt for found in each.values() for prompt in found]
     if kind == "mask":
         return [mask]
-    listed = getattr(prompts, kind)[: 1 if kind in GIVEN_ONCE else count]
+    listed = getattr(prompts, kind)[: 1 if kind in ONCE_PER_IMAGE else count]
     if kind == "point":
         return [Point(*position) for position in listed]
     if kind == "scribble":

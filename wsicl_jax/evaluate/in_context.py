@@ -6,22 +6,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsicl_jax.axes import spacing_of
-from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import EvaluatedKind, VolumeConfig
-from wsicl_jax.data.episodes import Episode, prompted_episode
-from wsicl_jax.data.sources import mask_of
+from wsicl_jax.data.episodes.sampling import Episode, prompted_episode
+from wsicl_jax.data.episodes.sources import mask_of
+from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.cases import Cases, mask
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode, decoded
-from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.metrics import overlap
-from wsicl_jax.model.dual_branch import CUT
-from wsicl_jax.progress import track
-from wsicl_jax.prompts import GIVEN_ONCE, Prompt, annotation_seconds, box_around, on_grid
+from wsicl_jax.geometry.axes import spacing_of
+from wsicl_jax.metrics.overlap import overlap
+from wsicl_jax.model.dual_branch import THRESHOLD
+from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, annotation_seconds, box_around, on_grid
+from wsicl_jax.terminal.progress import track
 
 
-class Shown(NamedTuple):
+class PromptedEpisode(NamedTuple):
     """An episode as a network sees it, and the prompts of each of its context images."""
 
     episode: Episode
@@ -32,7 +32,7 @@ class Shown(NamedTuple):
 
 
 def score_in_context(
-    network: Network,
+    network: Predictor,
     episodes: EpisodeList,
     cases: Cases,
     *,
@@ -52,11 +52,11 @@ def score_in_context(
     """
     sizes = sorted(set(sizes))
     episodes.check(sizes[-1], kind, prompts)
-    # The halo of a prompt depends on the whole context set.
-    passes = [[size] for size in sizes] if network.volume.prompt_halo else [sizes]
+    # The smoothing of a prompt depends on the whole context set.
+    passes = [[size] for size in sizes] if network.volume.prompt_smoothing else [sizes]
     scores: list[Score] = []
     listed = episodes.episodes
-    title = f"{episodes.data_set}: {kind}" + ("" if kind in GIVEN_ONCE else f" x {prompts}")
+    title = f"{episodes.data_set}: {kind}" + ("" if kind in ONCE_PER_IMAGE else f" x {prompts}")
     with track(len(listed), title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
             outputs: list[Float[np.ndarray, "episode x y z"]] = []
@@ -82,7 +82,7 @@ def score_in_context(
                             model=model,
                             protocol="in_context",
                             kind=kind,
-                            prompts=1 if kind in GIVEN_ONCE else prompts,
+                            prompts=1 if kind in ONCE_PER_IMAGE else prompts,
                             contexts=size,
                             seconds=sum(map(annotation_seconds, used)),
                             fewer=fewer(used, kind, prompts),
@@ -100,7 +100,7 @@ def show(
     kind: EvaluatedKind,
     count: int,
     contexts: int,
-) -> Shown:
+) -> PromptedEpisode:
     """An episode with its first `contexts` context images, each with `count` prompts of a kind.
 
     Images and prompts are what `volume` makes of them.
@@ -116,17 +116,19 @@ def show(
         grid = cases.grid(name, episode.channel, volume, around)
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
         images.append(cases.subject(name, episode.channel, volume, around)[0])
-    return Shown(prompted_episode(images, truth, placed, halo=volume.prompt_halo), drawn, placed)
+    return PromptedEpisode(
+        prompted_episode(images, truth, placed, smoothing=volume.prompt_smoothing), drawn, placed
+    )
 
 
 def segmented(
-    network: Network,
+    network: Predictor,
     cases: Cases,
     episode: ListedEpisode,
     output: Float[np.ndarray, "x y z"],
 ) -> Bool[np.ndarray, "X Y Z"]:
     """A network's output cut to a mask, on the target's own grid."""
-    return cases.grid(episode.target, episode.channel, network.volume).restore(output) > CUT
+    return cases.grid(episode.target, episode.channel, network.volume).restore(output) > THRESHOLD
 
 
 def scored(
@@ -155,11 +157,11 @@ def scored(
 
 def fewer(prompts: Sequence[Sequence[Prompt]], kind: EvaluatedKind, count: int) -> int:
     """How many context images have fewer prompts than were asked for."""
-    wanted = 1 if kind in GIVEN_ONCE else count
+    wanted = 1 if kind in ONCE_PER_IMAGE else count
     return sum(len(given) < wanted for given in prompts)
 
 
-def _without_prompts(shown: Shown) -> Shown:
+def _without_prompts(shown: PromptedEpisode) -> PromptedEpisode:
     blank = np.zeros_like(shown.episode.context_prompts)
     nothing: list[list[Prompt]] = [[] for _ in shown.prompts]
-    return Shown(shown.episode._replace(context_prompts=blank), nothing, nothing)
+    return PromptedEpisode(shown.episode._replace(context_prompts=blank), nothing, nothing)

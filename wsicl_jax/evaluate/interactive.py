@@ -5,17 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsicl_jax.axes import spacing_of
-from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import InteractiveKind
-from wsicl_jax.data.episodes import Episode, prompted_episode
+from wsicl_jax.data.episodes.sampling import Episode, prompted_episode
+from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.cases import Cases, mask
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.in_context import Shown, fewer, scored, segmented, show
-from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.in_context import PromptedEpisode, fewer, scored, segmented, show
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.progress import track
+from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.prompts import Prompt, annotation_seconds, box_around, correct, on_grid
+from wsicl_jax.terminal.progress import track
 
 
 class _Session(NamedTuple):
@@ -24,12 +24,12 @@ class _Session(NamedTuple):
     """On the target's own grid."""
     prompts: list[Prompt]
     """On the target, on its own grid."""
-    others: Shown | None
+    others: PromptedEpisode | None
     """Context images of other subjects."""
 
 
 def score_interactive(
-    network: Network,
+    network: Predictor,
     episodes: EpisodeList,
     cases: Cases,
     *,
@@ -89,7 +89,7 @@ def score_interactive(
 
 
 def _begun(
-    network: Network,
+    network: Predictor,
     episodes: EpisodeList,
     cases: Cases,
     episode: ListedEpisode,
@@ -113,7 +113,7 @@ def _add_prompt(session: _Session, cases: Cases, kind: InteractiveKind, found: n
         session.prompts.append(prompt)
 
 
-def _shown(network: Network, cases: Cases, session: _Session) -> Episode:
+def _shown(network: Predictor, cases: Cases, session: _Session) -> Episode:
     """The target as the first of its own contexts."""
     episode = session.episode
     image, _ = cases.subject(episode.target, episode.channel, network.volume)
@@ -126,4 +126,4 @@ def _shown(network: Network, cases: Cases, session: _Session) -> Episode:
         images += [*session.others.episode.context_images[..., 0]]
         prompts += session.others.placed
     nothing = np.zeros(image.shape, bool)
-    return prompted_episode(images, nothing, prompts, halo=network.volume.prompt_halo)
+    return prompted_episode(images, nothing, prompts, smoothing=network.volume.prompt_smoothing)

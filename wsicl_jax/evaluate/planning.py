@@ -10,8 +10,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from wsicl_jax.axes import Shape3
-from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import (
     SYNTHETIC,
     DatasetConfig,
@@ -21,7 +19,9 @@ from wsicl_jax.config import (
     SynthConfig,
 )
 from wsicl_jax.data.datasets import DataSet, open_datasets
+from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store
+from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.cases import Cases, CohortCases, Cohorts, StoreCases, cohort_of, mask
 from wsicl_jax.evaluate.episode_list import (
@@ -31,9 +31,9 @@ from wsicl_jax.evaluate.episode_list import (
     Structure,
     encoded,
 )
-from wsicl_jax.progress import track
-from wsicl_jax.prompts import GIVEN_ONCE, draw
-from wsicl_jax.streams import Stream
+from wsicl_jax.geometry.axes import Shape3
+from wsicl_jax.prompts import ONCE_PER_IMAGE, draw
+from wsicl_jax.terminal.progress import track
 
 Marking = Literal["structure", "other structure"]
 """Whose prompts the contexts carry: those of the structure asked for, or of another one."""
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     """What can be scored, and what cannot."""
 
     planned: list[Planned]
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """Structures that too few cases have, each with the reason."""
 
 
@@ -102,15 +102,15 @@ def plan(
         settings = _as_far_as_subjects_go(wanted, dataset)
         if dataset.store is None:
             count = settings.most_contexts + settings.synthetic_targets
-            origin = (seed, Stream.UNSEEN_COHORT)
+            origin = (seed, RandomStream.UNSEEN_COHORT)
             cohorts = Cohorts(origin, cohort_grid, synth, min_voxels, count)
             cases: Cases = CohortCases(cohorts)
             structures, episodes = _synthetic_episodes(cohorts, settings, seed, marking)
             about = cohorts.to_json()
         else:
             cases = StoreCases(dataset)
-            structures, episodes, left_out = _store_episodes(dataset, settings, seed, marking)
-            found.left_out.update(left_out)
+            structures, episodes, skipped = _store_episodes(dataset, settings, seed, marking)
+            found.skipped.update(skipped)
             about = {}
         if not episodes:
             continue
@@ -186,7 +186,7 @@ def _store_episodes(
     store, part = dataset.store, settings.part
     structures: dict[str, _Labels] = {}
     episodes: list[ListedEpisode] = []
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     several = len(dataset.channels) > 1
     for number, (structure, labels) in enumerate(dataset.structures.items()):
         marked, shown = labels, dataset.having(labels, "train")
@@ -203,13 +203,13 @@ def _store_episodes(
             )
             if dataset.settings.structures:
                 raise DataError(f"{structure!r} of {store.path} is {reason}")
-            left_out[f"{store.name}/{structure}"] = reason
+            skipped[f"{store.name}/{structure}"] = reason
             continue
         structures[structure] = labels, marked
         for channel in dataset.channels:
             channel_name = store.channel_names[channel]
             for position, target in enumerate(targets[: settings.targets or None]):
-                rng = np.random.default_rng((seed, Stream.TRIAL_CONTEXTS, number, position))
+                rng = np.random.default_rng((seed, RandomStream.TRIAL_CONTEXTS, number, position))
                 contexts = _contexts(dataset, shown, settings.most_contexts, rng)
                 name = f"{structure}/{target}" + (f"/{channel_name}" if several else "")
                 subject = dataset.subjects[target]
@@ -223,7 +223,7 @@ def _store_episodes(
                         contexts=contexts,
                     )
                 )
-    return structures, episodes, left_out
+    return structures, episodes, skipped
 
 
 def _other(
@@ -253,7 +253,7 @@ def _synthetic_episodes(
     episodes = []
     for number in range(settings.synthetic_structures):
         _, labels = cohort_of(cohorts, number)
-        rng = np.random.default_rng((seed, Stream.TRIAL_CONTEXTS, number))
+        rng = np.random.default_rng((seed, RandomStream.TRIAL_CONTEXTS, number))
         label, other = (int(value) for value in rng.choice(labels, 2, replace=False))
         structure = f"unseen {number + 1}"
         structures[structure] = (label,), (other if marking == "other structure" else label,)
@@ -289,7 +289,7 @@ def with_prompts(planned: Planned) -> Planned:
         for number, (name, structure) in enumerate(listed.structures.items()):
             prompts = {}
             for case in wanted[name]:
-                key = (listed.seed, Stream.TRIAL_PROMPTS, number, zlib.crc32(case.encode()))
+                key = (listed.seed, RandomStream.TRIAL_PROMPTS, number, zlib.crc32(case.encode()))
                 prompts[case] = _draw(planned, case, structure.marked, key)
                 bar.advance()
             found[name] = replace(structure, prompts=prompts)
@@ -307,7 +307,7 @@ def _draw(
     for place, kind in kinds:
         # A stream for each kind: what is asked for besides changes none of it.
         rng = np.random.default_rng((*key, 1 + place))
-        count = 1 if kind in GIVEN_ONCE else listed.prompts
+        count = 1 if kind in ONCE_PER_IMAGE else listed.prompts
         jitter = 0.0 if kind == "mask2d" else listed.jitter
         drawn[kind] = draw(kind, structure, count, rng, jitter=jitter)
     mixed: list[PromptKind] = []

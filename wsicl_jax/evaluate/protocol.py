@@ -12,12 +12,12 @@ from wsicl_jax.evaluate.baselines import Baseline, score_baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.evaluate.in_context import score_in_context
 from wsicl_jax.evaluate.interactive import score_interactive
-from wsicl_jax.evaluate.looking import score_looking
-from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.records import Protocol, Score
 from wsicl_jax.evaluate.restoration import score_restoration
-from wsicl_jax.prompts import GIVEN_ONCE
+from wsicl_jax.evaluate.target_dependence import score_looking
+from wsicl_jax.prompts import ONCE_PER_IMAGE
 
 
 class Setting(NamedTuple):
@@ -43,7 +43,7 @@ def settings_of(config: EvaluationConfig) -> list[Setting]:
     """All settings of an evaluation; every size of the context set belongs to each."""
     settings = []
     for kind in dict.fromkeys(config.kinds):
-        counts = (1,) if kind in GIVEN_ONCE else sorted(set(config.prompts))
+        counts = (1,) if kind in ONCE_PER_IMAGE else sorted(set(config.prompts))
         settings += [Setting("in_context", kind, count) for count in counts]
         if config.looks:
             settings.append(Setting("looking", kind, counts[-1]))
@@ -77,7 +77,7 @@ def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
 
 def score(
     setting: Setting,
-    network: Network | Baseline,
+    network: Predictor | Baseline,
     planned: Planned,
     config: EvaluationConfig,
     model: str,
@@ -129,7 +129,7 @@ def score(
 
 
 def evaluate(
-    network: Network, planned: Sequence[Planned], config: EvaluationConfig, model: str = ""
+    network: Predictor, planned: Sequence[Planned], config: EvaluationConfig, model: str = ""
 ) -> list[Score]:
     """All settings on all data sets, whose lists have their prompts."""
     return [

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
-from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
 from wsicl_jax.errors import DataError, reason
-from wsicl_jax.files import write_whole
-from wsicl_jax.names import file_name
-from wsicl_jax.sealing import read_sealed, seal
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.digests import read_verified, with_digest
+from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.storage.safe_names import file_name
 
 Protocol = Literal["in_context", "interactive", "restoration", "looking"]
 """Context images of other subjects; prompts on the target itself, in rounds; image to image; and
@@ -151,7 +151,7 @@ def write_cell(directory: Path, cell: Cell) -> None:
     """Write a cell below a sweep's directory, in one piece."""
     path = directory / CELLS / f"{cell.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = seal({"format": _FORMAT, **asdict(cell)})
+    content = with_digest({"format": _FORMAT, **asdict(cell)})
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -161,7 +161,7 @@ def read_cell(path: Path) -> Cell:
     Raises:
         DataError: it cannot be read, is of another format, or is not as it was written.
     """
-    content = read_sealed(path, "file of scores", _FORMAT)
+    content = read_verified(path, "file of scores", _FORMAT)
     try:
         return checked(_CELLS, content)
     except DocumentError as error:

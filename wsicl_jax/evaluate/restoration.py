@@ -5,24 +5,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsicl_jax.cluster import is_leader
 from wsicl_jax.config import RestorationTask
-from wsicl_jax.data.episodes import Episode, paired_episode
-from wsicl_jax.data.restoration import Degradation
+from wsicl_jax.data.episodes.restoration import Degradation
+from wsicl_jax.data.episodes.sampling import Episode, paired_episode
+from wsicl_jax.data.random_streams import RandomStream
+from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.cases import Cases
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.network import Network
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.metrics import psnr, ssim
-from wsicl_jax.progress import track
-from wsicl_jax.streams import Stream
+from wsicl_jax.metrics.image_quality import psnr, ssim
+from wsicl_jax.terminal.progress import track
 
 BEFORE = "nothing done"
 """Name of the model that returns the image as it was given: the line that networks must pass."""
 
 
 def score_restoration(
-    network: Network,
+    network: Predictor,
     episodes: EpisodeList,
     cases: Cases,
     *,
@@ -77,7 +77,7 @@ def score_restoration(
 
 
 def _shown(
-    network: Network,
+    network: Predictor,
     episodes: EpisodeList,
     cases: Cases,
     episode: ListedEpisode,
@@ -95,4 +95,4 @@ def _shown(
 
 
 def _noise_of(seed: int, case: str) -> np.random.Generator:
-    return np.random.default_rng((seed, Stream.DEGRADATION, zlib.crc32(case.encode())))
+    return np.random.default_rng((seed, RandomStream.DEGRADATION, zlib.crc32(case.encode())))

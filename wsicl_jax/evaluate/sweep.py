@@ -1,7 +1,7 @@
 """A grid of evaluations, cell by cell: each on disk when it is done, none done twice.
 
 A cell is a model, a data set, a kind of prompt and their number; all context sizes are scored in
-one pass, or in one each where prompts have a halo, which depends on the whole set. Several
+one pass, or in one each where prompts have a smoothing, which depends on the whole set. Several
 processes may share a sweep: each takes its part of the cells (array jobs).
 """
 
@@ -19,16 +19,16 @@ from wsicl_jax.config import SYNTHETIC, EvaluationConfig, SweepConfig, config_to
 from wsicl_jax.data.datasets import open_store
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.baselines import Baseline, baselines_of
-from wsicl_jax.evaluate.candidates import (
-    AnyCandidate,
-    candidate_of,
+from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
+from wsicl_jax.evaluate.models import (
+    AnyModel,
     check_targets,
     check_unseen,
+    model_of,
     split_for,
 )
-from wsicl_jax.evaluate.episode_list import CasePrompts, EpisodeList, read_list, write_list
-from wsicl_jax.evaluate.network import Network
 from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
+from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.protocol import Setting, check_list, score, settings_of, sizes_of
 from wsicl_jax.evaluate.records import (
     ABOUT,
@@ -40,10 +40,10 @@ from wsicl_jax.evaluate.records import (
     read_cell,
     write_cell,
 )
-from wsicl_jax.export.networks import load_model
-from wsicl_jax.files import write_whole
-from wsicl_jax.names import file_name
-from wsicl_jax.sealing import digest_of
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.digests import digest_of
+from wsicl_jax.storage.safe_names import file_name
+from wsicl_jax.weights.networks import load_model
 
 EPISODES = "episodes"
 """The directory of episode lists in that of a sweep."""
@@ -54,7 +54,7 @@ _PACKAGES = ("wsicl_jax", "jax", "flax", "numpy", "scipy", "scikit-image", "surf
 class PlannedCell(NamedTuple):
     """A cell of the grid."""
 
-    candidate: AnyCandidate
+    candidate: AnyModel
     data: Planned
     setting: Setting
     name: str
@@ -69,7 +69,7 @@ class Sweep(NamedTuple):
     cells: list[PlannedCell]
     lists: list[Path]
     """The lists of episodes that were written."""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """Structures that too few cases have, each with the reason."""
 
 
@@ -93,9 +93,9 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
             f"{output} has scores that `wsicl score` wrote; give the sweep another output, and "
             "both to `wsicl report`"
         )
-    networks = [candidate_of(name, path) for name, path in config.checkpoints.items()]
+    networks = [model_of(name, path) for name, path in config.checkpoints.items()]
     candidates = [*networks, *baselines_of(config, [network.volume for network in networks])]
-    planned, left_out = _planned(config, candidates)
+    planned, skipped = _planned(config, candidates)
     for data in planned:
         check_targets(data.episodes, candidates)
         if config.unseen:
@@ -107,7 +107,7 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
         write_list(lists[-1], data.episodes)
     if not lists_only:
         _write_about(config, candidates, planned, cells, command)
-    return Sweep(config, cells, lists, left_out)
+    return Sweep(config, cells, lists, skipped)
 
 
 def run_cells(
@@ -126,11 +126,11 @@ def run_cells(
     missing = [cell for cell in own if not _is_done(output, cell)]
 
     @lru_cache(maxsize=1)  # the cells of a network follow each other
-    def network(candidate_name: str) -> Network | Baseline:
+    def network(candidate_name: str) -> Predictor | Baseline:
         candidate = next(c.candidate for c in missing if c.candidate.name == candidate_name)
         if isinstance(candidate, Baseline):
             return candidate
-        return Network(load_model(candidate.checkpoint), candidate.volume, devices)
+        return Predictor(load_model(candidate.checkpoint), candidate.volume, devices)
 
     for cell in missing:
         start = time.monotonic()
@@ -158,10 +158,10 @@ def finished(sweep: Sweep) -> list[Score]:
 
 
 def _planned(
-    config: SweepConfig, candidates: Sequence[AnyCandidate]
+    config: SweepConfig, candidates: Sequence[AnyModel]
 ) -> tuple[list[Planned], dict[str, str]]:
     datasets = [split_for(config, settings, candidates) for settings in config.data]
-    drafts, left_out = plan(
+    drafts, skipped = plan(
         datasets,
         config.evaluation,
         seed=config.seed,
@@ -175,12 +175,12 @@ def _planned(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"two data sets of the sweep are called {twice[0]!r}; leave one out")
     if not planned:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise DataError(f"no structure of the sweep's data can be evaluated: {reasons}")
-    return planned, left_out
+    return planned, skipped
 
 
-def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[AnyCandidate]) -> Planned:
+def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[AnyModel]) -> Planned:
     """A list that was written before, fit for this sweep."""
     listed = read_list(path)
     check_list(listed, evaluation)
@@ -191,7 +191,7 @@ def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[AnyCan
 
 
 def _cells(
-    config: SweepConfig, candidates: Sequence[AnyCandidate], planned: Sequence[Planned]
+    config: SweepConfig, candidates: Sequence[AnyModel], planned: Sequence[Planned]
 ) -> list[PlannedCell]:
     settings = settings_of(config.evaluation)
     shown = [
@@ -295,7 +295,7 @@ def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
 
 def _write_about(
     config: SweepConfig,
-    candidates: Sequence[AnyCandidate],
+    candidates: Sequence[AnyModel],
     planned: Sequence[Planned],
     cells: Sequence[PlannedCell],
     command: str,

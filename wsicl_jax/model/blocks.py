@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wsicl_jax import ops
+from wsicl_jax.model import ops
 
 
 class Conv(nnx.Module):

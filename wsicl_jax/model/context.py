@@ -14,7 +14,15 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wsicl_jax.config import ContextConfig
-from wsicl_jax.mesh import CONTEXT, DATA, SPACE, differing_over, part_of, shards, sum_over
+from wsicl_jax.distributed.mesh import (
+    CONTEXT,
+    DATA,
+    SPACE,
+    differing_over,
+    part_of,
+    shards,
+    sum_over,
+)
 
 Features = tuple[Float[Array, "..."], ...]
 

@@ -15,12 +15,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from wsicl_jax.config import ModelConfig
+from wsicl_jax.distributed.mesh import CONTEXT, shards
 from wsicl_jax.errors import ShapeError
-from wsicl_jax.mesh import CONTEXT, shards
 from wsicl_jax.model.blocks import Conv, Down, Merge, ResidualUnit, UpMerge, gelu, stage
 from wsicl_jax.model.context import Features, mean_over_contexts
 
-CUT = 0.5
+THRESHOLD = 0.5
 """The network's output above this is inside the structure."""
 
 ArrayLike = Array | np.ndarray
@@ -173,7 +173,7 @@ class DualBranch(nnx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch x y z 1"]:
-        """Regress the target's mask towards {0, 1}, in float32; cut at `CUT` to segment.
+        """Regress the target's mask towards {0, 1}, in float32; cut at `THRESHOLD` to segment.
 
         Images are expected in [0, 1], prompts as `prompts.to_channel` paints them.
         `context_weights` are relative weights of the context images in the mean;
@@ -191,10 +191,10 @@ class DualBranch(nnx.Module):
             target, context_images, context_prompts, context_weights, self.config.size_multiple
         )
         encoded = self.encode(target)
-        return self.answer(encoded, context_images, context_prompts, context_weights, key=key)
+        return self.predict(encoded, context_images, context_prompts, context_weights, key=key)
 
     def encode(self, target: Float[ArrayLike, "batch x y z 1"]) -> tuple[Features, Array]:
-        """The target's half of the work, for `answer` to each of several context sets.
+        """The target's half of the work, for `predict` to each of several context sets.
 
         Raises:
             ShapeError: a size is no multiple of `config.size_multiple`.
@@ -202,7 +202,7 @@ class DualBranch(nnx.Module):
         _check_multiple(target, self.config.size_multiple)
         return self.target_encoder(jnp.asarray(target, self.config.precision))
 
-    def answer(
+    def predict(
         self,
         encoded: tuple[Features, Array],
         context_images: Float[ArrayLike, "batch context x y z 1"],

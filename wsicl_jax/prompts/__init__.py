@@ -5,12 +5,11 @@ A prompt is a `Point`, a `Box` (on a slice it has an extent of one voxel along o
 the image's size.
 """
 
-from wsicl_jax.axes import Box
-from wsicl_jax.prompts.correct import correct
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.prompts.correction import correct
 from wsicl_jax.prompts.draw import draw
-from wsicl_jax.prompts.halo import holds_mask, to_channels, with_halo
 from wsicl_jax.prompts.kinds import (
-    GIVEN_ONCE,
+    ONCE_PER_IMAGE,
     SECONDS,
     Mask,
     Point,
@@ -22,9 +21,10 @@ from wsicl_jax.prompts.kinds import (
 )
 from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
 from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid
+from wsicl_jax.prompts.smoothing import contains_mask, smoothed_prompts, to_channels
 
 __all__ = [
-    "GIVEN_ONCE",
+    "ONCE_PER_IMAGE",
     "SECONDS",
     "Box",
     "Mask",
@@ -37,13 +37,13 @@ __all__ = [
     "ball_radius",
     "bounds",
     "box_around",
+    "contains_mask",
     "correct",
     "draw",
-    "holds_mask",
     "kind_of",
     "on_crop",
     "on_grid",
+    "smoothed_prompts",
     "to_channel",
     "to_channels",
-    "with_halo",
 ]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import ndimage
 
-from wsicl_jax.axes import Box
 from wsicl_jax.config import PromptKind
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts.jitter import jittered
 from wsicl_jax.prompts.kinds import Mask, Point, Prompt, Scribble, SliceMask
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from wsicl_jax.axes import Box
+from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts.kinds import Mask, Point, Prompt, Scribble, SliceMask
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from wsicl_jax.axes import Box, Index3
 from wsicl_jax.config import PromptKind
+from wsicl_jax.geometry.axes import Box, Index3
 
 SECONDS: dict[PromptKind, float] = {
     "point": 5.0,
@@ -20,7 +20,7 @@ SECONDS: dict[PromptKind, float] = {
 """What one prompt costs a person. Points, boxes and masks: the paper's approximation; a scribble
 is taken to be as quick as a box, and a 3D box as a box in each of two planes (our assumptions)."""
 
-GIVEN_ONCE: tuple[PromptKind, ...] = ("mask", "box3d")
+ONCE_PER_IMAGE: tuple[PromptKind, ...] = ("mask", "box3d")
 """Kinds that describe the whole structure: an image gets one, however many are asked for."""
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.errors import PromptError
+from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.prompts.kinds import Point, Prompt, Scribble, SliceMask
 
 _PUBLISHED_RADIUS = 6.0

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsicl_jax.axes import Box, Shape3
 from wsicl_jax.errors import PromptError
-from wsicl_jax.geometry import WorkingGrid
+from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.prompts.kinds import Point, Prompt, Scribble, SliceMask
 
 

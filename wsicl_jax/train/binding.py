@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsicl_jax.checkpoint import STEPS, read_metadata
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.manifest import (
@@ -24,11 +23,18 @@ from wsicl_jax.data.manifest import (
     write_manifest,
 )
 from wsicl_jax.data.seen import Seen
+from wsicl_jax.distributed.broadcast import agree, broadcast_from_leader
 from wsicl_jax.errors import DataError
-from wsicl_jax.export.networks import SEEN, StoredNetwork, find_network
-from wsicl_jax.lock import Lock, locked
-from wsicl_jax.train.agreement import agree, from_leader
-from wsicl_jax.train.run import LOCK, run_directory, shared_settings, steps_done, write_config
+from wsicl_jax.storage.checkpoints import STEPS, read_metadata
+from wsicl_jax.storage.lock import Lock, locked
+from wsicl_jax.train.run_directory import (
+    LOCK,
+    run_directory,
+    shared_settings,
+    steps_done,
+    write_config,
+)
+from wsicl_jax.weights.networks import SEEN, StoredNetwork, find_network
 
 DATA = "data"
 """In the metadata of a checkpoint, the digest of the manifest that its run was bound to."""
@@ -67,14 +73,18 @@ def find_start(
     accepted, and is then part of a new manifest.
 
     Raises:
-        ConfigError, CheckpointError: as `steps_done`; there is no network of `train.weights`.
+        ConfigError, CheckpointError: as `steps_done`; there is no network of `train.initial_weights`.
         DataError: the data sets have changed, or the run's manifest is missing, damaged, or
-            another one than its checkpoint was saved with; or that of `train.weights` is.
+            another one than its checkpoint was saved with; or that of `train.initial_weights` is.
     """
     run = run_directory(config)
     done = steps_done(run, config, resume=resume)
     if not done:
-        inherited = seen_by(find_network(config.train.weights)) if config.train.weights else Seen()
+        inherited = (
+            seen_by(find_network(config.train.initial_weights))
+            if config.train.initial_weights
+            else Seen()
+        )
         manifest = manifest_of(config, datasets, inherited=inherited)
         return RunStart(done, manifest, Changes(), list(datasets))
     before = read_manifest(run)
@@ -111,7 +121,9 @@ def open_run(
     run = run_directory(config)
     with ExitStack() as held:
         locks = []
-        from_leader(lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}"))))
+        broadcast_from_leader(
+            lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}")))
+        )
         start = _found_start(config, resume=resume, accept_data_changes=accept_data_changes)
         yield start._replace(lock=locks[0] if locks else None)
 
@@ -123,7 +135,7 @@ def _found_start(config: ExperimentConfig, *, resume: bool, accept_data_changes:
         start = find_start(config, datasets, resume=resume, accept_data_changes=accept_data_changes)
         return start.done, start.manifest.to_json(), start.changes
 
-    done, content, (texts, *counts) = from_leader(find_out)
+    done, content, (texts, *counts) = broadcast_from_leader(find_out)
     manifest = Manifest.from_json(content)
     datasets = [bound(dataset, manifest) for dataset in datasets]
     if others := compare(manifest, manifest_of(config, datasets)).texts:

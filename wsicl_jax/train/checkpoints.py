@@ -14,25 +14,25 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from wsicl_jax.checkpoint import (
+from wsicl_jax.distributed.broadcast import broadcast_from_leader
+from wsicl_jax.distributed.processes import is_leader
+from wsicl_jax.errors import CheckpointError
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.checkpoints import (
     METADATA,
     OPTIMIZER,
     PARAMETERS,
     STEPS,
     composite,
-    newest_sound,
+    newest_valid,
     read_metadata,
     reason_of,
     remove_unfinished,
     restore_arrays,
     step_directories,
 )
-from wsicl_jax.cluster import is_leader
-from wsicl_jax.documents import parse_json, read_file
-from wsicl_jax.errors import CheckpointError
-from wsicl_jax.files import write_whole
-from wsicl_jax.sealing import is_sealed, seal
-from wsicl_jax.train.agreement import from_leader
+from wsicl_jax.storage.digests import has_valid_digest, with_digest
+from wsicl_jax.storage.documents import parse_json, read_file
 
 _SCORE = "score.json"
 
@@ -42,7 +42,7 @@ def has_steps(run: Path) -> bool:
     return bool(step_directories(run / STEPS))
 
 
-def newest_sound_step(run: Path) -> int:
+def newest_valid_step(run: Path) -> int:
     """The step of a run's newest checkpoint that is whole, read by this process; 0: it has none.
 
     A warning names each newer one that is damaged.
@@ -51,7 +51,7 @@ def newest_sound_step(run: Path) -> int:
         CheckpointError: it has checkpoints and all of them are damaged.
     """
     steps = step_directories(run.absolute() / STEPS)
-    return int(newest_sound(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
+    return int(newest_valid(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
 
 
 def read_score(checkpoint: Path) -> float | None:
@@ -60,7 +60,7 @@ def read_score(checkpoint: Path) -> float | None:
         content = parse_json(read_file(checkpoint / _SCORE), nan=True)
     except (OSError, ValueError):
         return None
-    dice = content.get("dice") if is_sealed(content) else None
+    dice = content.get("dice") if has_valid_digest(content) else None
     return float(dice) if isinstance(dice, int | float) else None
 
 
@@ -75,7 +75,7 @@ class RunCheckpoints:
     def __init__(self, run: Path, *, done: int, keep: int, keep_best: int):
         self._directory = run.absolute() / STEPS
         self._keep, self._keep_best = keep, keep_best
-        found = from_leader(
+        found = broadcast_from_leader(
             lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
         )
         self._damaged = {step for step, _ in found if step > done}
@@ -178,9 +178,9 @@ class RunCheckpoints:
         """
         self.wait()
         # Processes on other machines may differ in the last bit, and would keep others.
-        self._scores[step] = from_leader(lambda: dice)
+        self._scores[step] = broadcast_from_leader(lambda: dice)
         if is_leader():
-            content = json.dumps(seal({"dice": self._scores[step]}))
+            content = json.dumps(with_digest({"dice": self._scores[step]}))
             write_whole(self._directory / str(step) / _SCORE, content.encode())
 
     def restore(

@@ -10,9 +10,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
 
-from wsicl_jax.documents import DocumentError, checked, parse_json, read_file
 from wsicl_jax.errors import CheckpointError, TrainingError, reason
-from wsicl_jax.files import write_whole
+from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
 
 _FILE = "log.jsonl"
 _SET_ASIDE = "log.damaged.jsonl"

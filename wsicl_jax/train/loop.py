@@ -10,18 +10,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from wsicl_jax.chips import peak_flops
-from wsicl_jax.cluster import PeerLostError, is_leader
 from wsicl_jax.config import ExperimentConfig, config_to_dict
-from wsicl_jax.data.episodes import Episode, EpisodeSource
-from wsicl_jax.data.loader import batches, empty_batch
+from wsicl_jax.data.episodes.loader import batches, empty_batch
+from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource
 from wsicl_jax.data.manifest import Changes
-from wsicl_jax.errors import DataError, LoaderError, PreemptedError, TrainingError
-from wsicl_jax.mesh import CONTEXT
-from wsicl_jax.model.cost import training_flops
-from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.model.prompt_mean import begin_with_prompt_mean
-from wsicl_jax.parallel import (
+from wsicl_jax.distributed.broadcast import broadcast_from_leader
+from wsicl_jax.distributed.hardware import peak_flops
+from wsicl_jax.distributed.mesh import CONTEXT
+from wsicl_jax.distributed.placement import (
     gathered,
     local_rows,
     make_mesh,
@@ -30,16 +26,20 @@ from wsicl_jax.parallel import (
     state_placement,
     to_devices,
 )
-from wsicl_jax.progress import track
-from wsicl_jax.train.agreement import from_leader
+from wsicl_jax.distributed.processes import PeerLostError, is_leader
+from wsicl_jax.errors import DataError, LoaderError, PreemptedError, TrainingError
+from wsicl_jax.model.cost import training_flops
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.model.initialization import initialize_prompt_mean
+from wsicl_jax.terminal.progress import track
 from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
 from wsicl_jax.train.checkpoints import RunCheckpoints
+from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
-from wsicl_jax.train.weights import given_parameters
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
 """Scores the network in its present state, by name; the mean of the scores ranks checkpoints."""
@@ -84,12 +84,12 @@ def train(
                 open_run(config, resume=resume, accept_data_changes=accept_data_changes)
             )
         done, episodes = start.done, EpisodeSource(config, start.datasets)
-        given = None if done else given_parameters(config)
-        from_leader(lambda: write_start(config, start))
+        given = None if done else initial_parameters(config)
+        broadcast_from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
-        if settings.beginning == "prompt_mean":
-            begin_with_prompt_mean(model)
+        if settings.initialization == "prompt_mean":
+            initialize_prompt_mean(model)
         graph, parameters = nnx.split(model, nnx.Param)
         parameters = given or parameters
         optimizer = make_optimizer(settings)

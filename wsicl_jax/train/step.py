@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
 from wsicl_jax.config import ExperimentConfig
-from wsicl_jax.data.augment.intensity import augment_intensities
-from wsicl_jax.data.episodes import Episode
-from wsicl_jax.losses import make_loss
-from wsicl_jax.parallel import on_mesh, replicated
-from wsicl_jax.streams import Stream
+from wsicl_jax.data.augmentation.intensity import augment_intensities
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.data.random_streams import RandomStream
+from wsicl_jax.distributed.placement import on_mesh, replicated
+from wsicl_jax.model.losses import make_loss
 from wsicl_jax.train.state import COUNTERS, TrainState, learning_rate
 from wsicl_jax.train.stop import Stop
 
@@ -66,7 +66,7 @@ def make_step(
     seed = jax.random.key(config.seed)
     parts, intensities = (
         jax.random.fold_in(seed, stream)
-        for stream in (Stream.TRUNCATED_GRADIENT, Stream.INTENSITIES)
+        for stream in (RandomStream.TRUNCATED_GRADIENT, RandomStream.INTENSITIES)
     )
 
     predict = make_predict(graph, config, mesh)

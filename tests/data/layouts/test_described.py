@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from wsicl_jax.data.conversion.reading import source_files
 from wsicl_jax.data.layouts.find import find_layout
-from wsicl_jax.data.reading import source_files
 from wsicl_jax.errors import DataError
 
 NNUNET = {
@@ -46,7 +46,7 @@ GOOD = ("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
 
 def test_an_nnunet_case_has_a_file_for_each_channel_and_its_label(tmp_path):
     layout = find_layout(nnunet(tmp_path / "Dataset007_Test", *GOOD))
-    assert (layout.kind, layout.name, layout.left_out) == ("nnunet", "Dataset007_Test", {})
+    assert (layout.kind, layout.name, layout.skipped) == ("nnunet", "Dataset007_Test", {})
     assert layout.channel_names == ("T1", "T2")
     assert layout.label_names == {1: "front", 2: "back"}
     (case,) = layout.cases
@@ -68,8 +68,8 @@ def test_files_listed_for_each_nnunet_case_are_taken_wherever_they_are(tmp_path)
     layout = find_layout(nnunet(tmp_path / "Dataset008_Listed", *files, dataset=listed))
     (case,) = layout.cases
     assert (case.name, [f.name for (f,) in case.images]) == ("b", ["x.nii.gz", "y.nii.gz"])
-    assert "expected [0, 1]" in layout.left_out["c"]
-    assert "lost.nii.gz is missing" in layout.left_out["d"]
+    assert "expected [0, 1]" in layout.skipped["c"]
+    assert "lost.nii.gz is missing" in layout.skipped["d"]
     assert [file.name for file in source_files(layout, case)] == files
     for wrong in ({"b": {"images": []}}, ["b"], {"b": None}):
         with pytest.raises(DataError, match=r"dataset\.json: dataset"):
@@ -93,12 +93,12 @@ def test_files_listed_for_each_nnunet_case_are_taken_wherever_they_are(tmp_path)
 def test_what_makes_no_case_is_left_out_and_named(tmp_path, files, name, reason):
     layout = find_layout(nnunet(tmp_path / "d", *GOOD, *files))
     assert [case.name for case in layout.cases] == ["a"]
-    assert layout.left_out == {name: reason}
+    assert layout.skipped == {name: reason}
 
 
 def test_hidden_files_are_no_cases(tmp_path):
     layout = find_layout(nnunet(tmp_path / "d", *GOOD, "labelsTr/._a.nii.gz"))
-    assert layout.left_out == {}
+    assert layout.skipped == {}
 
 
 def test_the_older_layout_of_nnunet_is_understood(tmp_path):
@@ -168,22 +168,22 @@ def test_the_decathlons_cases_are_those_of_its_list(tmp_path):
         "BRATS_001.nii.gz",
         "BRATS_002.nii.gz",
     ]
-    assert layout.left_out == {}
+    assert layout.skipped == {}
 
 
 def test_what_the_decathlons_list_and_folders_do_not_share_is_named(tmp_path):
     files = ("imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz", "labelsTr/BRATS_003.nii.gz")
     layout = find_layout(make(tmp_path / "d", DECATHLON, *files))
     assert [case.name for case in layout.cases] == ["BRATS_001"]
-    assert "missing" in layout.left_out["BRATS_002"]
-    assert layout.left_out["labelsTr/BRATS_003.nii.gz"] == "is not in dataset.json"
+    assert "missing" in layout.skipped["BRATS_002"]
+    assert layout.skipped["labelsTr/BRATS_003.nii.gz"] == "is not in dataset.json"
 
 
 def test_a_case_that_is_listed_twice_is_left_out(tmp_path):
     description = DECATHLON | {"training": DECATHLON["training"] * 2}
     layout = find_layout(make(tmp_path / "d", description, *BRATS))
     assert layout.cases == ()
-    assert set(layout.left_out) == {"BRATS_001", "BRATS_002"}
+    assert set(layout.skipped) == {"BRATS_001", "BRATS_002"}
 
 
 def test_a_list_of_something_else_is_refused(tmp_path):

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from dicom_written import write_segmentation, write_series
 
+from wsicl_jax.data.conversion.reading import read_case, scan_labels, source_files
 from wsicl_jax.data.layouts.find import find_layout
-from wsicl_jax.data.reading import read_case, scan_labels, source_files
 from wsicl_jax.errors import DataError
 
 SHAPE = (9, 8, 7)
@@ -34,7 +34,7 @@ def test_a_folder_for_each_case_has_a_series_and_its_segments(tmp_path):
     add_case(tmp_path, "visit1", "liver")
     add_case(tmp_path, "other", "aorta", PatientID="")
     layout = find_layout(tmp_path)
-    assert (layout.kind, layout.channel_names, layout.left_out) == ("dicom", ("CT",), {})
+    assert (layout.kind, layout.channel_names, layout.skipped) == ("dicom", ("CT",), {})
     assert layout.label_names == {1: "aorta", 2: "liver", 3: "spleen"}
     subjects = [(case.name, case.subject) for case in layout.cases]
     assert subjects == [("other", "other"), ("visit1", "P7"), ("visit2", "P7")]
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_case_is_left_out_and_named(tmp_path, spoil, reason)
     spoil(tmp_path)
     layout = find_layout(tmp_path)
     assert [case.name for case in layout.cases] == ["good"]
-    assert reason in layout.left_out["bad"]
+    assert reason in layout.skipped["bad"]
 
 
 def test_overlapping_segments_are_told_when_the_case_is_read(tmp_path):

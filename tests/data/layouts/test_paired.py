@@ -19,7 +19,7 @@ def touch(folder, *files):
 def test_files_of_equal_names_in_two_folders_are_a_case(tmp_path, images, labels):
     files = (f"{images}/a.nii.gz", f"{labels}/a.nii.gz", f"{images}/b.nrrd", f"{labels}/b.mha")
     layout = find_layout(touch(tmp_path, *files))
-    assert (layout.kind, layout.label_names, layout.left_out) == ("paired", None, {})
+    assert (layout.kind, layout.label_names, layout.skipped) == ("paired", None, {})
     assert [case.name for case in layout.cases] == ["a", "b"]
     assert [case.labels[0].name for case in layout.cases] == ["a.nii.gz", "b.mha"]
 
@@ -61,14 +61,14 @@ def test_channels_within_files_are_counted(tmp_path):
 def test_what_makes_no_case_is_left_out_and_named(tmp_path, files, name, reason):
     layout = find_layout(touch(tmp_path, "images/a.nii", "labels/a.nii", *files))
     assert [case.name for case in layout.cases] == ["a"]
-    ((found, why),) = layout.left_out.items()
+    ((found, why),) = layout.skipped.items()
     assert found == name
     assert reason in why
 
 
 def test_the_voxels_beside_a_header_are_no_case(tmp_path):
     files = ("images/a.mhd", "images/a.raw", "labels/a.nhdr", "labels/a.raw.gz")
-    assert find_layout(touch(tmp_path, *files)).left_out == {}
+    assert find_layout(touch(tmp_path, *files)).skipped == {}
 
 
 def test_a_folder_with_nothing_known_says_what_was_looked_for(tmp_path):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Integer
 
-from wsicl_jax.axes import Shape3
 from wsicl_jax.data.formats.dicom_file import (
     SEGMENTATIONS,
     Plane,
@@ -25,6 +24,7 @@ from wsicl_jax.data.formats.dicom_file import (
     unreadable,
 )
 from wsicl_jax.errors import DataError
+from wsicl_jax.geometry.axes import Shape3
 
 if TYPE_CHECKING:
     from pydicom import Dataset

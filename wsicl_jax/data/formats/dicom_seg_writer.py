@@ -14,7 +14,7 @@ from jaxtyping import Float, Integer
 
 from wsicl_jax.data.formats.dicom_file import Plane, planes_of, read_object
 from wsicl_jax.errors import DataError
-from wsicl_jax.files import write_whole
+from wsicl_jax.storage.atomic import write_whole
 
 _OFF_VOXELS = 0.1
 """Pixels that lie this close to voxels of the label map differ by rounding only."""

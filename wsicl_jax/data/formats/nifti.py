@@ -13,7 +13,7 @@ from nibabel.volumeutils import apply_read_scaling
 from wsicl_jax.data.formats.decoded import Declared, Decoded
 from wsicl_jax.data.formats.payload import beginning, read_bytes, shown
 from wsicl_jax.errors import DataError, ShapeError
-from wsicl_jax.files import write_whole
+from wsicl_jax.storage.atomic import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
 

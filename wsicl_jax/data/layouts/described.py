@@ -9,8 +9,8 @@ from typing import Any
 from wsicl_jax.data.images import READ_ENDINGS
 from wsicl_jax.data.layouts.layout import (
     CaseFiles,
-    FoundFiles,
     Layout,
+    LayoutFiles,
     checked,
     in_order,
     layout_of,
@@ -19,8 +19,8 @@ from wsicl_jax.data.layouts.layout import (
     visible,
     volumes,
 )
-from wsicl_jax.documents import parse_json, read_file
 from wsicl_jax.errors import DataError
+from wsicl_jax.storage.documents import parse_json, read_file
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 """A file's stem that ends in a channel number, as nnU-Net has it."""
@@ -60,31 +60,31 @@ def nnunet(source: Path) -> Layout:
     channels = _nnunet_channels(source, content)
     names = _label_names(source, content.get("labels"))
     if "dataset" in content:
-        found, left_out = _listed_files(source, content["dataset"])
-        return layout_of("nnunet", source, channels, names, found, left_out)
-    found: dict[str, FoundFiles] = defaultdict(FoundFiles)
-    left_out = {}
+        found, skipped = _listed_files(source, content["dataset"])
+        return layout_of("nnunet", source, channels, names, found, skipped)
+    found: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
+    skipped = {}
     for folder in (source / "imagesTr", source / "labelsTr"):
         for file in visible(folder):
             stem = file.name.removesuffix(ending)
             numbered = CHANNEL.fullmatch(stem)
             if stem == file.name:
-                left_out[f"{folder.name}/{file.name}"] = f"does not end in {ending}"
+                skipped[f"{folder.name}/{file.name}"] = f"does not end in {ending}"
             elif folder.name == "labelsTr":
                 found[stem].labels.append(file)
             elif numbered:
                 found[numbered[1]].images[int(numbered[2])].append(file)
             else:
-                left_out[f"{folder.name}/{file.name}"] = "has no channel number such as _0000"
+                skipped[f"{folder.name}/{file.name}"] = "has no channel number such as _0000"
     if not found:
         raise DataError(f"{source} has no {ending} files of cases in imagesTr and labelsTr")
-    return layout_of("nnunet", source, channels, names, found, left_out)
+    return layout_of("nnunet", source, channels, names, found, skipped)
 
 
-def _listed_files(source: Path, listed: Any) -> tuple[dict[str, FoundFiles], dict[str, str]]:
+def _listed_files(source: Path, listed: Any) -> tuple[dict[str, LayoutFiles], dict[str, str]]:
     """The files of each case that nnU-Net's `dataset` lists, and cases that lack some."""
     file = source / "dataset.json"
-    found, left_out = {}, {}
+    found, skipped = {}, {}
     if not isinstance(listed, dict):
         raise DataError(f"{file}: dataset is {listed!r}; expected files by case")
     for name, entry in listed.items():
@@ -98,10 +98,10 @@ def _listed_files(source: Path, listed: Any) -> tuple[dict[str, FoundFiles], dic
             ) from None
         missing = [f for f in (*(f for (f,) in images.values()), *labels) if not f.is_file()]
         if missing:
-            left_out[name] = f"{missing[0]} is missing, though dataset.json lists it"
+            skipped[name] = f"{missing[0]} is missing, though dataset.json lists it"
         else:
-            found[name] = FoundFiles(images, labels)
-    return found, left_out
+            found[name] = LayoutFiles(images, labels)
+    return found, skipped
 
 
 def _nnunet_channels(source: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def decathlon(source: Path) -> Layout:
     content, file = _read_description(source), source / "dataset.json"
     channels = _numbered_names(source, "modality", content.get("modality"))
     names = _label_names(source, content.get("labels"))
-    cases, left_out = {}, {}
+    cases, skipped = {}, {}
     if not isinstance(content.get("training"), list):
         raise DataError(f"{file} has no list training, as the Decathlon's has")
     for entry in content["training"]:
@@ -134,19 +134,19 @@ def decathlon(source: Path) -> Layout:
             continue
         missing = [f.name for f in (image, label) if not f.is_file()]
         if name in cases:
-            left_out[name] = "is in dataset.json twice"
+            skipped[name] = "is in dataset.json twice"
         elif missing:
-            left_out[name] = f"{' and '.join(missing)} missing, though dataset.json lists it"
+            skipped[name] = f"{' and '.join(missing)} missing, though dataset.json lists it"
         else:
             cases[name] = CaseFiles(name, name, ((image,),), (label,))
     listed = {file.resolve() for case in cases.values() for file in (*case.images[0], *case.labels)}
     for folder in (source / "imagesTr", source / "labelsTr"):
         for stray in visible(folder):
-            if stray.resolve() not in listed and stem_of(stray) not in left_out:
-                left_out[f"{folder.name}/{stray.name}"] = "is not in dataset.json"
-    cases = {name: case for name, case in cases.items() if name not in left_out}
+            if stray.resolve() not in listed and stem_of(stray) not in skipped:
+                skipped[f"{folder.name}/{stray.name}"] = "is not in dataset.json"
+    cases = {name: case for name, case in cases.items() if name not in skipped}
     return checked(
-        Layout("msd", source, name_of(source), channels, names, in_order(cases), left_out)
+        Layout("msd", source, name_of(source), channels, names, in_order(cases), skipped)
     )
 
 

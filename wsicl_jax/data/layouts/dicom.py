@@ -13,7 +13,7 @@ from wsicl_jax.data.layouts.layout import (
     volumes,
 )
 from wsicl_jax.errors import DataError
-from wsicl_jax.progress import track
+from wsicl_jax.terminal.progress import track
 
 
 def has_dicom(source: Path) -> bool:
@@ -32,7 +32,7 @@ def dicom_folders(source: Path) -> Layout:
     folders = [f for f in sorted(source.iterdir()) if f.is_dir() and not f.name.startswith(".")]
     if any(dicom.is_dicom(file) for file in source.iterdir() if file.is_file()):
         folders = [source]
-    cases, left_out, modalities = {}, {}, set()
+    cases, skipped, modalities = {}, {}, set()
     segments: dict[str, tuple[str, ...]] = {}  # of the cases that have DICOM-SEG
     with track(len(folders), "reading DICOM headers") as progress:
         for folder in folders:
@@ -44,17 +44,17 @@ def dicom_folders(source: Path) -> Layout:
                 cases[name] = files
                 modalities.add(modality)
             except DataError as error:
-                left_out[name] = str(error)
+                skipped[name] = str(error)
             progress.advance()
     names = None
     if segments:
         names = dict(enumerate(sorted({s for found in segments.values() for s in found}), start=1))
         for name in sorted(cases.keys() - segments.keys()):
-            left_out[name] = "has a label file, while other cases have DICOM-SEG"
+            skipped[name] = "has a label file, while other cases have DICOM-SEG"
             del cases[name]
     channel = (modalities.pop() if len(modalities) == 1 else "") or "image"
     return checked(
-        Layout("dicom", source, name_of(source), (channel,), names, in_order(cases), left_out)
+        Layout("dicom", source, name_of(source), (channel,), names, in_order(cases), skipped)
     )
 
 

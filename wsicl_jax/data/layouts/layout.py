@@ -42,12 +42,12 @@ class Layout:
     """Structure of each label value but background; None: the folder does not say."""
     cases: tuple[CaseFiles, ...]
     """Sorted by name."""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """What cannot be a case, each with the reason."""
 
 
 @dataclass
-class FoundFiles:
+class LayoutFiles:
     """The files of one case, as far as they were found."""
 
     images: dict[int, list[Path]] = field(default_factory=lambda: defaultdict(list))
@@ -59,23 +59,23 @@ def layout_of(
     source: Path,
     channels: tuple[str, ...],
     label_names: dict[int, str] | None,
-    found: Mapping[str, FoundFiles],
-    left_out: dict[str, str],
+    found: Mapping[str, LayoutFiles],
+    skipped: dict[str, str],
 ) -> Layout:
     """A layout of the files that were found by case; cases that lack some are left out."""
     cases = {}
     for name, files in found.items():
         if reason := _reason_against(files, len(channels)):
-            left_out[name] = reason
+            skipped[name] = reason
             continue
         images = tuple((files.images[channel][0],) for channel in sorted(files.images))
         cases[name] = CaseFiles(name, name, images, tuple(files.labels))
     return checked(
-        Layout(kind, source, name_of(source), channels, label_names, in_order(cases), left_out)
+        Layout(kind, source, name_of(source), channels, label_names, in_order(cases), skipped)
     )
 
 
-def _reason_against(files: FoundFiles, channels: int) -> str | None:
+def _reason_against(files: LayoutFiles, channels: int) -> str | None:
     if not files.images:
         return "has a label but no image"
     if not files.labels:
@@ -90,7 +90,7 @@ def _reason_against(files: FoundFiles, channels: int) -> str | None:
 
 def checked(layout: Layout) -> Layout:
     """The layout itself. Raises `DataError` if there is nothing in it."""
-    if not layout.cases and not layout.left_out:
+    if not layout.cases and not layout.skipped:
         raise DataError(f"{layout.source} has no case with an image and a label")
     return layout
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from wsicl_jax.data.images import READ_ENDINGS, read_channels
 from wsicl_jax.data.layouts.described import CHANNEL
 from wsicl_jax.data.layouts.layout import (
-    FoundFiles,
     Layout,
+    LayoutFiles,
     is_volume,
     is_voxel_file,
     layout_of,
@@ -41,14 +41,14 @@ def paired(source: Path) -> Layout:
         DataError: there are none.
     """
     folders = _pair_of_folders(source)
-    found: dict[str, FoundFiles] = defaultdict(FoundFiles)
-    left_out = {}
+    found: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
+    skipped = {}
     if folders:
         images, labels = folders
         for file in visible(images):
             if not is_volume(file):
                 if not is_voxel_file(file):
-                    left_out[f"{images.name}/{file.name}"] = "is no image of a known format"
+                    skipped[f"{images.name}/{file.name}"] = "is no image of a known format"
                 continue
             numbered = CHANNEL.fullmatch(stem_of(file))
             name, channel = (numbered[1], int(numbered[2])) if numbered else (stem_of(file), 0)
@@ -57,7 +57,7 @@ def paired(source: Path) -> Layout:
             if is_volume(file):
                 found[_without_suffix(stem_of(file))].labels.append(file)
             elif not is_voxel_file(file):
-                left_out[f"{labels.name}/{file.name}"] = "is no image of a known format"
+                skipped[f"{labels.name}/{file.name}"] = "is no image of a known format"
     else:
         for file in volumes(source):
             suffix = _SUFFIXES.search(stem_of(file))
@@ -70,10 +70,10 @@ def paired(source: Path) -> Layout:
             "labels, and for files such as A_image.nii.gz and A_label.nii.gz, of "
             f"{', '.join(READ_ENDINGS)}"
         )
-    return layout_of("paired", source, _channel_names(found), None, found, left_out)
+    return layout_of("paired", source, _channel_names(found), None, found, skipped)
 
 
-def _channel_names(found: Mapping[str, FoundFiles]) -> tuple[str, ...]:
+def _channel_names(found: Mapping[str, LayoutFiles]) -> tuple[str, ...]:
     """Names for as many channels as numbered files tell, or else the first file that is read."""
     most = max(len(case.images) for case in found.values())
     if most == 1:

@@ -1,0 +1,72 @@
+"""The first lines of a report."""
+
+from wsicl_jax.evaluate.records import Score
+from wsicl_jax.report.baseline_comparison import standing
+from wsicl_jax.report.results import Results, Setting
+
+
+def results(values, looking=()) -> Results:
+    """Of (model, structure, kind, contexts) to Dice."""
+    rows = {}
+    for (model, structure, kind, contexts), dice in values.items():
+        setting = Setting(model, "set", "in_context", kind, contexts, 1)
+        rows[setting] = (*rows.get(setting, ()), score(model, structure, kind, contexts, dice))
+    return Results((), rows, (), looking=tuple(looking))
+
+
+def score(model, structure, kind, contexts, dice, **more) -> Score:
+    about = {"data_set": "set", "episode": structure, "target": "t", "subject": "t", "prompts": 1}
+    return Score(
+        **about,
+        model=model,
+        structure=structure,
+        kind=kind,
+        contexts=contexts,
+        dice=dice,
+        **({"protocol": "in_context"} | more),
+    )
+
+
+VALUES = {
+    ("it", "liver", "box", 4): 0.7,
+    ("prompt_mean", "liver", "box", 4): 0.5,
+    ("intensity", "liver", "box", 4): 0.6,
+    ("it", "spleen", "box", 4): 0.4,
+    ("prompt_mean", "spleen", "box", 4): 0.5,
+    ("intensity", "spleen", "box", 4): 0.1,
+    ("it", "liver", "mask", 8): 0.9,
+    ("prompt_mean", "liver", "mask", 8): 0.6,
+    ("it", "liver", "box", 1): 0.0,
+    ("prompt_mean", "liver", "box", 1): 0.9,
+}
+
+
+def test_a_network_is_compared_with_the_better_baseline_of_each_cell():
+    (sentence,) = standing(results(VALUES))
+    assert "it is ahead of the better baseline in 2 of 3 cells" in sentence
+    assert "4 or 8 context images" in sentence
+    assert "on average by +0.100 Dice: box +0.000, mask +0.300." in sentence
+
+
+def test_small_context_sets_count_where_there_are_no_larger_ones():
+    few = {key: dice for key, dice in VALUES.items() if key[3] == 1}
+    (sentence,) = standing(results(few))
+    assert "in 0 of 1 cells" in sentence
+
+
+def test_without_baselines_nothing_is_said():
+    assert standing(results({("it", "liver", "box", 4): 0.7})) == []
+
+
+def test_looks_are_told():
+    looking = [
+        score("it", "liver", "box", 8, dice, protocol="looking", replacement=shown)
+        for shown, dice in (
+            ("constant", 0.2),
+            ("constant", 0.4),
+            ("shuffled", 0.1),
+            ("shuffled", None),
+        )
+    ]
+    _, sentence = standing(results(VALUES, looking))
+    assert "0.300 on a constant target and 0.100 on a shuffled target" in sentence

@@ -1,0 +1,76 @@
+"""`wsicl info`: what a checkpoint is, and whether it is still what was written."""
+
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
+from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.tools.info import describe
+from wsicl_jax.weights.checkpoint import save_model
+from wsicl_jax.weights.export.export import export
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    config = ExperimentConfig(model=ModelConfig(channels=(2, 4), precision="bfloat16"))
+    model = DualBranch(config.model, rngs=nnx.Rngs(0))
+    about = {"config": config_to_dict(config), "step": 7, "skipped": 3}
+    save_model(tmp_path / "saved", model, about)
+    return tmp_path / "saved"
+
+
+def told(path) -> str:
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(describe(path))
+    return printed.get()
+
+
+def test_it_says_what_the_checkpoint_is(checkpoint):
+    printed = told(checkpoint)
+    for fact in ("7 of 2,000", "wsicl_jax 0.", "bfloat16", "mini_context 0", "2, 4", "synthetic"):
+        assert fact in printed
+    assert "yes" in printed.split("verified")[1].splitlines()[0]
+    assert "3" in printed.split("skipped updates")[1].splitlines()[0]
+
+
+def test_a_damaged_checkpoint_is_said_to_be_damaged(checkpoint):
+    for file in (checkpoint / "parameters" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:-10])
+    assert "damaged" in told(checkpoint).split("verified")[1].splitlines()[0]
+
+
+def test_a_checkpoint_with_damaged_metadata_is_an_error(checkpoint):
+    file = checkpoint / "metadata" / "metadata"
+    file.write_text(file.read_text().replace('"step": 7', '"step": 8'))
+    with pytest.raises(CheckpointError, match="damaged"):
+        told(checkpoint)
+
+
+def test_it_says_what_an_exported_file_is(checkpoint, tmp_path):
+    file = tmp_path / "network.safetensors"
+    export(checkpoint, file, "safetensors")
+    printed = told(file)
+    for fact in ("network.safetensors", "7 of 2,000", "2, 4", "bfloat16"):
+        assert fact in printed
+    file.write_bytes(b"no network")
+    with pytest.raises(CheckpointError, match=r"network\.safetensors"):
+        told(file)
+
+
+def test_a_run_whose_configuration_is_empty_is_told(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="is empty, so it is not known"):
+        told(tmp_path / "run")
+
+
+def test_a_folder_does_not_hide_the_network_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    with pytest.warns(UserWarning, match=r"say \./small"):
+        assert "small.safetensors" in told("small")
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        told("./small")

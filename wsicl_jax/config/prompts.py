@@ -1,0 +1,33 @@
+"""Settings of prompts in training."""
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic import (
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from wsicl_jax.config.fields import _RULES, Amount, Positive, PromptKind
+
+
+@dataclass(frozen=True, kw_only=True, config=_RULES)
+class PromptConfig:
+    """Prompts on the context images in training."""
+
+    kinds: dict[PromptKind, Amount] = field(default_factory=lambda: {"box": 1.0})
+    """Relative frequency of each kind of prompt."""
+    mixing: Literal["episode", "image", "prompt"] = "episode"
+    """What has one kind: all of an episode, each context image, or each prompt by itself."""
+    count: tuple[Positive, Positive] = (1, 5)
+    """Fewest and most prompts on each context image; drawn once per episode. An image has at most
+    one `box3d` and one `mask`."""
+    jitter: Amount = 0.0
+    """Standard deviation of a person's error as a share of the structure's or box's size; 0: all
+    prompts are exact."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not sum(self.kinds.values()) > 0:
+            raise ValueError("at least one kind needs a frequency above 0")
+        return self

@@ -1,0 +1,181 @@
+"""Batches of episodes for one process of a run, through Grain."""
+
+import functools
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+
+import grain
+import numpy as np
+from absl import flags
+
+from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource, filled
+from wsicl_jax.errors import LoaderError
+
+_BATCHES_AHEAD = 4
+_THREADS = 4
+"""Threads that make episodes in a process without workers: while one waits for the disk or
+counts voxels, another one goes on."""
+_LOOK_SECONDS = 0.5
+"""How often it is looked whether the workers live, while a batch is awaited."""
+
+
+class _Rows:
+    """Some rows of the batch of every step, with filled context sets."""
+
+    def __init__(self, episodes: EpisodeSource, rows: Sequence[int], context_multiple: int):
+        self.episodes = episodes
+        self.rows = rows
+        self.context_multiple = context_multiple
+
+    def __len__(self) -> int:
+        return len(self.episodes) // self.episodes.config.train.batch * len(self.rows)
+
+    def __getitem__(self, index: int) -> Episode:
+        if multiprocessing.parent_process() is not None:
+            _end_with_parent()
+        step, position = divmod(index, len(self.rows))
+        row = self.episodes[step * self.episodes.config.train.batch + self.rows[position]]
+        return filled(row, self.context_multiple)
+
+
+def batches(
+    episodes: EpisodeSource,
+    *,
+    first_step: int = 0,
+    rows: Sequence[int] | None = None,
+    context_multiple: int = 1,
+) -> Iterator[Episode]:
+    """The batches of steps `first_step`, `first_step + 1`, ..., or some rows of them.
+
+    Starts at any step at once: episodes follow from their index, nothing is replayed. A
+    process that is given its `rows` (`parallel.local_rows`) makes and reads no others. What has
+    worker processes (`train.workers`) also has a `close` that ends them.
+
+    Raises:
+        LoaderError: by the next batch; a worker process was killed.
+    """
+    settings = episodes.config.train
+    share = _Rows(episodes, range(settings.batch) if rows is None else rows, context_multiple)
+    dataset = grain.MapDataset.source(share)[first_step * len(share.rows) :]
+    # A batch of one needs no copy.
+    dataset = dataset.batch(len(share.rows)) if len(share.rows) > 1 else dataset.map(_alone)
+    if settings.workers:
+        # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        # The process that frees the shared memory of killed workers need not say so.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+        stream = dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        ).mp_prefetch(grain.MultiprocessingOptions(num_workers=settings.workers))
+        return _FromWorkers(iter(stream), settings.workers)
+    return iter(
+        dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
+        )
+    )
+
+
+def empty_batch(
+    episodes: EpisodeSource, step: int, *, rows: int, context_multiple: int = 1
+) -> Episode:
+    """A batch of the shapes of step `step` (0, 1, ...), all zeros."""
+    grid = (*episodes.config.volume.grid, 1)
+    contexts = episodes.contexts(step)
+    contexts += -contexts % context_multiple
+    volume, volumes = (rows, *grid), (rows, contexts, *grid)
+    shapes = Episode(volume, volume, volumes, volumes, volumes[:2])
+    return Episode(*(np.zeros(shape, np.float32) for shape in shapes))
+
+
+class _FromWorkers(Iterator[Episode]):
+    """Batches of worker processes, fetched by a thread, so that a killed worker is noticed.
+
+    Whoever waits for what a killed process has begun to send, or for a lock that it held, may wait
+    for ever: that is then the thread.
+    """
+
+    def __init__(self, stream: Iterator[Episode], count: int):
+        self._stream, self._count = stream, count
+        self._before = set(multiprocessing.active_children())
+        self._workers: set[BaseProcess] = set()
+        self._ready: queue.Queue[Episode | Exception] = queue.Queue(1)
+        self._started = False
+
+    def __next__(self) -> Episode:
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._fetch, daemon=True, name="batches").start()
+        while True:
+            try:
+                found = self._ready.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                self._check()
+                continue
+            if isinstance(found, Exception):
+                self._ready.put(found)  # the same, whenever it is asked again
+                self._check()
+                raise found
+            return found
+
+    def close(self) -> None:
+        """End the workers, which would otherwise go on as long as this process."""
+        self._find_workers()
+        for worker in self._workers:
+            worker.kill()
+        with suppress(queue.Empty):
+            self._ready.get_nowait()  # lets the thread go on, to its end
+
+    def _fetch(self) -> None:
+        try:
+            for batch in self._stream:
+                self._ready.put(batch)
+            self._ready.put(StopIteration())
+        except Exception as error:
+            self._ready.put(error)
+
+    def _check(self) -> None:
+        """Raises `LoaderError` if a worker was killed, and ends the others."""
+        self._find_workers()
+        killed = [worker for worker in self._workers if (worker.exitcode or 0) < 0]
+        if not killed:
+            return
+        number = -killed[0].exitcode
+        how = signal.Signals(number).name
+        why = ", most likely for want of memory" if number == signal.SIGKILL else ""
+        for worker in self._workers:
+            worker.kill()
+        raise LoaderError(
+            f"process {killed[0].pid}, one of the {self._count} that make the episodes "
+            f"(train.workers), was killed by {how}{why}"
+        )
+
+    def _find_workers(self) -> None:
+        # Kept, since those that have ended are in no list any more.
+        if self._started and len(self._workers) < self._count:
+            self._workers |= set(multiprocessing.active_children()) - self._before
+
+
+def _alone(episode: Episode) -> Episode:
+    return Episode(*(part[None] for part in episode))
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Let a worker end when the training process does, even if that was killed.
+
+    Workers that stay behind slow the run that goes on in its place.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

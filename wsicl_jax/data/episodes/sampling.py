@@ -1,0 +1,222 @@
+"""Episodes: a target and its context set with prompts, a pure function of (seed, index)."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind
+from wsicl_jax.data.augmentation.group import augment_group
+from wsicl_jax.data.datasets import DataSet, open_datasets
+from wsicl_jax.data.episodes.restoration import Degradation
+from wsicl_jax.data.episodes.sources import Group, Source, StoreSource, SyntheticSource
+from wsicl_jax.data.random_streams import RandomStream
+from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, draw, to_channels
+
+
+class Episode(NamedTuple):
+    """What the network sees and should return; float32, with leading batch axes if stacked."""
+
+    target: Float[np.ndarray, "*batch x y z 1"]
+    truth: Float[np.ndarray, "*batch x y z 1"]
+    context_images: Float[np.ndarray, "*batch context x y z 1"]
+    context_prompts: Float[np.ndarray, "*batch context x y z 1"]
+    context_weights: Float[np.ndarray, "*batch context"]
+    """Relative weights in the mean over the context set; 0: filled up, counts nothing."""
+
+
+class EpisodeSource:
+    """Random access to the episodes of a run: `source[index]` is the same in every process.
+
+    Episodes `batch * step` to `batch * (step + 1) - 1` make a step and share the number
+    of contexts. Without `datasets`, those of the configuration are opened and split by its seed.
+
+    Raises:
+        DataError: a store is missing, or has too few training cases.
+    """
+
+    def __init__(self, config: ExperimentConfig, datasets: Sequence[DataSet] | None = None):
+        self.config = config
+        datasets = open_datasets(config) if datasets is None else datasets
+        shown = [dataset for dataset in datasets if dataset.settings.weight]
+        self.sources: list[Source] = [
+            StoreSource(dataset, config.volume, config.episode)
+            if dataset.store
+            else SyntheticSource(config.seed, config.volume, config.episode, config.synth)
+            for dataset in shown
+        ]
+        shapes = replace(config.synth, priors=())
+        whole = replace(config.episode, crop_share=0.0)
+        self._strangers = SyntheticSource(config.seed, config.volume, whole, shapes)
+        weights = np.array([dataset.settings.weight for dataset in shown], float)
+        if config.episode.sampling == "structure":
+            weights *= [source.structure_weight for source in self.sources]
+        self._source_shares = weights / weights.sum()
+        self._tasks = _Lottery(config.episode.tasks)
+        self._kinds = _Lottery(config.prompts.kinds)
+
+    def contexts(self, step: int) -> int:
+        """The number of context images of a step (0, 1, ...): alike in every process."""
+        settings = self.config.episode
+        fewest, most = settings.contexts
+        rng = _rng(self.config.seed, RandomStream.CONTEXT_COUNT, step)
+        drawn = int(rng.integers(fewest, most + 1))
+        usual = settings.common_contexts and rng.random() < settings.common_contexts_share
+        return settings.common_contexts if usual else drawn
+
+    def __len__(self) -> int:
+        return self.config.train.steps * self.config.train.batch
+
+    def __getitem__(self, index: int) -> Episode:
+        config = self.config
+        contexts = self.contexts(index // config.train.batch)
+        rng = _rng(config.seed, RandomStream.EPISODE, index)
+        source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
+        task = self._tasks.draw(_rng(config.seed, RandomStream.TASK, index))
+        kinds = self._draw_kinds(contexts, rng)
+        group = augment_group(
+            source.group(index, contexts + 1, rng),
+            config.augment,
+            rng,
+            may_invert_mask={kind for image in kinds for kind in image} == {"mask"},
+            may_rotate90_each=isinstance(source, SyntheticSource),
+            min_voxels=config.episode.min_voxels,
+        )
+        if task != "segmentation":
+            degradation = Degradation.draw(task, rng)
+            return paired_episode(degradation.apply_each(group.images, rng), group.images)
+        if config.episode.absent_share and rng.random() < config.episode.absent_share:
+            group = self._with_a_stranger(index, group, rng)
+        elif config.episode.self_context_share and rng.random() < config.episode.self_context_share:
+            group = Group(*([x[0], x[0], *x[2:]] for x in group))
+        jitter = config.prompts.jitter
+        shown = [
+            draw_mixed(image, mask, rng, jitter=jitter)
+            for image, mask in zip(kinds, group.masks[1:], strict=True)
+        ]
+        if self._is_shuffled(index, rng):
+            shown = [shown[place] for place in rng.permutation(contexts)]
+        smoothing = config.volume.prompt_smoothing
+        return prompted_episode(group.images, group.masks[0], shown, smoothing=smoothing)
+
+    def _with_a_stranger(self, index: int, group: Group, rng: np.random.Generator) -> Group:
+        """The group with a target that does not have its structure."""
+        # Behind the last episode, so that no cohort of the contexts is drawn again.
+        (image,), _ = self._strangers.group(len(self) + index, 1, rng)
+        return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
+
+    def _is_shuffled(self, index: int, rng: np.random.Generator) -> bool:
+        settings = self.config.episode
+        if not settings.shuffled_prompts_share or index < settings.shuffled_prompts_from * len(
+            self
+        ):
+            return False
+        return rng.random() < settings.shuffled_prompts_share
+
+    def _draw_kinds(self, contexts: int, rng: np.random.Generator) -> list[list[PromptKind]]:
+        """The kinds of the prompts of each context image."""
+        settings, kind = self.config.prompts, self._kinds.draw(rng)
+        count = int(rng.integers(settings.count[0], settings.count[1] + 1))
+        if settings.mixing == "episode":
+            return [[kind] * count] * contexts
+        if settings.mixing == "image":
+            return [[self._kinds.draw(rng)] * count for _ in range(contexts)]
+        return [[self._kinds.draw(rng) for _ in range(count)] for _ in range(contexts)]
+
+
+class _Lottery:
+    """Draws names by their relative frequencies."""
+
+    def __init__(self, frequencies: Mapping[str, float]):
+        # Sorted: the same frequencies in another order are the same configuration.
+        self._names = sorted(frequencies)
+        shares = np.array([frequencies[name] for name in self._names], float)
+        self._shares = shares / shares.sum()
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        return self._names[rng.choice(len(self._names), p=self._shares)]
+
+
+def draw_mixed(
+    kinds: Sequence[PromptKind],
+    mask: Bool[np.ndarray, "x y z"],
+    rng: np.random.Generator,
+    *,
+    jitter: float = 0.0,
+) -> list[Prompt]:
+    """A prompt of each of these kinds on a structure, those of one kind distinct.
+
+    Kinds that describe the whole structure are drawn once; small structures get fewer.
+    """
+    return [
+        prompt
+        for kind, count in Counter(kinds).items()
+        for prompt in draw(kind, mask, 1 if kind in ONCE_PER_IMAGE else count, rng, jitter=jitter)
+    ]
+
+
+def prompted_episode(
+    images: Sequence[Float[np.ndarray, "x y z"]],
+    truth: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"],
+    shown: Sequence[Sequence[Prompt]],
+    *,
+    smoothing: float = 0.0,
+) -> Episode:
+    """Images, the target's first, with the target's mask and the prompts of each context.
+
+    `smoothing` is that of `prompts.smoothed_prompts`.
+    """
+    channels = to_channels(shown, images[0].shape, smoothing=smoothing)
+    return Episode(
+        _with_channel(images[:1])[0],
+        _with_channel([truth])[0],
+        _with_channel(images[1:]),
+        channels[..., None],
+        np.ones(len(channels), np.float32),
+    )
+
+
+def paired_episode(
+    images: Sequence[Float[np.ndarray, "x y z"]], wanted: Sequence[Float[np.ndarray, "x y z"]]
+) -> Episode:
+    """An image-to-image task: images, the target's first, and what each should become."""
+    return Episode(
+        _with_channel(images[:1])[0],
+        _with_channel(wanted[:1])[0],
+        _with_channel(images[1:]),
+        _with_channel(wanted[1:]),
+        np.ones(len(images) - 1, np.float32),
+    )
+
+
+def filled(episode: Episode, multiple: int) -> Episode:
+    """The episode with its context set filled to a multiple by empty images of weight 0."""
+    missing = -len(episode.context_weights) % multiple
+    if not missing:
+        return episode
+    images, prompts, weights = (
+        np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        for x in (episode.context_images, episode.context_prompts, episode.context_weights)
+    )
+    return episode._replace(context_images=images, context_prompts=prompts, context_weights=weights)
+
+
+def context_sizes(settings: EpisodeConfig, multiple: int) -> list[int]:
+    """The sizes of context sets that a run may show, filled up: each is compiled once."""
+    fewest, most = settings.contexts
+    drawn = {*range(fewest, most + 1), settings.common_contexts or most}
+    return sorted({size + -size % multiple for size in drawn})
+
+
+def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:
+    stacked = np.empty((len(volumes), *volumes[0].shape, 1), np.float32)
+    for place, volume in zip(stacked, volumes, strict=True):
+        place[..., 0] = volume
+    return stacked
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)

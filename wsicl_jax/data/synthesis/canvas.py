@@ -1,0 +1,110 @@
+"""The grid of tissues that an anatomy is painted on.
+
+A tissue is a number of its own with one mean intensity; a label may unite several tissues,
+and tissues that no label names are what else a body holds.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from wsicl_jax.data.synthesis.shapes import Region, solid
+from wsicl_jax.geometry.axes import Shape3
+
+OUTSIDE, BODY = 0, 1
+"""Tissues that every anatomy has: what is around the body, and what fills it."""
+
+
+class Lesions(NamedTuple):
+    """Blobs that every subject has elsewhere in their host."""
+
+    tissue: int
+    host: int
+    """The tissue that they lie in."""
+    mean_count: float
+    radii: tuple[float, float]
+    """Least and greatest, in voxels of the anatomy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What the subjects of a cohort have in common."""
+
+    tissue: Integer[np.ndarray, "x y z"]
+    label_of: Integer[np.ndarray, "tissue"]
+    """Label of each tissue; 0: none."""
+    look_of: Integer[np.ndarray, "tissue"]
+    """The tissue whose intensity and texture each tissue has: its own, or another's."""
+    names: dict[int, str]
+    """Structure of each label; labels are 1, 2, ..."""
+    lesions: tuple[Lesions, ...] = ()
+    image: Float[np.ndarray, "x y z"] | None = None
+    """Intensities of a real image in [0, 1], which subjects keep; None: they are painted."""
+
+    def with_lesions(self, rng: np.random.Generator) -> Integer[np.ndarray, "x y z"]:
+        """Tissues of one subject before its deformation, with its own lesions."""
+        if not self.lesions:
+            return self.tissue
+        tissue = self.tissue.copy()
+        scale = 2 / np.array(tissue.shape)
+        for lesions in self.lesions:
+            host = np.flatnonzero(self.tissue == lesions.host)
+            for _ in range(1 + rng.poisson(lesions.mean_count - 1)):
+                place = np.unravel_index(rng.choice(host), tissue.shape)
+                centre = (np.array(place) + 0.5) * scale - 1
+                radii = rng.uniform(*lesions.radii) * scale * np.exp(rng.normal(0, 0.2, 3))
+                blob = solid(rng, tissue.shape, centre, radii, wavy=0.3)
+                if blob is not None:
+                    view = tissue[blob.box]
+                    view[blob.mask & (view == lesions.host)] = lesions.tissue
+        return tissue
+
+
+class Canvas:
+    """An anatomy that is being painted; what is painted stays, unless a tube cuts through."""
+
+    def __init__(self, shape: Shape3):
+        self.tissue = np.full(shape, BODY, np.uint8)
+        self.label_of = [0, 0]
+        self.look_of = [OUTSIDE, BODY]
+        self.names: dict[int, str] = {}
+        self.regions: dict[int, tuple[slice, slice, slice]] = {}
+        """Box of each tissue that may hold others."""
+        self.mirrored: list[int] = []
+        """Tissues of pairs, which stay each other's mirror image."""
+        self.lesions: list[Lesions] = []
+
+    @property
+    def shape(self) -> Shape3:
+        x, y, z = self.tissue.shape
+        return x, y, z
+
+    def new_label(self, kind: str, number: int = 0, side: str = "") -> int:
+        """The next label, called by its kind and number."""
+        label = len(self.names) + 1
+        self.names[label] = f"{kind} {number or label} {side}".rstrip()
+        return label
+
+    def new_tissue(self, label: int = 0, look: int | None = None) -> int:
+        """The next tissue, as part of a label or of none, that may look like another."""
+        tissue = len(self.label_of)
+        self.label_of.append(label)
+        self.look_of.append(tissue if look is None else self.look_of[look])
+        return tissue
+
+    def paint(
+        self, region: Region, label: int = 0, *, holds: bool = False, look: int | None = None
+    ) -> int:
+        """Paint a new tissue; with `holds` it may get structures within."""
+        tissue = self.new_tissue(label, look)
+        self.tissue[region.box][region.mask] = tissue
+        if holds:
+            self.regions[tissue] = region.box
+        return tissue
+
+    def finished(self) -> Anatomy:
+        """The anatomy as it is painted now."""
+        labels, looks = np.array(self.label_of, np.uint8), np.array(self.look_of, np.uint8)
+        return Anatomy(self.tissue, labels, looks, dict(self.names), tuple(self.lesions))

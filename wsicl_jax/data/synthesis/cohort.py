@@ -1,0 +1,156 @@
+"""Synthetic cohorts: subjects that share an anatomy nobody has seen, for training and demos.
+
+One cohort is one random anatomy with random intensities; its subjects are smooth
+deformations of it, each with its own contrast, texture, lesions and effects of a scanner.
+Domain randomisation in the spirit of SynthICL (arXiv 2509.19711). Everything follows from
+(seed, index, settings).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import ndimage
+
+from wsicl_jax.config import SynthConfig
+from wsicl_jax.data.synthesis.anatomy import DETAIL, draw_anatomy
+from wsicl_jax.data.synthesis.canvas import OUTSIDE, Anatomy
+from wsicl_jax.data.synthesis.fields import drawn_places, interpolate, linear, nearest
+from wsicl_jax.data.synthesis.prior import draw_prior, prior_anatomy, priors_fingerprint
+from wsicl_jax.data.synthesis.scanner import cut, scan
+from wsicl_jax.geometry.axes import Shape3
+
+_WITHIN_LEVEL = 0.02
+"""Standard deviation of the intensities of tissues that share a level."""
+
+_TONE = 5.0
+"""Standard deviation of the logarithm of a real image's exponent, in that of intensities."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Subjects with one anatomy: `structures` labels over a background of 0."""
+
+    seed: tuple[int, ...]
+    shape: Shape3
+    settings: SynthConfig
+    anatomy: Anatomy
+    deformation: float
+    """Typical displacement between subjects, as a share of half the volume."""
+    contrast: float
+    """Standard deviation of a tissue's intensity over subjects."""
+    brightness: Float[np.ndarray, "tissue"]
+    """Mean intensity of each tissue, about 0 to 1."""
+    texture: Float[np.ndarray, "2 tissue"]
+    """Standard deviation of the fine and the coarse texture of each tissue."""
+
+    @property
+    def structures(self) -> int:
+        """Number of structures; their label values are 1 to this."""
+        return len(self.names)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Structure of each label value."""
+        return self.anatomy.names
+
+    def subject(
+        self, index: int
+    ) -> tuple[Float[np.ndarray, "X Y Z"], Integer[np.ndarray, "X Y Z"]]:
+        """Image in arbitrary units (float32) and label map (uint8) of one subject."""
+        # Behind 0, numpy would repeat the numbers that the cohort itself was drawn with.
+        rng = np.random.default_rng([*self.seed, 1 + index])
+        volume, amount = self.anatomy.with_lesions(rng), self.deformation
+        places = drawn_places(rng, volume.shape, self.shape, bend=amount, pose=amount)
+        tissue = nearest(volume, places)
+        label = self.anatomy.label_of[tissue]
+        if self.anatomy.image is None:
+            image = self._painted(tissue, rng)
+        else:
+            image = self._kept(tissue, linear(self.anatomy.image, places), rng)
+        image = scan(rng, image, self.settings.scanner)
+        if rng.random() < self.settings.scanner.cut_field_of_view:
+            cut(rng, image, label)
+        return image, label
+
+    def _kept(self, tissue: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A real image with a tone curve and small shifts of its tissues of one subject's own."""
+        curve = np.exp(rng.normal(0, _TONE * self.contrast))
+        return np.maximum(image, 0) ** np.float32(curve) + self._shifts(rng)[tissue]
+
+    def _shifts(self, rng: np.random.Generator) -> np.ndarray:
+        """How much brighter each tissue is in one subject than in the cohort; float32."""
+        shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.look_of]
+        shift[OUTSIDE] = 0
+        return shift.astype(np.float32)
+
+    def _painted(self, tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = (self.brightness + self._shifts(rng))[tissue]
+        if self.settings.texture:
+            for amplitude, voxels in zip(self.texture, (1.5, 3.5), strict=True):
+                image += amplitude[tissue] * _texture(rng, self.shape, voxels)
+        return image
+
+
+def fingerprint(settings: SynthConfig) -> int:
+    """A number that changes with the cases of the priors; 0 without any."""
+    return priors_fingerprint(settings) if settings.priors else 0
+
+
+def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:
+    """The cohort of a seed, with subjects of this shape.
+
+    Raises:
+        DataError: a store of `settings.priors` cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    detail = tuple(round(side * DETAIL) for side in shape)
+    deformation, contrast = (_drawn(rng, x) for x in (settings.deformation, settings.intensity_sd))
+    if prior := draw_prior(rng, settings):
+        anatomy = prior_anatomy(rng, detail, settings, prior, 2 * deformation)
+    else:
+        anatomy = draw_anatomy(rng, detail, settings)
+    tissues = len(anatomy.label_of)
+    brightness = np.empty(tissues, np.float32)
+    brightness[OUTSIDE] = rng.choice([0.0, 0.0, rng.uniform(0, 1)])
+    brightness[1:] = _levels(rng, tissues - 1, settings)
+    texture = rng.uniform(0, settings.texture, (2, tissues)).astype(np.float32)
+    texture[:, OUTSIDE] = 0
+    looks = anatomy.look_of
+    return Cohort(
+        seed,
+        shape,
+        settings,
+        anatomy,
+        deformation,
+        contrast,
+        brightness[looks],
+        texture[:, looks],
+    )
+
+
+def _levels(
+    rng: np.random.Generator, tissues: int, settings: SynthConfig
+) -> Float[np.ndarray, "tissue"]:
+    low, high = settings.intensity_levels
+    shared = int(rng.integers(low, high + 1)) if high else 0
+    # Levels are spread out, so that most structures differ from what surrounds them.
+    count = shared or tissues
+    levels = np.linspace(0.15, 1, count) + rng.uniform(-0.06, 0.06, count)
+    if not shared:
+        return rng.permutation(levels)
+    return levels[rng.integers(count, size=tissues)] + rng.normal(0, _WITHIN_LEVEL, tissues)
+
+
+def _drawn(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+    low, high = limits
+    # One value costs no draw, so that all that follows is the same as ever.
+    return low if low == high else float(rng.uniform(low, high))
+
+
+def _texture(rng: np.random.Generator, shape: Shape3, voxels: float) -> np.ndarray:
+    """Smooth noise of unit variance, with grains of some voxels."""
+    coarse = [max(round(side / voxels), 2) for side in shape]
+    noise = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), 0.7, truncate=2)
+    field = interpolate(noise[None], shape)[0]
+    return field / field.std()

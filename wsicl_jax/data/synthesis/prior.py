@@ -1,0 +1,188 @@
+"""Anatomies from the cases of stores instead of random shapes: their label maps, and their images
+where these are kept."""
+
+import functools
+import threading
+import zlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import cachetools
+import numpy as np
+from jaxtyping import Float, Integer
+
+from wsicl_jax.config import PriorConfig, SynthConfig, VolumeConfig
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.synthesis.anatomy import paint_body, paint_distractors
+from wsicl_jax.data.synthesis.canvas import Anatomy, Canvas
+from wsicl_jax.data.synthesis.fields import drawn_places, linear, nearest
+from wsicl_jax.data.synthesis.shapes import Region
+from wsicl_jax.errors import DataError
+from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.grids import WorkingGrid, resize, resize_nearest
+from wsicl_jax.geometry.intensity import normalise
+
+_CACHE_BYTES = 512 * 1024**2
+"""Memory for cases, per process."""
+
+_FINENESS = 2
+"""Cases are kept with at most so many times the voxels of an anatomy along an axis: a close view
+shows no more."""
+
+_MOST_LABELS = 200
+_CLOSE = (0.35, 0.9)
+"""Share of a side that a close view shows."""
+
+
+def draw_prior(rng: np.random.Generator, settings: SynthConfig) -> PriorConfig | None:
+    """The prior of a cohort; None: its anatomy is of shapes. One choice alone costs no draw."""
+    choices: list[PriorConfig | None] = [*settings.priors]
+    weights = [prior.weight for prior in settings.priors]
+    if settings.shapes_weight or not choices:
+        choices.append(None)
+        weights.append(settings.shapes_weight or 1.0)
+    if len(choices) == 1:
+        return choices[0]
+    return choices[rng.choice(len(choices), p=np.array(weights) / sum(weights))]
+
+
+def prior_anatomy(
+    rng: np.random.Generator,
+    shape: Shape3,
+    settings: SynthConfig,
+    prior: PriorConfig,
+    deformation: float,
+) -> Anatomy:
+    """A random case of a prior, or a part of it, mirrored, with labels dropped and united, and
+    deformed by a typical displacement that is a share of half the volume.
+
+    With its image by the probability `synth.prior_image`. It has no label where those of the case
+    are too small for this shape.
+
+    Raises:
+        DataError: the store cannot be read, has no case, or a case has no label or too many.
+    """
+    store = _opened(prior.store)
+    if not store.cases:
+        raise DataError(f"synth.priors: {prior.store} has no case")
+    name = store.cases[rng.integers(len(store.cases))]
+    keeps = bool(settings.prior_image) and rng.random() < settings.prior_image
+    channel = int(rng.integers(len(store.channel_names))) if keeps else None
+    case = _read(prior.store, name, channel, shape)
+    if settings.prior_crop and rng.random() < settings.prior_crop:
+        case = _close_view(rng, case)
+    mirror = tuple(slice(None, None, rng.choice([-1, 1])) for _ in range(3))
+    places = drawn_places(rng, shape, shape, bend=deformation, pose=deformation)
+    labels = nearest(resize_nearest(case.labels, shape)[mirror], places)
+    values = [int(value) for value in np.unique(labels) if value]
+    if not store.case(name).voxel_counts or len(values) > _MOST_LABELS:
+        raise DataError(
+            f"synth.priors: case {name} of {prior.store} has {len(values)} labels at {shape} "
+            f"voxels; expected 1 to {_MOST_LABELS}"
+        )
+    canvas = Canvas(shape)
+    if case.image is None:
+        paint_body(canvas, rng, settings)
+        paint_distractors(canvas, rng, settings)
+    everywhere = (slice(None),) * 3
+    for group, kept in _groups(rng, values, settings):
+        label = 0
+        if kept:
+            label = len(canvas.names) + 1
+            canvas.names[label] = " + ".join(store.label_names[value] for value in group)
+        for value in group:
+            canvas.paint(Region(everywhere, labels == value), label)
+    image = None if case.image is None else linear(resize(case.image, shape)[mirror], places)
+    return replace(canvas.finished(), image=image)
+
+
+def priors_fingerprint(settings: SynthConfig) -> int:
+    """A number that changes with the cases of the priors.
+
+    Raises:
+        DataError: a store cannot be read.
+    """
+    stores = [open_prior(prior) for prior in settings.priors]
+    digests = [(name, store.case(name).digest) for store in stores for name in store.cases]
+    return zlib.crc32(repr(digests).encode())
+
+
+def open_prior(prior: PriorConfig) -> Store:
+    """The store of a prior.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _opened(prior.store)
+
+
+def _groups(
+    rng: np.random.Generator, values: list[int], settings: SynthConfig
+) -> list[tuple[list[int], bool]]:
+    """Labels that are united, and whether they keep a label; at least one group does."""
+    groups: list[list[int]] = []
+    for value in rng.permutation(values).tolist():
+        if groups and rng.random() < settings.prior_merge:
+            groups[rng.integers(len(groups))].append(value)
+        else:
+            groups.append([value])
+    groups = sorted(sorted(group) for group in groups)
+    kept = rng.random(len(groups)) >= settings.prior_drop
+    if groups:
+        kept[rng.integers(len(groups))] = True
+    return list(zip(groups, kept.tolist(), strict=True))
+
+
+class _Case(NamedTuple):
+    """A case turned to RAS+."""
+
+    labels: Integer[np.ndarray, "x y z"]
+    image: Float[np.ndarray, "x y z"] | None
+    """In [0, 1]; None: it was not asked for."""
+
+
+def _close_view(rng: np.random.Generator, case: _Case) -> _Case:
+    """A box of a case around a voxel of one of its labels."""
+    values = np.unique(case.labels)
+    values = values[values > 0]
+    if not values.size:
+        return case
+    inside = np.flatnonzero(case.labels == rng.choice(values))
+    sides = np.array(case.labels.shape)
+    middle = np.unravel_index(rng.choice(inside), case.labels.shape)
+    size = np.clip(sides * rng.uniform(*_CLOSE) * rng.uniform(0.85, 1.15, 3), 1, sides).astype(int)
+    start = np.clip(np.array(middle) - rng.integers(0, size), 0, sides - size)
+    box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
+    image = None if case.image is None else case.image[box.slices]
+    return _Case(case.labels[box.slices], image)
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: str) -> Store:
+    return Store.open(path)
+
+
+@cachetools.cached(
+    cachetools.LRUCache(
+        _CACHE_BYTES, getsizeof=lambda case: sum(x.nbytes for x in case if x is not None)
+    ),
+    lock=threading.Lock(),
+)
+def _read(path: str, name: str, channel: int | None, shape: Shape3) -> _Case:
+    """A case for anatomies of this shape."""
+    store = _opened(path)
+    case = store.case(name)
+    turned = WorkingGrid.of(case.shape, case.affine).turned_shape
+    x, y, z = (min(own, _FINENESS * side) for own, side in zip(turned, shape, strict=True))
+    grid = WorkingGrid.of(case.shape, case.affine, (x, y, z))
+    if channel is None:
+        found = _Case(grid.label(store.read_label(name)), None)
+    else:
+        image, label = store.read(name, channel)
+        if store.root.preparation.percentiles is None:
+            image = normalise(image, VolumeConfig().percentiles)
+        found = _Case(grid.label(label), grid.image(image))
+    for array in found:
+        if array is not None:
+            array.setflags(write=False)
+    return found

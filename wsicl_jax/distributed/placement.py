@@ -1,0 +1,205 @@
+"""All devices of all processes as one mesh, and where each array lies on it.
+
+The network runs once per device on that device's part of the arrays (`on_mesh`); what
+parts exchange there is in `mesh.py`. Everything else in a step, such as the loss and the
+optimiser, sees whole arrays.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wsicl_jax.config import ExperimentConfig, ParallelConfig
+from wsicl_jax.distributed.mesh import CONTEXT, DATA, SPACE, differing_over
+from wsicl_jax.errors import ConfigError
+
+Tree = TypeVar("Tree")
+
+AXES = (DATA, CONTEXT, SPACE)
+
+PLACEMENT = {
+    "target": PartitionSpec(DATA, SPACE),
+    "truth": PartitionSpec(DATA, SPACE),
+    "context_images": PartitionSpec(DATA, CONTEXT, SPACE),
+    "context_prompts": PartitionSpec(DATA, CONTEXT, SPACE),
+    "context_weights": PartitionSpec(DATA),
+}
+"""How each array of a batch is cut: mesh axes for its leading dimensions."""
+
+_PREDICTION = PartitionSpec(DATA, SPACE)
+
+_WHOLE = PartitionSpec()
+
+
+def make_mesh(config: ExperimentConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that `config.parallel` describes; by default of all devices of all processes.
+
+    Raises:
+        ConfigError: the sizes do not fit the number of devices, the batch or the grid;
+            the message says which do.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(config, len(devices))
+    if len(devices) < jax.device_count():
+        return Mesh(np.array(devices).reshape(sizes), AXES)
+    # In the order of their wiring, where there is one; split, any sizes find their place in it.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES)
+
+
+def mesh_sizes(config: ExperimentConfig, devices: int) -> tuple[int, int, int]:
+    """Devices along data, context and space, of a number of devices.
+
+    Raises:
+        ConfigError: as `make_mesh`.
+    """
+    sizes = _filled(config.parallel, devices)
+    data, _, space = sizes
+    batch, side, multiple = config.train.batch, config.volume.grid[0], config.model.size_multiple
+    if batch % data:
+        raise ConfigError(
+            f"train.batch = {batch} cannot be shared by parallel.data = {data}; use a multiple of "
+            f"{data} as batch, or {_either(n for n in range(1, data) if batch % n == 0)} as data"
+        )
+    if side % (space * multiple):
+        fitting = (n for n in range(1, space) if side % (n * multiple) == 0)
+        raise ConfigError(
+            f"volume.grid of {side} voxels along its first axis cannot be cut for parallel.space = "
+            f"{space}: each part needs a multiple of {multiple}, so use {_either(fitting)}"
+        )
+    return sizes
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Placement of what every device holds whole."""
+    return NamedSharding(mesh, _WHOLE)
+
+
+def state_placement(tree: Any, mesh: Mesh, config: ParallelConfig) -> Any:
+    """Placement of each array of parameters or optimiser state.
+
+    With `config.shard_parameters` an array is cut over `data` along its last dimension
+    that this divides; one without such a dimension, and else every array, is held whole.
+    """
+    shards = mesh.shape[DATA] if config.shard_parameters else 1
+    return jax.tree.map(lambda x: NamedSharding(mesh, _cut_over_data(x.shape, shards)), tree)
+
+
+def gathered(tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays that may be cut, with every device holding the whole of each."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
+def on_mesh(
+    predict: Callable[[Tree, Any, jax.Array], jax.Array],
+    mesh: Mesh,
+    config: ParallelConfig,
+) -> Callable[[Tree, Any, jax.Array], jax.Array]:
+    """`predict(parameters, batch, key)`, run on every device with its part of the batch.
+
+    Parameters that are cut are gathered first; their gradients come back cut and summed.
+    The batch is a named tuple with arrays of `PLACEMENT`; its prediction is placed as
+    the target is.
+    """
+
+    def spread(parameters: Tree, batch: Any, key: jax.Array) -> jax.Array:
+        shards = mesh.shape[DATA] if config.shard_parameters else 1
+        cuts = jax.tree.map(lambda x: _cut_over_data(x.shape, shards), parameters)
+
+        def local(parameters, batch, key):
+            return predict(jax.tree.map(_gathered_here, parameters, cuts), batch, key)
+
+        placed = type(batch)(*(PLACEMENT[name] for name in batch._fields))
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(cuts, placed, _WHOLE), out_specs=_PREDICTION
+        )(parameters, batch, key)
+
+    return spread
+
+
+def local_rows(batch: int, mesh: Mesh) -> list[int]:
+    """The rows of a batch of which this process's devices hold a part, in order."""
+    placed = NamedSharding(mesh, PartitionSpec(DATA))
+    slices = placed.addressable_devices_indices_map((batch,)).values()
+    return sorted({row for (rows,) in slices for row in range(batch)[rows]})
+
+
+def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
+    """A batch of `size` episodes as global arrays, from this process's `local_rows` of it."""
+    position = {row: i for i, row in enumerate(local_rows(size, mesh))}
+
+    def globally(name: str, local: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            rows = [position[row] for row in range(size)[index[0]]]
+            return local[rows[0] : rows[-1] + 1][(slice(None), *index[1:])]
+
+        return jax.make_array_from_callback(
+            (size, *local.shape[1:]), NamedSharding(mesh, PLACEMENT[name]), part
+        )
+
+    return type(batch)(*map(globally, batch._fields, batch))
+
+
+def simulate_devices(count: int) -> None:
+    """Let this process have `count` simulated CPU devices; call before any device is used.
+
+    Raises:
+        ConfigError: JAX has started with fewer.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
+    except RuntimeError:  # JAX has started: with enough devices, as may be
+        pass
+    if (there := jax.device_count("cpu")) < count:
+        raise ConfigError(
+            f"JAX has started with {there} CPU devices, so {count} cannot be simulated; do this "
+            "in a process of its own"
+        )
+
+
+def runs_one_program_at_a_time() -> bool:
+    """Whether a program must be done before the next one is sent to the devices.
+
+    XLA simulates several CPU devices on few threads: collectives of two programs under
+    way can then wait for each other for ever.
+    """
+    return jax.default_backend() == "cpu" and jax.local_device_count() > 1
+
+
+def _filled(config: ParallelConfig, devices: int) -> tuple[int, int, int]:
+    asked = {DATA: config.data, CONTEXT: config.context, SPACE: config.space}
+    fixed = math.prod(size for size in asked.values() if size != -1)
+    free = [axis for axis, size in asked.items() if size == -1]
+    if devices % fixed or (not free and fixed != devices):
+        fitting = _either(n for n in range(1, devices + 1) if devices % n == 0)
+        others = " x ".join(axis for axis in asked if axis not in free)
+        must = f"{others} must be {fitting}" if free else f"{others} must be {devices}"
+        given = " x ".join(f"{axis} {size}" for axis, size in asked.items())
+        raise ConfigError(f"parallel: {given} does not fit {devices} devices; {must}")
+    return tuple(devices // fixed if size == -1 else size for size in asked.values())
+
+
+def _either(numbers) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _cut_over_data(shape: tuple[int, ...], shards: int) -> PartitionSpec:
+    for dimension in reversed(range(len(shape))):
+        if shards > 1 and shape[dimension] % shards == 0:
+            return PartitionSpec(*(None,) * dimension, DATA)
+    return _WHOLE
+
+
+def _gathered_here(parameter: jax.Array, cut: PartitionSpec) -> jax.Array:
+    if DATA not in cut:
+        return differing_over((DATA, SPACE), parameter)
+    parameter = differing_over((SPACE,), parameter)
+    return lax.all_gather(parameter, DATA, axis=cut.index(DATA), tiled=True)

@@ -1,0 +1,73 @@
+"""A network that answers many episodes, in batches, at all context sizes in one pass."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+
+from wsicl_jax.config import VolumeConfig
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.model.dual_branch import DualBranch
+
+_VOXELS_AT_ONCE = 4 * 32**3
+"""Targets run together on a device up to this many voxels of the working grid."""
+
+
+class Predictor:
+    """A trained network for inference, on one device or spread over several of this process."""
+
+    def __init__(
+        self,
+        model: DualBranch,
+        volume: VolumeConfig,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self.volume = volume
+        self._graph, parameters = nnx.split(model, nnx.Param)
+        self._mesh = Mesh(np.array(devices), ("data",)) if devices and len(devices) > 1 else None
+        if self._mesh:
+            parameters = jax.device_put(parameters, NamedSharding(self._mesh, PartitionSpec()))
+        self._parameters = parameters
+
+    @property
+    def at_once(self) -> int:
+        """Episodes that are run together."""
+        own = max(1, _VOXELS_AT_ONCE // int(np.prod(self.volume.grid)))
+        return own * (self._mesh.size if self._mesh else 1)
+
+    def parts(self, count: int) -> Iterator[range]:
+        """Ranges of episodes to run together, in order."""
+        for first in range(0, count, self.at_once):
+            yield range(first, min(first + self.at_once, count))
+
+    def outputs(
+        self, episodes: Sequence[Episode], sizes: Sequence[int]
+    ) -> Float[np.ndarray, "size episode x y z"]:
+        """The outputs for the first `sizes` contexts of every episode; float32.
+
+        One compilation serves all sizes, and so does one pass: each context image is processed
+        once. The numbers are those of context sets of exactly these sizes, but for rounding.
+        Episodes are filled up to `at_once`, so that a last part needs no compilation of its own.
+        """
+        batch = [np.stack(part) for part in zip(*episodes, strict=True)][:4]
+        if missing := -len(episodes) % self.at_once:
+            batch = [np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for x in batch]
+        target, _, images, prompts = batch
+        last = max(sizes)
+        inputs = target, images[:, :last], prompts[:, :last]
+        if self._mesh:
+            inputs = jax.device_put(inputs, NamedSharding(self._mesh, PartitionSpec("data")))
+        wanted = np.isin(np.arange(1, last + 1), sizes)
+        found = _after_each(self._graph, self._parameters, *inputs, wanted)
+        places = [size - 1 for size in sizes]
+        return np.asarray(found[np.array(places)])[:, : len(episodes), ..., 0]
+
+
+# One function for all networks, so that each architecture and shape is compiled once.
+@functools.partial(jax.jit, static_argnums=0)
+def _after_each(graph, parameters, target, images, prompts, wanted):
+    return nnx.merge(graph, parameters).after_each(target, images, prompts, wanted)

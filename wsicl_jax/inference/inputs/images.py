@@ -1,0 +1,162 @@
+"""Images and label maps as people have them: paths, nibabel or SimpleITK images, arrays."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, Union
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float, Integer, Num
+
+from wsicl_jax.config import ReadingConfig
+from wsicl_jax.data.formats import dicom_seg, itk, nifti
+from wsicl_jax.data.images import Volume, check_affine, read_label, read_volume
+from wsicl_jax.errors import DataError
+from wsicl_jax.inference.inputs.positions import Number
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+ImageLike = Union[str, os.PathLike, Volume, "nib.spatialimages.SpatialImage", "SimpleITK.Image"]
+"""What an image may come as; or an array, whose spacing or affine is then said beside it."""
+
+LabelLike = Union[str, os.PathLike, "nib.spatialimages.SpatialImage", "SimpleITK.Image"]
+"""What a label map may come as; or an array on the grid of its image."""
+
+
+def as_path(given: object) -> Path | None:
+    """The path that an image was given as; None if it came otherwise.
+
+    Raises:
+        DataError: no file can have this path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        return None
+    path = Path(given)
+    if "\0" in str(path):
+        raise DataError(f"path {str(path)!r} has a NUL in it, which no path can have")
+    return path
+
+
+def as_volume(
+    given: ImageLike | Num[np.ndarray, "..."],
+    spacing_mm: Sequence[Number] | None = None,
+    affine: Num[np.ndarray, "4 4"] | None = None,
+    reading: ReadingConfig | None = None,
+) -> Volume:
+    """An image as a grey volume in float32, with its place in the world.
+
+    An array needs its `spacing_mm`, and then its axes run to the right, to the front and up, or
+    its `affine` to RAS+ millimetres; anything else brings its own.
+
+    Raises:
+        DataError: as `read_volume`; the array has neither or both, or something else has one.
+    """
+    if isinstance(given, np.ndarray) or hasattr(given, "__array_interface__"):
+        return _checked(np.asarray(given), _affine_of_array(spacing_mm, affine))
+    if spacing_mm is not None or affine is not None:
+        raise DataError(
+            f"spacing_mm and affine go with an array; a {_kind(given)} brings its own, leave them "
+            "out"
+        )
+    if (path := as_path(given)) is not None:
+        return read_volume(path, reading)
+    if isinstance(given, Volume):
+        return _checked(given.image, given.affine)
+    return _checked(*_opened(given))
+
+
+def as_label_map(
+    given: LabelLike | Num[np.ndarray, "..."],
+    volume: Volume,
+    reading: ReadingConfig | None = None,
+) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    """A label map in an integer type with its affine; an array is on the grid of `volume`.
+
+    Segments of DICOM-SEG have their numbers as labels.
+
+    Raises:
+        DataError: as `read_label`.
+    """
+    if (path := as_path(given)) is not None:
+        if dicom_seg.is_segmentation(path):
+            shape, affine = volume.image.shape, volume.affine
+            numbers = dicom_seg.segment_numbers(path)
+            return dicom_seg.read_segmentation([path], numbers, shape, affine), affine
+        label = read_label(path, reading)
+        return label.label, label.affine
+    is_array = isinstance(given, np.ndarray)
+    voxels, affine = (given, volume.affine) if is_array else _opened(given)
+    if voxels.ndim != 3:
+        raise DataError(f"label map has shape {voxels.shape}; expected one 3D volume")
+    if voxels.dtype == bool:
+        return voxels.astype(np.uint8), affine
+    if voxels.dtype.kind not in "iu":
+        whole = voxels.dtype.kind == "f" and np.array_equal(np.rint(voxels), voxels)
+        if not whole:
+            raise DataError(f"label map has values of {voxels.dtype} that are no whole numbers")
+        voxels = voxels.astype(np.int64)
+    return voxels, affine
+
+
+def _checked(voxels: np.ndarray, affine: np.ndarray) -> Volume:
+    if voxels.ndim != 3 or not voxels.size:
+        raise DataError(f"image has shape {voxels.shape}; expected a 3D volume")
+    if voxels.dtype.kind not in "biuf":
+        raise DataError(f"image has voxels of type {voxels.dtype}; expected grey values")
+    affine = np.asarray(affine, np.float64)
+    check_affine("image", affine)
+    with np.errstate(over="ignore"):
+        image = voxels.astype(np.float32, copy=False)
+    # Percentiles of an image with NaN are NaN, which would pass for a constant image.
+    if not np.isfinite(image).all():
+        raise DataError("image has voxels that are NaN or infinite; replace them first")
+    return Volume(image, affine)
+
+
+def _affine_of_array(spacing_mm: Sequence[Number] | None, affine: np.ndarray | None) -> np.ndarray:
+    if (spacing_mm is None) == (affine is None):
+        raise DataError(
+            "an array has no place in the world: give spacing_mm=(x, y, z), the voxels' size along "
+            "its axes, or affine= (4 x 4, to RAS+ mm), one of the two"
+        )
+    if affine is not None:
+        if np.shape(affine) != (4, 4):
+            raise DataError(f"affine has shape {np.shape(affine)}; expected (4, 4)")
+        return np.asarray(affine, np.float64)
+    spacing = np.asarray(spacing_mm, np.float64)
+    if spacing.shape != (3,) or not np.isfinite(spacing).all() or (spacing <= 0).any():
+        raise DataError(f"spacing_mm is {spacing_mm}; expected three sizes in mm above 0")
+    return np.diag([*spacing, 1.0])
+
+
+def _opened(given: object) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and affine of an image that a library holds, axes x, y, z."""
+    if isinstance(given, nib.spatialimages.SpatialImage):
+        try:
+            voxels = np.asanyarray(given.dataobj)
+        # Its file is read only now, and damage makes nibabel fail in more ways than it documents.
+        except Exception as error:
+            raise DataError(f"image cannot be read, its file may be damaged: {error}") from error
+        frames = [length for length in voxels.shape[3:] if length != 1]
+        affine = np.asarray(given.affine, np.float64)
+        if isinstance(given, nib.Nifti1Image):
+            affine = nifti.affine_in_mm(affine, given.header)
+        return voxels.reshape((*voxels.shape[:3], *frames)), affine
+    if _is_simple_itk(given):
+        return itk.decoded(given)
+    raise DataError(
+        f"a {_kind(given)} is no image; expected a path, a nibabel or SimpleITK image, or an array"
+    )
+
+
+def _is_simple_itk(given: object) -> TypeGuard["SimpleITK.Image"]:
+    # Whoever holds such an image has imported SimpleITK; nobody else needs to.
+    module = sys.modules.get("SimpleITK")
+    return module is not None and isinstance(given, module.Image)
+
+
+def _kind(given: object) -> str:
+    return type(given).__name__

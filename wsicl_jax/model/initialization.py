@@ -1,0 +1,62 @@
+"""A beginning for training: a network that answers with the mean of the context prompts.
+
+Subjects lie alike in most images, so that the mean of the prompts is a good first guess; a network
+that is drawn at random takes thousands of steps to find it. Here one channel of the finest stage
+carries the prompt from the context image to the output, and training learns what to change. The
+architecture is the published one: nothing but the drawn values differs.
+"""
+
+from jaxtyping import Array
+
+from wsicl_jax.model.blocks import Conv, Merge, ResidualUnit
+from wsicl_jax.model.dual_branch import DualBranch
+
+_CARRIER = 0
+"""The channel of the finest stage that carries the prompt."""
+
+_SCALE = 4.0
+"""Of the carried prompt: where gelu is almost the identity, from about a half of it on."""
+
+_OTHERS = 0.1
+"""Factor on what the head takes from the other channels at first."""
+
+
+def initialize_prompt_mean(model: DualBranch) -> None:
+    """Change a network that was just drawn, in place, so that it answers with the prompts' mean.
+
+    What no context image marks gives about 0, what half of them mark about 0.4, and what all of
+    them mark about 1, whatever the images are; plus a little that the other channels add.
+    """
+    context, decoder = model.context_branch, model.target_decoder
+    _carry(context.embed, source=1, scale=_SCALE)
+    _keep(context.units[0])
+    _carry(context.fuse[0].conv, source=None)
+    _carry(context.ups[-1].conv, source=_right(context.ups[-1]))
+    _keep(context.up_units[-1])
+    _carry(decoder.ups[-1].conv, source=None)
+    _keep(decoder.blocks[-1].unit)
+    _carry(decoder.blocks[-1].fuse.conv, source=_CARRIER)
+    _keep(decoder.head_unit)
+    head = decoder.head.kernel[...] * _OTHERS
+    decoder.head.kernel[...] = head.at[..., _CARRIER, 0].set(1 / _SCALE)
+    decoder.head.bias[...] = decoder.head.bias[...] * 0
+
+
+def _carry(conv: Conv, source: int | None, scale: float = 1.0) -> None:
+    """The carrier becomes one input channel of a convolution of kernel 1, or 0."""
+    kernel: Array = conv.kernel[...].at[..., _CARRIER].set(0.0)
+    if source is not None:
+        kernel = kernel.at[..., source, _CARRIER].set(scale)
+    conv.kernel[...] = kernel
+    conv.bias[...] = conv.bias[...].at[_CARRIER].set(0.0)
+
+
+def _keep(unit: ResidualUnit) -> None:
+    """The unit adds nothing to the carrier."""
+    unit.second.kernel[...] = unit.second.kernel[...].at[..., _CARRIER].set(0.0)
+    unit.second.bias[...] = unit.second.bias[...].at[_CARRIER].set(0.0)
+
+
+def _right(merge: Merge) -> int:
+    """The carrier of the right part, among the inputs of both."""
+    return merge.c_left + _CARRIER

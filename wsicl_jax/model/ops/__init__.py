@@ -1,0 +1,16 @@
+"""Operations on volumes, lowered per platform: convolution, pooling, upsampling."""
+
+from wsicl_jax.model.ops.convolution import add_bias, conv3d, conv3d_down
+from wsicl_jax.model.ops.lowering import cpu_convolution, native_lowering, portable_lowering
+from wsicl_jax.model.ops.resizing import max_pool2, upsample2
+
+__all__ = [
+    "add_bias",
+    "conv3d",
+    "conv3d_down",
+    "cpu_convolution",
+    "max_pool2",
+    "native_lowering",
+    "portable_lowering",
+    "upsample2",
+]

@@ -1,0 +1,85 @@
+"""Max-pooling and trilinear x2 upsampling, lowered per platform."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from wsicl_jax.distributed.mesh import SPACE, exchange_halo, shards
+from wsicl_jax.model.ops.lowering import by_platform
+
+
+def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
+    """The maximum over blocks of 2 x 2 x 2 voxels."""
+    # Pairs, one axis after another: the gradient of `max` over a block divides by the number
+    # of entries that equal the maximum, which is 0 where XLA recomputes them differently.
+    for axis in (1, 2, 3):
+        pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
+        first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        x = jnp.maximum(first, second)
+    return x
+
+
+def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2*z c"]:
+    """Trilinear x2 upsampling with half-pixel centres, clamped at the edges.
+
+    Each new voxel lies a quarter of a voxel from an old one: 0.75 of it and 0.25 of
+    the neighbour on that side. PyTorch's `align_corners=False`.
+    """
+    if shards(SPACE) == 1:
+        return _upsample2(x)
+    return _upsample2(exchange_halo(x, 1, clamp=True))[:, 2:-2]
+
+
+@jax.custom_vjp
+def _upsample2(x: Array) -> Array:
+    return _upsample2_shifted(x)
+
+
+def _upsample2_shifted(x: Array) -> Array:
+    for axis in (1, 2, 3):
+        first = lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = lax.slice_in_dim(x, x.shape[axis] - 1, x.shape[axis], axis=axis)
+        before = lax.concatenate([first, lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
+        after = lax.concatenate([lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
+        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+        x = pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+    return x
+
+
+def _upsample2_fwd(x):
+    return _upsample2_shifted(x), None
+
+
+def _upsample2_bwd(_, cotangent):
+    def transposed_shifts(g):
+        # Linear, so that where it is differentiated only lends its shape.
+        anywhere = g[:, ::2, ::2, ::2]
+        return jax.vjp(_upsample2_shifted, anywhere)[1](g)[0]
+
+    # On CPU the pads and adds of transposed shifts are many times slower than small products.
+    return (by_platform(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
+
+
+def _downsample_matrices(g: Array) -> Array:
+    for axis in (1, 2, 3):
+        matrix = _upsample_matrix(g.shape[axis] // 2).astype(g.dtype)
+        lines = g.reshape(math.prod(g.shape[:axis]), g.shape[axis], -1)
+        summed = jnp.einsum("Nn,bNc->bnc", matrix, lines)
+        g = summed.reshape(*g.shape[:axis], g.shape[axis] // 2, *g.shape[axis + 1 :])
+    return g
+
+
+def _upsample_matrix(size: int) -> np.ndarray:
+    old = np.arange(size)
+    matrix = np.zeros((2 * size, size), np.float32)
+    matrix[2 * old, old] = matrix[2 * old + 1, old] = 0.75
+    matrix[2 * old, np.maximum(old - 1, 0)] += 0.25
+    matrix[2 * old + 1, np.minimum(old + 1, size - 1)] += 0.25
+    return matrix
+
+
+_upsample2.defvjp(_upsample2_fwd, _upsample2_bwd)

@@ -1,0 +1,68 @@
+"""The next prompt of an interactive session: where the last answer was most wrong.
+
+Simulated as in the literature on interactive segmentation (the deepest place of the largest
+wrong region, e.g. arXiv 1603.04042). The prompt channel has no sign for "not here", so errors
+that a prompt can mend are missed parts; a box on a slice also tells how far the structure goes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from wsicl_jax.config import InteractiveKind
+from wsicl_jax.geometry.axes import Box, occupied
+from wsicl_jax.prompts.draw import boxes_on_slices, scribble_on
+from wsicl_jax.prompts.kinds import Mask, Point, Prompt
+
+_NEIGHBOURS = np.ones((3, 3, 3))
+
+
+def correct(
+    kind: InteractiveKind,
+    truth: Mask,
+    mask: Mask,
+    given: Sequence[Prompt],
+    spacing_mm: tuple[float, float, float],
+) -> Prompt | None:
+    """The next prompt on a target, after its `mask` for the prompts `given`.
+
+    - `point`: the deepest voxel (in mm) of the largest missed region.
+    - `scribble`: the line through that region's largest slice, from its first voxel there.
+    - `box`: the structure's tight 2D box on the slice with most wrong voxels, missed or found in
+      excess, among those that cross it and have no box yet.
+
+    None: nothing that such a prompt could mend is wrong. An empty `mask` gives the first prompt.
+    """
+    if kind == "box":
+        return _next_box(truth, truth ^ mask, given)
+    region = _largest_region(truth & ~mask)
+    if region is None:
+        return None
+    if kind == "point":
+        return deepest(region, spacing_mm)
+    slices = [(axis, index) for axis in range(3) for index in occupied(region, axis).tolist()]
+    axis, index = max(slices, key=lambda place: np.count_nonzero(region.take(place[1], place[0])))
+    return scribble_on(region, axis, index, 0)
+
+
+def deepest(region: Mask, spacing_mm: tuple[float, float, float]) -> Point:
+    """The voxel of a region farthest from its outside; the image's border counts as outside."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1), sampling=spacing_mm)
+    return Point(*map(float, np.unravel_index(depth.argmax(), depth.shape) - np.ones(3)))
+
+
+def _next_box(truth: Mask, wrong: Mask, given: Sequence[Prompt]) -> Box | None:
+    best, most = None, 0
+    boxes = {prompt for prompt in given if isinstance(prompt, Box)}
+    for axis in range(3):
+        errors = np.count_nonzero(wrong, axis=tuple(a for a in range(3) if a != axis))
+        for box in boxes_on_slices(truth, axis):
+            if errors[box.start[axis]] > most and box not in boxes:
+                best, most = box, int(errors[box.start[axis]])
+    return best
+
+
+def _largest_region(missed: Mask) -> Mask | None:
+    parts, count = ndimage.label(missed, _NEIGHBOURS)
+    return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else None

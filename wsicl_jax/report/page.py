@@ -1,0 +1,192 @@
+"""`wsicl report`: sweeps as one HTML page that needs nothing besides, and as CSV and PNG."""
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.records import title_of
+from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
+from wsicl_jax.report.baseline_comparison import standing
+from wsicl_jax.report.case_pictures import ShowCases, choose_cases, find_cases
+from wsicl_jax.report.comparisons import EQUAL_TIME, verdict
+from wsicl_jax.report.drawings import drawings_of
+from wsicl_jax.report.findings import key_numbers, questions_of
+from wsicl_jax.report.gallery import GalleryCase
+from wsicl_jax.report.model_groups import ModelGroup, in_full, model_groups
+from wsicl_jax.report.report_tables import (
+    restoration_rows,
+    rounds_rows,
+    scores_csv,
+    summary_csv,
+    tables_of,
+)
+from wsicl_jax.report.results import Results, read_results
+from wsicl_jax.report.style import colour, heat
+from wsicl_jax.report.wording import duration, listed, number, signed
+from wsicl_jax.storage.atomic import write_whole
+
+PAGE, SCORES, SUMMARY = "report.html", "scores.csv", "summary.csv"
+"""Names of the files beside the figures."""
+
+_HERE = Path(__file__).parent
+_FILES = re.compile(rb'<meta name="wsicl-report-files" content="([^"]*)">')
+
+
+class ReportFiles(NamedTuple):
+    """What was written."""
+
+    page: Path
+    scores: Path
+    summary: Path
+    figures: tuple[Path, ...]
+
+
+def write_report(
+    directories: Sequence[Path],
+    output: Path,
+    *,
+    title: str | None = None,
+    command: str = "",
+    gallery_cases: ShowCases | None = None,
+    overwrite: bool = False,
+) -> ReportFiles:
+    """Write `report.html`, `scores.csv`, `summary.csv` and the figures as PNG into a directory.
+
+    The page loads nothing: figures and pictures are part of it. `gallery_cases` is asked for the
+    images of the best, the median and the worst case of each data set; where it returns a text,
+    the page gives that as the reason why there are no pictures. The same sweeps give the same
+    bytes. All is made before the first file is written, and the page is written last.
+
+    Raises:
+        DataError: a sweep has no scores or cannot be read, sweeps contradict each other, or
+            `output` holds another report, or a file of the same name, and `overwrite` is false.
+        OSError: a file cannot be written.
+    """
+    old = _old_files(output, overwrite)
+    results = read_results(directories)
+    found = model_groups(results)
+    cases, reason = _cases(results, found, gallery_cases)
+    figures, gallery = drawings_of(results, found, cases)
+    drawings = [shown.drawing for group in figures.values() for shown in group]
+    drawings += [drawing for drawing, _ in gallery]
+    contents = {
+        SCORES: scores_csv(results),
+        SUMMARY: summary_csv(results),
+        **{f"{drawing.name}.png": drawing.png for drawing in drawings},
+    }
+    if not overwrite and (there := [name for name in contents if (output / name).exists()]):
+        raise DataError(
+            f"{output} has a {there[0]} already; allow overwriting or give another directory"
+        )
+    page = _render(
+        title=title or f"In-context segmentation: {listed(results.data_sets)}",
+        command=command,
+        results=results,
+        full=in_full(found),
+        several=len(results.models) > 1,
+        questions=questions_of(results, in_full(found)),
+        standing=standing(results),
+        figures=figures,
+        tables=[tables_of(results, found, name) for name in results.data_sets],
+        rounds=rounds_rows(results, found),
+        restoration=restoration_rows(results),
+        gallery=gallery,
+        reason=reason,
+        key_numbers=[(group.name, key_numbers(results, group)) for group in in_full(found)],
+        files=[PAGE, *contents],
+        tolerance=_tolerance(results),
+        counts=_counts(results),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    for name in old - set(contents):
+        (output / name).unlink(missing_ok=True)
+    for name, content in contents.items():
+        write_whole(output / name, content)
+    write_whole(output / PAGE, page.encode())
+    return ReportFiles(
+        output / PAGE,
+        output / SCORES,
+        output / SUMMARY,
+        tuple(output / f"{drawing.name}.png" for drawing in drawings),
+    )
+
+
+def _old_files(output: Path, overwrite: bool) -> set[str]:
+    """Files of the report that is already there, which the new one replaces."""
+    page = output / PAGE
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file; give a directory for the report")
+    if not page.exists():
+        return set()
+    if not overwrite:
+        raise DataError(f"{output} holds a report; allow overwriting or give another directory")
+    names = _FILES.search(page.read_bytes())
+    own = re.compile(r"[\w.-]+\.(png|csv)")
+    return {n for n in names[1].decode().split() if own.fullmatch(n)} if names else set()
+
+
+def _cases(
+    results: Results, found: Sequence[ModelGroup], gallery_cases: ShowCases | None
+) -> tuple[list[GalleryCase], str]:
+    if gallery_cases is None:
+        return [], "They were not asked for."
+    chosen = choose_cases(results, in_full(found)[0]) if found else []
+    if not chosen:
+        return [], "No target has a Dice."
+    return find_cases(chosen, gallery_cases)
+
+
+def _tolerance(results: Results) -> str:
+    values = dict.fromkeys(s.tolerance_mm for s in results.sweeps if s.tolerance_mm is not None)
+    return listed([f"{value:g} mm" for value in values]) or "an unknown tolerance"
+
+
+def _counts(results: Results) -> list[str]:
+    structures = {(name, s) for name in results.data_sets for s in results.structures(name)}
+    subjects = {(score.data_set, score.subject) for score in results.scores}
+    return [
+        f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", " ")
+        for count, noun in (
+            (len(results.models), "model"),
+            (len(results.data_sets), "data set"),
+            (len(structures), "structure"),
+            (len(subjects), "subject"),
+            (len(results.scores), "score"),
+        )
+        if count
+    ]
+
+
+def _render(**content: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number,
+        signed=signed,
+        duration=duration,
+        listed=listed,
+        colour=colour,
+        verdict=verdict,
+        svg=Markup,
+        base64=lambda content: base64.b64encode(content).decode(),
+        yaml=lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+    )
+    environment.globals.update(
+        heat=heat, title_of=title_of, EQUAL_TIME=EQUAL_TIME, ONCE_PER_IMAGE=ONCE_PER_IMAGE,
+        SECONDS=SECONDS,
+        style=Markup((_HERE / "page.css").read_text()),
+    )  # fmt: skip
+    return environment.get_template("page.html.j2").render(content)

@@ -1,0 +1,223 @@
+"""Checkpoints through Orbax: what a path means, whether it is sound, and the network in it.
+
+A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: what it is, its
+configuration, the fingerprints of its arrays) and, of a run, `optimizer`. A run keeps its
+checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+import wsicl_jax
+from wsicl_jax.errors import CheckpointError, reason
+from wsicl_jax.storage.atomic import why_full
+from wsicl_jax.storage.digests import has_valid_digest, with_digest
+from wsicl_jax.storage.documents import parse_json, read_file
+from wsicl_jax.storage.fingerprints import (
+    differing,
+    fingerprint_arrays,
+    fingerprint_on_host,
+    name_list,
+)
+
+Tree = TypeVar("Tree")
+
+FORMAT = 2
+"""Version of the layout; any other one is refused."""
+
+PARAMETERS, OPTIMIZER, METADATA = "parameters", "optimizer", "metadata"
+
+STEPS = "checkpoints"
+"""The directory of a run's checkpoints."""
+
+_FINGERPRINTS = "fingerprints"
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax puts behind the name of a checkpoint while it writes it."""
+
+
+def remove_unfinished(directory: Path, name: str = "") -> None:
+    """Remove what was left half written of the checkpoint of this name, by default of all."""
+    for left in directory.glob(f"*{_UNFINISHED}*"):
+        if not name or left.name.startswith(f"{name}{_UNFINISHED}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint directory that a path means: itself, or the newest sound step of a run.
+
+    A newer step of the run whose network is damaged is passed over with a warning.
+
+    Raises:
+        CheckpointError: there is none, or every one is damaged.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}: there is no such file or directory")
+    if (path / METADATA).is_dir() or (path / PARAMETERS).is_dir():
+        return path
+    steps = step_directories(path / STEPS) or step_directories(path)
+    if steps:
+        return newest_valid(steps, [PARAMETERS])
+    raise CheckpointError(
+        f"no checkpoint in {path}; expected a run's directory, one of its checkpoints, or "
+        "what `wsicl import` wrote"
+    )
+
+
+def step_directories(directory: Path) -> list[Path]:
+    """The checkpoints by step in a directory, newest first; damaged ones are among them."""
+    if not directory.is_dir():
+        return []
+    steps = [d for d in directory.iterdir() if d.name.isdigit() and d.is_dir()]
+    return sorted(steps, key=lambda d: int(d.name), reverse=True)
+
+
+def newest_valid(steps: Sequence[Path], items: Sequence[str]) -> Path:
+    """The first of these checkpoints whose items are whole; a warning names those before it.
+
+    Raises:
+        CheckpointError: there is no such one.
+    """
+    reasons = []
+    for checkpoint in steps:
+        reason = damage(checkpoint, items)
+        if reason is None:
+            return checkpoint
+        reasons.append(reason)
+        warnings.warn(f"checkpoint {checkpoint} is passed over: {reason}", stacklevel=2)
+    raise CheckpointError(
+        f"no checkpoint in {steps[0].parent} can be used; the newest: {reasons[0]}; bring the "
+        "files back, or start anew in another directory"
+    )
+
+
+def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
+    """What is wrong with a checkpoint's metadata or the arrays of these items; None if nothing.
+
+    By default all items are looked at. They are read whole, in this process alone: no other
+    one has to take part.
+    """
+    try:
+        expected = _valid_metadata(checkpoint)[_FINGERPRINTS]
+        for item in expected if items is None else items:
+            arrays = _read_on_host(checkpoint / item, expected[item])
+            found = {name: fingerprint_on_host(array) for name, array in arrays}
+            if wrong := differing(found, expected[item]):
+                return f"damaged: other values than were saved in {name_list(wrong)}"
+    except CheckpointError as error:
+        return str(error)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        return f"damaged: {reason_of(error)}"
+    return None
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format.
+    """
+    checkpoint = find_checkpoint(path)
+    try:
+        return _valid_metadata(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+
+
+def composite(trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.args.Composite:
+    """What Orbax writes: trees of arrays by item, and the metadata with their fingerprints.
+
+    All processes that hold parts of the arrays call this together.
+    """
+    arrays = {item: _by_name(tree) for item, tree in trees.items()}
+    about = {
+        **metadata,
+        "format": FORMAT,
+        "version": wsicl_jax.__version__,
+        _FINGERPRINTS: {item: fingerprint_arrays(named) for item, named in arrays.items()},
+    }
+    # As it will be read, where a tuple has become a list.
+    sealed = with_digest(json.loads(json.dumps(about)))
+    saved = {item: ocp.args.StandardSave(named) for item, named in arrays.items()}
+    return ocp.args.Composite(**saved, metadata=ocp.args.JsonSave(sealed))
+
+
+def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[str, Any]) -> Tree:
+    """The tree of an item, with the shapes, types and shardings of `like`; by all processes.
+
+    Raises:
+        CheckpointError: it does not fit `like`, or is damaged.
+    """
+    wanted = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for name, x in _by_name(like).items()
+    }
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise CheckpointError(
+            f"{checkpoint}: damaged or not what was expected: {item}: {reason_of(error)}"
+        ) from error
+    if wrong := differing(fingerprint_arrays(named), metadata[_FINGERPRINTS][item]):
+        raise CheckpointError(
+            f"{checkpoint}: damaged: other values than were saved in {name_list(wrong)}"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in wanted])
+
+
+def reason_of(error: Exception) -> str:
+    """An error's message on one line of bearable length."""
+    if full := why_full(error):
+        return full  # without the names of the many files that were being written
+    # Of these, Orbax says the place in the array, and the cause what is wrong.
+    of_orbax = "TensorStore details" in str(error)
+    return reason(error.__cause__ if of_orbax and error.__cause__ else error)
+
+
+def _valid_metadata(checkpoint: Path) -> dict[str, Any]:
+    try:
+        metadata = parse_json(read_file(checkpoint / METADATA / METADATA), nan=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"damaged: metadata unreadable: {reason_of(error)}") from error
+    if isinstance(metadata, dict) and metadata.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"has format {metadata['format']}, or is damaged; this version reads {FORMAT}"
+        )
+    if not has_valid_digest(metadata):
+        raise CheckpointError("damaged: the metadata are not what was saved")
+    return metadata
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in named}
+
+
+def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    # Not as NumPy arrays: Orbax then reads fewer of the files that a restore will need.
+    kind = ocp.ArrayRestoreArgs(sharding=_one_device())
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        # One at a time: little memory is held, and TensorStore prints a traceback for each read
+        # that is still under way when another one fails.
+        for name in names:
+            one = ocp.args.PyTreeRestore({name: 0}, {name: kind}, partial_restore=True)
+            yield name, np.asarray(checkpointer.restore(path, args=one)[name])
+
+
+def _one_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

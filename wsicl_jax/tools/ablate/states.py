@@ -1,0 +1,148 @@
+"""How far each cell is: found out from its run, from what OUTPUT/jobs keeps, and from Slurm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wsicl_jax.config import config_to_dict, read_settings
+from wsicl_jax.errors import ConfigError
+from wsicl_jax.storage.checkpoints import STEPS, step_directories
+from wsicl_jax.storage.documents import parse_json, read_file
+from wsicl_jax.tools.ablate.cells import Cell
+from wsicl_jax.tools.ablate.jobs import STOPPED, CellFiles, is_taken, read_attempts, reason
+from wsicl_jax.tools.ablate.slurm_queue import jobs_in_queue
+from wsicl_jax.train.run_directory import CONFIG, changed_settings, saved_settings
+
+State = Literal["new", "unfinished", "failed", "queued", "running", "finished", "changed"]
+"""`failed`: the last attempt; it goes on like `unfinished`. `changed`: the run has settings other
+than the cell's, so that it can neither go on nor count."""
+
+TO_START: tuple[State, ...] = ("new", "unfinished", "failed")
+
+_EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cell is."""
+
+    state: State
+    step: int = 0
+    """Step of the newest checkpoint."""
+    seconds: float = 0.0
+    """Wall time of all attempts that have ended."""
+    dice: Mapping[str, float] = field(default_factory=dict)
+    """Of a finished run, mean Dice by `data set/structure/kind`."""
+    note: str = ""
+    """What people should know besides."""
+
+
+def find_progress(cells: Sequence[Cell], output: Path) -> list[Progress]:
+    """How far these cells are.
+
+    A run is finished if its last step has a checkpoint and its evaluation came to its end with
+    the settings of now. It is in training as long as its lock is held, or its job in Slurm's
+    queue.
+
+    Raises:
+        ConfigError: a job was given to Slurm, which cannot be asked here.
+    """
+    files = [CellFiles(output, cell.name) for cell in cells]
+    found = [_progress(cell, own) for cell, own in zip(cells, files, strict=True)]
+    numbers = {
+        index: number
+        for index, own in enumerate(files)
+        if found[index].state != "finished" and (number := _slurm_job(own))
+    }
+    if not numbers:
+        return found
+    try:
+        queue = jobs_in_queue()
+    except ConfigError as error:
+        own = files[next(iter(numbers))]
+        raise ConfigError(
+            f"{own.name} was given to Slurm, which cannot be asked about it: {error}; go on where "
+            f"Slurm is, or remove {own.slurm_job} if that job is gone"
+        ) from None
+    for index, number in numbers.items():
+        # Of a job that is being cleared away the lock tells whether it still trains.
+        if queue.get(number, "COMPLETING") != "COMPLETING":
+            state = "queued" if queue[number] == "PENDING" else "running"
+            note = f"Slurm job {number}"
+            found[index] = _progress(cells[index], files[index], state, note)
+    return found
+
+
+def is_finished(cell: Cell, files: CellFiles) -> bool:
+    """Whether nothing is left to do for a cell; Slurm is not asked."""
+    return _progress(cell, files).state == "finished"
+
+
+def _progress(
+    cell: Cell, files: CellFiles, active: State | None = None, note: str = ""
+) -> Progress:
+    run, attempts = Path(cell.config.run), read_attempts(files)
+    steps = step_directories(run / STEPS)
+    step = int(steps[0].name) if steps else 0
+    seconds = sum((attempt.get("seconds", 0.0) for attempt in attempts), start=0.0)
+    if active is None and is_taken(files):
+        active, note = "running", f"on {attempts[-1]['host']}" if attempts else ""
+    try:
+        before = saved_settings(run) if steps else _given(files) if active else None
+    except ConfigError as error:
+        return Progress("changed", step, seconds, note=str(error))
+    if before and (changed := changed_settings(before, cell.config)):
+        note = f"{active or f'at step {step}'} with another {', '.join(changed)}"
+        return Progress("changed", step, seconds, note=note)
+    if before and step == cell.config.train.steps and _is_evaluated(cell, before, attempts):
+        return Progress("finished", step, seconds, _dice(run) or {})
+    if active:
+        return Progress(active, step, seconds, note=note)
+    if attempts and attempts[-1]["code"] not in (0, *STOPPED):
+        return Progress("failed", step, seconds, note=_reason(attempts[-1]))
+    return Progress("unfinished" if steps else "new", step, seconds)
+
+
+def _is_evaluated(
+    cell: Cell, before: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]
+) -> bool:
+    run = Path(cell.config.run)
+    if before.get("evaluation") != config_to_dict(cell.config)["evaluation"]:
+        return False
+    if attempts and attempts[-1]["code"] == 0:
+        return True  # also if there was nothing to evaluate on
+    # Training writes its configuration when it starts, and the scores at its end.
+    return _dice(run) is not None and _changed_at(run / _EVALUATION) >= _changed_at(run / CONFIG)
+
+
+def _dice(run: Path) -> dict[str, float] | None:
+    try:
+        content = parse_json(read_file(run / _EVALUATION), nan=True)
+        return {str(key): float(value) for key, value in content["mean_dice"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _changed_at(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _given(files: CellFiles) -> dict[str, Any] | None:
+    """The settings that were given to the launcher."""
+    try:
+        return read_settings(files.config)
+    except ConfigError:
+        return None
+
+
+def _slurm_job(files: CellFiles) -> str:
+    try:
+        return files.slurm_job.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _reason(attempt: Mapping[str, Any]) -> str:
+    where = f" on {attempt['host']}" if attempt["code"] is None else ""
+    return reason(attempt["code"], attempt.get("said", "")) + where

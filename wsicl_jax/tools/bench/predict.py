@@ -1,0 +1,217 @@
+"""What segmenting one target takes, from its file to the file of its label map."""
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from flax import nnx
+from rich.console import RenderableType
+from rich.table import Table
+
+from wsicl_jax.config import ExperimentConfig, InferenceConfig, SynthConfig
+from wsicl_jax.data.label_maps import write_label_map
+from wsicl_jax.data.synthesis.cohort import draw_cohort
+from wsicl_jax.geometry.axes import Shape3
+from wsicl_jax.geometry.grids import resize, resize_nearest
+from wsicl_jax.inference.inputs.example import Example
+from wsicl_jax.inference.memory_plan import GB
+from wsicl_jax.inference.segmenter import Segmenter
+from wsicl_jax.inference.task import Task
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.terminal.progress import track
+from wsicl_jax.tools.bench.machine import machine
+
+_COARSE = 64
+"""Sides of the synthetic subjects before they are brought to the shape that is measured."""
+
+_SECONDS_BETWEEN_LOOKS = 0.01
+
+
+@dataclass
+class Stages:
+    """Seconds of one target, by what they went into."""
+
+    reading: float = 0.0
+    """Reading the file and preparing the image."""
+    network: float = 0.0
+    """The network, both looks."""
+    composing: float = 0.0
+    """Views of the images, and the label map on the target's own grid."""
+    writing: float = 0.0
+    """Writing the label map."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.reading + self.network + self.composing + self.writing
+
+
+@dataclass
+class _Watch:
+    """The most memory of this process while it is watched."""
+
+    peak: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        process = psutil.Process()
+        while not self.stopped.is_set():
+            self.peak = max(self.peak, process.memory_info().rss)
+            self.stopped.wait(_SECONDS_BETWEEN_LOOKS)
+
+
+class _Timed(Segmenter):
+    """Adds up the seconds that go into the network."""
+
+    seconds = 0.0
+
+    def encode(self, target: Any) -> Any:
+        with self._counted():
+            # Waited for, or else the time would go to whoever asks for it first.
+            return _ready(super().encode(target))
+
+    def predict(self, *given: Any) -> Any:
+        with self._counted():
+            return super().predict(*given)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+
+def bench_predict(
+    config: ExperimentConfig,
+    checkpoint: Path | None,
+    shape: Shape3,
+    *,
+    contexts: int,
+    structures: int,
+    refine: bool | None,
+    repeats: int,
+    show: Callable[[RenderableType], None],
+) -> dict[str, Any]:
+    """Seconds and memory for a synthetic target of this shape, as a .nii.gz file, shown.
+
+    The network is that of a checkpoint, or a random one of `config`. Subjects of one synthetic
+    cohort, all of this shape, are the target and the context images, with masks as prompts. The
+    first of the runs, which compiles, is not counted.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    segmenter = _segmenter(config, checkpoint, fine)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        task = _task(segmenter, folder, shape, contexts, structures)
+        target = folder / "target.nii.gz"
+        planned = task.plan(shape, np.eye(4)).peak_bytes
+        before = psutil.Process().memory_info().rss
+        watch = _Watch()
+        looking = threading.Thread(target=watch.look)
+        looking.start()
+        try:
+            runs = []
+            with track(repeats + 1, "segmenting") as bar:
+                for _ in range(repeats + 1):
+                    runs.append(_run(task, segmenter, target))
+                    bar.advance()
+        finally:
+            watch.stopped.set()
+            looking.join()
+    memory = {"before": before, "peak": watch.peak, "planned": planned}
+    show(machine())
+    show(_table(runs[1:], memory))
+    return {
+        "machine": machine(),
+        "shape": list(shape),
+        "contexts": contexts,
+        "structures": structures,
+        "grid": list(segmenter.volume.grid),
+        "seconds": [asdict(run) for run in runs[1:]],
+        "bytes": memory,
+    }
+
+
+def _segmenter(config: ExperimentConfig, checkpoint: Path | None, refine: bool | None) -> _Timed:
+    if checkpoint is not None:
+        return _Timed.load(checkpoint, refine=fine)
+    model = DualBranch(config.model, rngs=nnx.Rngs(0))
+    return _Timed(model, config.volume, InferenceConfig(refine=fine))
+
+
+def _task(
+    segmenter: Segmenter, folder: Path, shape: Shape3, contexts: int, structures: int
+) -> Task:
+    cohort = draw_cohort((0,), (_COARSE,) * 3, SynthConfig())
+    examples: list[Path] = []
+    labels: list[Path] = []
+    with track(contexts + 1, "writing synthetic images") as bar:
+        for number in range(contexts + 1):
+            image, label = cohort.subject(number)
+            noise = np.random.default_rng(number).integers(-10, 11, shape, dtype=np.int16)
+            # Whole numbers as a scanner gives them.
+            fine = (1000 * resize(image, shape)).astype(np.int16) + noise
+            name = f"context_{number}.nii.gz" if number < contexts else "target.nii.gz"
+            write_label_map(folder / name, fine - fine.min(), np.eye(4), {})
+            if number < contexts:
+                examples.append(folder / name)
+                labels.append(folder / f"label_{number}.nii.gz")
+                write_label_map(labels[-1], resize_nearest(label, shape), np.eye(4), {})
+            bar.advance()
+    largest = np.argsort(np.bincount(label.ravel())[1:])[::-1][:structures] + 1
+    shown = {
+        f"structure {value}": [
+            Example(image, mask=mask, labels=[int(value)])
+            for image, mask in zip(examples, labels, strict=True)
+        ]
+        for value in largest
+    }
+    return segmenter.task(shown)
+
+
+def _run(task: Task, segmenter: _Timed, target: Path) -> Stages:
+    segmenter.seconds = 0.0
+    start = time.perf_counter()
+    task.open(target)
+    opened = time.perf_counter()
+    found = task.segment(show=False)
+    segmented = time.perf_counter()
+    found.save(target.with_name("found.nii.gz"), [target])
+    written = time.perf_counter()
+    network = segmenter.seconds
+    return Stages(opened - start, network, segmented - opened - network, written - segmented)
+
+
+def _ready(value: Any) -> Any:
+    import jax
+
+    return jax.block_until_ready(value)
+
+
+def _table(runs: Sequence[Stages], memory: dict[str, int]) -> Table:
+    table = Table("one target", title="From its file to the file of its label map")
+    table.add_column("median s", justify="right")
+    table.add_column("spread", justify="right")
+    table.add_column("share", justify="right")
+    total = statistics.median(run.total for run in runs)
+    for what in ("reading", "network", "composing", "writing", "total"):
+        seconds = [getattr(run, what) for run in runs]
+        middle = statistics.median(seconds)
+        if what == "total":
+            table.add_section()
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        table.add_row(what, f"{middle:.2f}", spread, f"{middle / total:.0%}")
+    table.add_section()
+    for what, size in memory.items():
+        table.add_row(f"memory, {what} (GB)", f"{size / GB:.2f}", "", "")
+    return table

@@ -1,0 +1,182 @@
+"""What a check has found out, as tables for people."""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby, islice
+
+from jax.sharding import Mesh
+from rich.table import Table
+from rich.text import Text
+
+from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.distributed.mesh import DATA
+from wsicl_jax.distributed.placement import AXES
+from wsicl_jax.model.cost import training_flops
+from wsicl_jax.model.dual_branch import count_parameters
+from wsicl_jax.tools.check.placement import Placed, on_device, rows_of_hosts
+
+GB = 10**9
+"""Bytes in the GB that memory is given and told in."""
+
+
+_TIGHT = 0.9
+"""Share of a device's memory above which the estimate's limits decide whether it suffices."""
+
+
+def model_table(config: ExperimentConfig) -> Table:
+    """What is trained, on what."""
+    processing = config_to_dict(config.model.context)
+    return _facts(
+        ("run", config.run),
+        ("data", ", ".join(dataset.store for dataset in config.data)),
+        ("channels", ", ".join(map(str, config.model.channels))),
+        ("parameters", f"{count_parameters(config.model):,}"),
+        ("precision", config.model.precision),
+        ("context", ", ".join(f"{name} {value}" for name, value in processing.items())),
+        ("working grid", _times(config.volume.grid)),
+    )
+
+
+def mesh_table(config: ExperimentConfig, mesh: Mesh, hosts: int) -> Table:
+    """The mesh, and the episodes that each host reads."""
+    sizes, batch = tuple(mesh.shape[axis] for axis in AXES), config.train.batch
+    found = rows_of_hosts(batch, sizes, hosts)
+    counts = sorted({len(rows) for rows in found.rows})
+    data = mesh.shape[DATA]
+    lines = [
+        ("mesh", " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)),
+        ("devices", f"{mesh.size:,}"),
+        ("hosts", f"{hosts:,}, {mesh.size // hosts:,} devices each"),
+        ("episodes per step", f"{batch:,} = {batch // data:,} x data {data:,}"),
+        ("episodes read by a host", " or ".join(f"{count:,}" for count in counts)),
+    ]
+    if found.readers > 1:
+        why = "its context set or volumes lie on the devices of all of them"
+        lines.append(("hosts reading an episode", f"up to {found.readers}: {why}"))
+    return _facts(*lines)
+
+
+def context_table(config: ExperimentConfig, contexts: list[int]) -> Table:
+    """The sizes of context sets that occur, each a program to compile."""
+    table = Table(title=f"context sizes; programs to compile: {len(contexts)}")
+    table.add_column("context images", justify="right")
+    table.add_column("model FLOPs per step", justify="right")
+    for count in contexts:
+        flops = config.train.batch * training_flops(config.model, config.volume.grid, count)
+        table.add_row(str(count), f"{flops:.3e}")
+    return table
+
+
+def parameter_table(parameters: list[Placed]) -> Table:
+    """How each parameter is cut, and its bytes; sums by part of the network."""
+    table = _placement_table("parameters")
+    parts = [(part, list(arrays)) for part, arrays in groupby(parameters, _first_name)]
+    for part, arrays in parts:
+        for array in arrays:
+            _add_array(table, array)
+        _add_sum(table, f"all of {part}", arrays)
+    _add_sum(table, "all parameters", parameters)
+    return table
+
+
+def input_table(batch: list[Placed], contexts: int) -> Table:
+    """How each array of a batch is cut."""
+    table = _placement_table(f"inputs of a step with {contexts} context images", "on each device")
+    for array in batch:
+        _add_array(table, array, _times(array.part))
+    _add_sum(table, "all inputs", batch, "")
+    return table
+
+
+def optimizer_table(optimizer: list[Placed]) -> Table:
+    """The optimiser state by kind."""
+    table = Table("optimiser state", title="optimiser state")
+    for heading in ("arrays", "cut", "bytes", "bytes per device"):
+        table.add_column(heading, justify="right")
+
+    def add(name: str, arrays: list[Placed]) -> None:
+        cut = sum(array.part != array.shape for array in arrays)
+        sizes = sum(array.size for array in arrays), on_device(arrays)
+        table.add_row(name, str(len(arrays)), str(cut), *(f"{size:,}" for size in sizes))
+
+    # Two of Adam's parts have a count of their own.
+    for name, arrays in groupby(sorted(optimizer, key=_state_kind), _state_kind):
+        add(name, list(arrays))
+    table.add_section()
+    add("all optimiser state", optimizer)
+    return table
+
+
+def _placement_table(title: str, *more: str) -> Table:
+    table = Table("array", "shape", "cut", *more, title=title)
+    for heading in ("bytes", "bytes per device"):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add_array(table: Table, array: Placed, *more: str) -> None:
+    sizes = (f"{size:,}" for size in (array.size, array.size_of_part))
+    table.add_row(array.name, _times(array.shape), array.cut, *more, *sizes)
+
+
+def _add_sum(table: Table, name: str, arrays: list[Placed], *more: str) -> None:
+    sizes = (f"{size:,}" for size in (sum(a.size for a in arrays), on_device(arrays)))
+    table.add_section()
+    table.add_row(name, "", "", *more, *sizes)
+    table.add_section()
+
+
+def _first_name(array: Placed) -> str:
+    """The part of the network that an array is of."""
+    return array.name.split(".")[0]
+
+
+def _state_kind(array: Placed) -> str:
+    """The kind of optimiser state that an array is of; of Muon, with whose state it is."""
+    parts = (part for part in array.name.split(".") if not part.isdecimal())
+    first = next(parts)
+    if first != "inner_states":
+        return first
+    whose, _, kind = islice(parts, 3)
+    return f"{whose} {kind}"
+
+
+def memory_table(
+    needed: Mapping[str, int], memory: float | None, compiled_for: int, devices: int
+) -> Table:
+    """What a device needs, by what it is for."""
+    fewer = f", compiled for {compiled_for:,} of {devices:,}" if compiled_for < devices else ""
+    table = Table(title=f"estimated memory per device{fewer}")
+    table.add_column("for")
+    table.add_column("bytes", justify="right")
+    table.add_column("GB", justify="right")
+    if memory:
+        table.add_column(f"of {memory:g} GB", justify="right")
+
+    def add(name: str, size: int) -> None:
+        share = [f"{size / (memory * GB):.1%}"] if memory else []
+        table.add_row(name, f"{size:,}", f"{size / GB:.3f}", *share)
+
+    for name, size in needed.items():
+        add(name, size)
+    table.add_section()
+    add("total", total := sum(needed.values()))
+    if memory:
+        table.caption = _fits(total / (memory * GB))
+    return table
+
+
+def _fits(share: float) -> str:
+    if share > 1:
+        return "does not fit"
+    return "fits narrowly: the estimate may err by more" if share > _TIGHT else "fits"
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes)) or "single"

@@ -1,0 +1,136 @@
+"""Where the arrays of training lie on a mesh, and the memory that a device needs for them."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.distributed.mesh import DATA
+from wsicl_jax.model import ops
+from wsicl_jax.train.lowering import lower_step
+
+_COMPILED_DEVICES = 256
+"""Most devices that the step is compiled for; more of them along `data` change nothing on each."""
+
+
+class Placed(NamedTuple):
+    """An array and the part of it that one device holds."""
+
+    name: str
+    shape: tuple[int, ...]
+    part: tuple[int, ...]
+    itemsize: int
+    cut: str
+    """How it is cut, in words."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole array."""
+        return math.prod(self.shape) * self.itemsize
+
+    @property
+    def size_of_part(self) -> int:
+        """Bytes on each device."""
+        return math.prod(self.part) * self.itemsize
+
+
+def placed(tree: Any) -> list[Placed]:
+    """The arrays of a tree of shapes, as their shardings place them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [
+        Placed(
+            jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"),
+            x.shape,
+            x.sharding.shard_shape(x.shape),
+            x.dtype.itemsize,
+            _cut_in_words(x.sharding),
+        )
+        for path, x in leaves
+    ]
+
+
+def on_device(arrays: Iterable[Placed]) -> int:
+    """Bytes of these arrays on each device."""
+    return sum(array.size_of_part for array in arrays)
+
+
+def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tuple[int, int]:
+    """Temporary memory of the compiled training step on each device, and the devices compiled for.
+
+    These may be fewer than those of the mesh: `data` is shortened, and the batch with it, so
+    that each device has the same part.
+    """
+    config, mesh = _shortened(config, mesh)
+    with ops.native_lowering():
+        lowered = lower_step(config, mesh, contexts)
+    # The plan of the memory is made before the steps that are left out here.
+    compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+    return compiled.memory_analysis().temp_size_in_bytes, mesh.size
+
+
+def memory_needed(
+    parameters: list[Placed], optimizer: list[Placed], batch: list[Placed], temporary: int
+) -> dict[str, int]:
+    """Bytes that each device needs in training, by what they are for."""
+    # XLA plans the gradients, which are as large and as cut as the parameters, as temporary.
+    gradients = min(on_device(parameters), temporary)
+    return {
+        "parameters": on_device(parameters),
+        "gradients": gradients,
+        "optimiser state": on_device(optimizer),
+        "inputs of a step": on_device(batch),
+        "inputs of the next step": on_device(batch),
+        "activations and other temporary memory": temporary - gradients,
+    }
+
+
+class HostRows(NamedTuple):
+    """The episodes that each host reads."""
+
+    rows: list[range]
+    """By host: rows of every batch."""
+    readers: int
+    """Most hosts that read the same episode, as its contexts or volumes lie on all of them."""
+
+
+def rows_of_hosts(batch: int, sizes: tuple[int, int, int], hosts: int) -> HostRows:
+    """The rows of every batch that each host reads, if its devices follow one another.
+
+    `sizes` are the devices along data, context and space.
+    """
+    data, *within = sizes
+    per_episode, per_host = math.prod(within), data * math.prod(within) // hosts
+    rows, readers = [], [0] * data
+    for host in range(hosts):
+        first = host * per_host // per_episode
+        last = ((host + 1) * per_host - 1) // per_episode
+        rows.append(range(first * batch // data, (last + 1) * batch // data))
+        for position in range(first, last + 1):
+            readers[position] += 1
+    return HostRows(rows, max(readers))
+
+
+def _shortened(config: ExperimentConfig, mesh: Mesh) -> tuple[ExperimentConfig, Mesh]:
+    if mesh.size <= _COMPILED_DEVICES:
+        return config, mesh
+    data = max(1, _COMPILED_DEVICES * mesh.shape[DATA] // mesh.size)
+    batch = config.train.batch // mesh.shape[DATA] * data
+    config = replace(
+        config,
+        train=replace(config.train, batch=batch),
+        parallel=replace(config.parallel, data=data),
+    )
+    return config, Mesh(mesh.devices[:data], mesh.axis_names)
+
+
+def _cut_in_words(sharding: NamedSharding) -> str:
+    cuts = [
+        f"{axis} {sharding.mesh.shape[axis]} on axis {i}"
+        for i, axis in enumerate(sharding.spec)
+        if axis and sharding.mesh.shape[axis] > 1
+    ]
+    return ", ".join(cuts) or "whole"

@@ -1,0 +1,165 @@
+"""What a store, a checkpoint or a run holds, as a table for people."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
+from wsicl_jax.data.seen import Seen
+from wsicl_jax.data.store import Store
+from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.train.log import read_log
+
+
+def describe(given: str | Path) -> RenderableType:
+    """A store's cases and labels, or the network of a checkpoint, run or exported file, or of the
+    name of one that comes with this package.
+
+    Raises:
+        WsiclError: it is none of these.
+    """
+    path = Path(given)
+    if not (path / "zarr.json").is_file():
+        # Slow to import, and a store needs none of it.
+        from wsicl_jax.weights.networks import network_path
+
+        path = network_path(given)
+    if not path.exists():
+        raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
+    if (path / "zarr.json").is_file():
+        return _describe_store(Store.open(path))
+    if path.is_file():
+        return _describe_file(path)
+    return _describe_checkpoint(path)
+
+
+def _describe_store(store: Store) -> RenderableType:
+    cases = [store.case(name) for name in store.cases]
+    if not cases:
+        raise DataError(f"{store.path} has no cases; convert the data again")
+    shapes = np.array([case.shape for case in cases])
+    spacings = np.array([case.spacing_mm for case in cases])
+    facts = _facts(
+        ("store", store.name),
+        ("cases", str(len(cases))),
+        ("channels", ", ".join(store.channel_names)),
+        ("shape", f"{_triple(shapes.min(0))} to {_triple(shapes.max(0))} voxels"),
+        ("spacing", f"{_triple(spacings.min(0))} to {_triple(spacings.max(0))} mm"),
+    )
+    labels = Table("label", "name")
+    labels.add_column("cases", justify="right")
+    labels.add_column("median voxels", justify="right")
+    for value, name in store.label_names.items():
+        counts = [case.voxel_counts[value] for case in cases if value in case.voxel_counts]
+        median = f"{np.median(counts):,.0f}" if counts else "-"
+        labels.add_row(str(value), Text(name), str(len(counts)), median)
+    return Group(facts, labels)
+
+
+def _describe_file(path: Path) -> RenderableType:
+    from wsicl_jax.weights.reading import load_with_settings
+
+    settings = load_with_settings(path).settings
+    facts = [("file", f"{path.name}, {path.stat().st_size:,} bytes")]
+    if settings.step is not None:
+        facts.append(("step", f"{settings.step:,} of {settings.experiment.train.steps:,}"))
+    facts += _network(settings.experiment)
+    return Group(_facts(*facts), *([_seen(settings.seen)] if settings.seen else []))
+
+
+def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
+    # Slow to import, and a store needs none of it.
+    from wsicl_jax.model.dual_branch import count_parameters
+
+    halo = config.volume.prompt_smoothing
+    return [
+        ("channels", ", ".join(map(str, config.model.channels))),
+        ("parameters", f"{count_parameters(config.model):,}"),
+        ("precision", config.model.precision),
+        ("context", _settings(config.model.context)),
+        ("working grid", _triple(config.volume.grid)),
+        *([("prompt halo", f"{halo:g}")] if halo else []),
+    ]
+
+
+def _describe_checkpoint(path: Path) -> RenderableType:
+    # Slow to import, and a store needs none of it.
+    from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
+    from wsicl_jax.train.binding import seen_by
+    from wsicl_jax.train.checkpoints import has_steps, read_score
+    from wsicl_jax.train.run_directory import saved_settings
+    from wsicl_jax.weights.checkpoint import experiment_config
+    from wsicl_jax.weights.networks import find_network
+
+    saved = path / "config.yaml"
+    metadata: dict[str, Any] = {"step": 0}
+    checkpoint = None
+    if saved.is_file() and not has_steps(path):
+        config = config_from_dict(saved_settings(path))
+        facts = [("checkpoint", "none yet")]
+    else:
+        checkpoint = find_checkpoint(path)
+        metadata = read_metadata(checkpoint)
+        config = experiment_config(metadata)
+        facts = [
+            ("checkpoint", str(checkpoint)),
+            ("verified", damage(checkpoint) or "yes"),
+            ("written by", f"wsicl_jax {metadata['version']}"),
+        ]
+        if (dice := read_score(checkpoint)) is not None:
+            facts.append(("validation Dice", f"{dice:.4f}"))
+    facts += _network(config)
+    if "source" in metadata:
+        facts.append(("imported from", metadata["source"]))
+    if "step" in metadata:
+        facts += [
+            ("step", f"{metadata['step']:,} of {config.train.steps:,}"),
+            ("data", ", ".join(dataset.store for dataset in config.data)),
+            ("prompts", ", ".join(config.prompts.kinds)),
+        ]
+    if metadata.get("skipped"):
+        facts.append(("skipped updates", f"{metadata['skipped']:,}"))
+    newest: dict[str, int | float] = {}
+    for entry in read_log(path):
+        newest |= entry
+    facts += [
+        (name, f"{value:.4g}") for name, value in newest.items() if name not in ("step", "skipped")
+    ]
+    if checkpoint is None:
+        return _facts(*facts)
+    try:
+        seen = _seen(seen_by(find_network(checkpoint)))
+    except DataError as error:
+        seen = Text(f"what it has seen cannot be told: {error}")
+    return Group(_facts(*facts), seen)
+
+
+def _seen(seen: Seen) -> RenderableType:
+    """All data that a network has seen, and which of it nobody knows."""
+    table = Table("data set that it has seen", "as")
+    for name in ("subjects", "cases"):
+        table.add_column(name, justify="right")
+    for one in seen.data_sets:
+        counts = (str(one.subjects), str(len(one.cases))) if one.cases else ("-", "-")
+        table.add_row(Text(one.name), one.use, *counts)
+    unknown = [Text(f"what {name} has seen is not known") for name in seen.unknown]
+    return Group(*([table] if seen.data_sets else []), *unknown)
+
+
+def _settings(section: Any) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config_to_dict(section).items())
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def _triple(values) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)

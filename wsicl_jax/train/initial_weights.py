@@ -1,0 +1,46 @@
+"""The weights of another network, as the beginning of a run."""
+
+from flax import nnx
+
+from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.distributed.broadcast import broadcast_from_leader
+from wsicl_jax.errors import ConfigError
+from wsicl_jax.weights.networks import StoredNetwork, find_network
+
+
+def find_weights(config: ExperimentConfig) -> StoredNetwork | None:
+    """The network that `train.initial_weights` names; None if it names none.
+
+    Raises:
+        CheckpointError: there is no such network, or it is damaged.
+        ConfigError: it has other channels than the network of this experiment.
+    """
+    if not config.train.initial_weights:
+        return None
+    stored = find_network(config.train.initial_weights)
+    channels = stored.experiment.model.channels
+    if channels != config.model.channels:
+        raise ConfigError(
+            f"train.initial_weights = {config.train.initial_weights} has channels {list(channels)}, but "
+            f"model.channels is {list(config.model.channels)}; set the one to the other"
+        )
+    return stored
+
+
+def initial_parameters(config: ExperimentConfig) -> nnx.State | None:
+    """The parameters of `train.initial_weights`; None if they are to be drawn.
+
+    All processes of a run call this together.
+
+    Raises:
+        CheckpointError, ConfigError: as `find_weights`; or this process finds another network
+            there than process 0.
+    """
+    if (stored := find_weights(config)) is None:
+        return None
+    if broadcast_from_leader(lambda: stored.digest) != stored.digest:
+        raise ConfigError(
+            f"train.initial_weights = {config.train.initial_weights} is another network here than for process 0; "
+            "give all hosts the same"
+        )
+    return nnx.state(stored.load(), nnx.Param)

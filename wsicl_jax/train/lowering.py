@@ -1,0 +1,55 @@
+"""A step's arguments as shapes without values, placed on a mesh: to compile without allocating."""
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Lowered
+
+from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.distributed.placement import PLACEMENT, state_placement
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.train.state import TrainState, init_state, make_optimizer
+from wsicl_jax.train.step import make_step
+
+
+def abstract_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, TrainState]:
+    """Shapes of the state that training carries, placed; and the placement by itself."""
+    _, parameters = nnx.split(DualBranch.abstract(config.model), nnx.Param)
+    optimizer = make_optimizer(config.train)
+    state = jax.eval_shape(lambda parameters: init_state(parameters, optimizer), parameters)
+    placement = state_placement(state, mesh, config.parallel)
+    return jax.tree.map(_placed, state, placement), placement
+
+
+def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episode:
+    """Shapes of a step's batch with so many contexts, placed as training places it."""
+    batch, volume = config.train.batch, (*config.volume.grid, 1)
+    shapes = Episode(
+        target=(batch, *volume),
+        truth=(batch, *volume),
+        context_images=(batch, contexts, *volume),
+        context_prompts=(batch, contexts, *volume),
+        context_weights=(batch, contexts),
+    )
+    return Episode(
+        *(
+            jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, PLACEMENT[name]))
+            for name, shape in shapes._asdict().items()
+        )
+    )
+
+
+def lower_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Lowered:
+    """The training step as `train` makes it, for so many contexts; ready to be compiled."""
+    graph = nnx.graphdef(DualBranch.abstract(config.model))
+    state, placement = abstract_state(config, mesh)
+    step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
+    by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    stop = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=by_device)
+    return step.lower(state, abstract_batch(config, mesh, contexts), stop)
+
+
+def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -1,0 +1,103 @@
+"""Networks in checkpoint directories: saved, loaded, identified by a digest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from wsicl_jax.config import ExperimentConfig, config_from_stored
+from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.storage import digests
+from wsicl_jax.storage.checkpoints import (
+    _FINGERPRINTS,
+    PARAMETERS,
+    _by_name,
+    _one_device,
+    composite,
+    damage,
+    find_checkpoint,
+    read_metadata,
+    reason_of,
+    remove_unfinished,
+    restore_arrays,
+)
+from wsicl_jax.storage.fingerprints import (
+    fingerprint_arrays,
+)
+
+
+def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
+    """Write a network alone as a checkpoint directory that `load_model` reads.
+
+    It appears there when it is whole.
+
+    Raises:
+        CheckpointError: `path` exists already, or cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise CheckpointError(f"{path} exists already; give a new directory or remove it")
+    remove_unfinished(path.parent, path.name)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, composite({PARAMETERS: nnx.state(model, nnx.Param)}, metadata))
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        remove_unfinished(path.parent, path.name)
+        raise CheckpointError(f"{path} cannot be written: {reason_of(error)}") from error
+
+
+def load_model(path: str | Path) -> DualBranch:
+    """The network of a checkpoint: an imported one, a run (its newest), or one step of a run.
+
+    If the newest checkpoint of a run is damaged, a warning names it and the one before is
+    taken.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or its parameters do not fit.
+    """
+    checkpoint = find_checkpoint(path)
+    # What `find_checkpoint` chose was looked at.
+    if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, [PARAMETERS])):
+        raise CheckpointError(f"{checkpoint}: {reason}")
+    metadata = read_metadata(checkpoint)
+    graph, wanted = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
+    here = _one_device()
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
+    return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, wanted, metadata))
+
+
+def checkpoint_digest(metadata: Mapping[str, Any]) -> str:
+    """Hash of all that a checkpoint's answers depend on, from its metadata."""
+    return _digest(metadata[_FINGERPRINTS][PARAMETERS], experiment_config(metadata))
+
+
+def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
+    """The same hash of a network that is loaded: equal to that of the checkpoint it is from."""
+    return _digest(fingerprint_arrays(_by_name(nnx.state(model, nnx.Param))), config)
+
+
+def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
+    model, volume = config.model, config.volume
+    rules = [model.channels, model.precision, volume.grid, volume.percentiles]
+    # Without a smoothing, the digest is that of checkpoints from before there were halos; with one, it
+    # is not that of checkpoints from when the smoothing was of each image alone.
+    smoothing = ["of the set", volume.prompt_smoothing] if volume.prompt_smoothing else []
+    # Without a crop it is that of checkpoints from when margins were never cut off.
+    crop = ["crop"] if volume.crop else []
+    return digests.digest_of([fingerprints, *rules, *smoothing, *crop])
+
+
+def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
+    """The configuration that a checkpoint was made with, from its metadata.
+
+    Raises:
+        CheckpointError: the metadata has none, or one that this version does not know.
+    """
+    try:
+        return config_from_stored(metadata["config"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"the checkpoint's configuration cannot be used: {error}") from error

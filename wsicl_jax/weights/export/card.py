@@ -1,0 +1,204 @@
+"""The model card beside an exported file: what it is, how it came about, how to feed it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+import wsicl_jax
+from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.model.dual_branch import THRESHOLD, count_parameters
+from wsicl_jax.prompts.paint import ball_radius
+from wsicl_jax.weights.export.measured import Measured
+from wsicl_jax.weights.export.verification import Comparison
+from wsicl_jax.weights.settings import Settings
+
+_TASK = (
+    "A network for weakly supervised in-context segmentation of 3D medical images: it segments in "
+    "a target image what prompts (points, boxes, masks) show in a few context images, without "
+    "training."
+)
+_USE = {
+    "torch": "A PyTorch Lightning checkpoint (`.ckpt`) in the layout of the authors of WS-ICL. "
+    "`torch.load(FILE, weights_only=True)['state_dict']` has the tensors.",
+    "safetensors": "Weights alone, under the tensor names of the authors of WS-ICL; a convolution "
+    "is (out, in, x, y, z).",
+    "stablehlo": "A program with its weights inside, for CPU, CUDA and TPU. "
+    "`jax.export.deserialize` reads it; its `call` takes the three inputs below.",
+    "onnx": "An ONNX graph with its weights inside, which takes the three inputs below.",
+}
+
+_SMOOTHING = (
+    " Then channels get a smoothing, but for those with a mask of the whole structure and empty ones: "
+    "each is blurred by a Gaussian (0 beyond the image) of sd {:g} times the extent, along each "
+    "axis, of what is above 0 on any context image, and divided by its maximum; the blurred "
+    "channels are divided by the maximum of their mean, and half of the channel before is added."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardContent:
+    """All that a card says."""
+
+    name: str
+    """Of the file."""
+    format: str
+    dtype: str
+    """Number format of the weights."""
+    size: int
+    """Of the file in bytes."""
+    settings: Settings
+    source: str | None
+    """File that the network was imported from; None: it was trained here."""
+    measured: Sequence[Measured]
+    licence: str | None
+    comparison: Comparison
+
+
+def card(content: CardContent) -> str:
+    """The card as Markdown."""
+    sections = {
+        content.name: _what(content),
+        "Input and output": _rules(content),
+        "Training": _training(content),
+        "Dice": _scores(content.measured),
+        "Check of this file": _check(content.comparison),
+        "Licence": content.licence or "Not stated.",
+        "Settings": _settings(content.settings),
+    }
+    first, *others = sections.items()
+    parts = [f"# {first[0]}", first[1]]
+    parts += [part for title, text in others for part in (f"## {title}", text)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(content: CardContent) -> str:
+    model = content.settings.experiment.model
+    rows = {
+        "architecture": "dual-branch 3D U-Net of WS-ICL (arXiv 2510.05899)",
+        "channels": ", ".join(map(str, model.channels)),
+        "parameters": f"{count_parameters(model):,} in {content.dtype}",
+        "file": f"{content.format}, {content.size:,} bytes",
+        "written by": f"wsicl_jax {wsicl_jax.__version__}",
+    }
+    return f"{_TASK}\n\n{_USE[content.format]}\n\n{_table(rows)}"
+
+
+_CROP = (
+    "**Margins**: outer planes that hold one and the same value, such as padding, are cut off "
+    "first, and once more if others lie within them; of a context image, all that its prompts lie "
+    "in stays. What follows is of the rest; outside of it the result is 0."
+)
+
+
+def _rules(content: CardContent) -> str:
+    experiment, fixed = content.settings.experiment, content.format == "stablehlo"
+    grid = " x ".join(map(str, experiment.volume.grid))
+    low, high = experiment.volume.percentiles
+    others = f"; other multiples of {experiment.model.size_multiple} run, untried"
+    radius, smoothing = ball_radius(experiment.volume.grid), experiment.volume.prompt_smoothing
+    lines = [
+        f"**Grid**: {grid} voxels{' exactly' if fixed else others}. Every image is turned to RAS+ "
+        "axes (to the right, to the front, up) by permuting and mirroring, and resized to the grid "
+        "as a whole, linear between voxels, after a Gaussian of sd (shrinkage - 1) / 2 voxels "
+        "along axes that shrink.",
+        *([_CROP] if experiment.volume.crop else []),
+        f"**Intensities**: clipped to the percentiles {low:g} and {high:g} of the image, then "
+        "scaled to [0, 1] in float32, before resizing.",
+        "**Prompts**: one channel for each context image, 0 where nothing is said; of several "
+        "prompts the larger value counts. A mask is 1 inside. A box is filled with 1. A box or a "
+        f"mask that lies on a slice is 3 voxels thick. A point is a ball of radius {radius:.2f} "
+        "voxels, 1 at the centre, whose values fall with the distance to the rim. A scribble is "
+        "such a ball of half the radius at every voxel of its path."
+        + (_SMOOTHING.format(smoothing) if smoothing else ""),
+        "**Contexts**: any number from 1 on. The target itself, with prompts, may be one of them.",
+        f"**Output**: about 1 inside and 0 outside; the structure is where it is above {THRESHOLD}.",
+    ]
+    if content.format in ("stablehlo", "onnx"):
+        lines.append(
+            "**Arrays**, all float32: `target` (x, y, z), `context_images` (contexts, x, y, z), "
+            "`context_prompts` (contexts, x, y, z); the output is (x, y, z)."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _training(content: CardContent) -> str:
+    settings, source = content.settings, content.source
+    parts = [f"Imported from `{source}`."] if source else []
+    if settings.step is None:
+        parts.append("How it was trained is not known.")
+    else:
+        parts.append(_trained(settings.experiment, settings.step))
+    return "\n\n".join(parts)
+
+
+def _trained(config: ExperimentConfig, step: int) -> str:
+    train, prompts = config.train, config.prompts
+    tasks = ", ".join(task for task, share in config.episode.tasks.items() if share)
+    rows = {
+        "data": ", ".join(f"{data.store} (weight {data.weight:g})" for data in config.data),
+        "steps": f"{step:,} of {train.steps:,}, with {train.batch} episodes each",
+        "loss": train.loss,
+        "optimiser": train.optimizer,
+        "learning rate": f"{train.learning_rate:g}, {train.schedule}",
+        "tasks": tasks,
+        "prompts": f"{', '.join(prompts.kinds)}; {_between(prompts.count)} on a context image",
+        "context images": _between(config.episode.contexts),
+        "number format": config.model.precision,
+        "seed": str(config.seed),
+    }
+    return _table(rows)
+
+
+def _scores(measured: Sequence[Measured]) -> str:
+    if not measured:
+        return "Nothing was measured."
+    parts = []
+    for one in measured:
+        counted = any(row.targets is not None for row in one.rows)
+        lines = [f"From {one.source}:", ""]
+        lines += ["| what | mean Dice |" + (" targets |" if counted else "")]
+        lines += ["| --- | --- |" + (" --- |" if counted else "")]
+        lines += [
+            f"| {_cell(row.what)} | {row.dice:.4f} |" + (f" {row.targets} |" if counted else "")
+            for row in one.rows
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _check(found: Comparison) -> str:
+    grid = " x ".join(map(str, found.grid))
+    rows = [f"| {contexts} | {value:.1e} |" for contexts, value in found.deviations.items()]
+    return "\n".join(
+        [
+            f"Read back and run by {found.runtime} on {grid} voxels, and compared with the network "
+            "that it was written from, in float32. The largest difference, in shares of the "
+            f"largest output, was allowed to be {found.bound:.0e}.",
+            "",
+            "| context images | deviation |",
+            "| --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def _settings(settings: Settings) -> str:
+    content = config_to_dict(settings.experiment)
+    if settings.step is None:
+        content = {name: content[name] for name in ("volume", "model")}
+    return f"```yaml\n{yaml.safe_dump(content, sort_keys=False)}```"
+
+
+def _between(bounds: tuple[int, int]) -> str:
+    low, high = bounds
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {_cell(text)} |" for name, text in rows.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,58 @@
+"""A network as a Lightning checkpoint of the authors' layout."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.weights.export.torch_network import TorchDualBranch, torch
+from wsicl_jax.weights.export.verification import Sample
+from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.settings import KEY, Settings, settings_text
+
+_LIGHTNING = "2.0.0"
+"""The layout's version: an older one than any in use, so that none finds the file too new."""
+
+
+def write_lightning(path: Path, model: DualBranch, settings: Settings) -> None:
+    """What `torch.load(weights_only=True)`, Lightning and the authors' release read.
+
+    Our settings go along under a key of their own.
+    """
+    experiment = settings.experiment
+    tensors = to_state_dict(model).items()
+    content = {
+        "epoch": 0,
+        "global_step": settings.step or 0,
+        "pytorch-lightning_version": _LIGHTNING,
+        "state_dict": OrderedDict((name, torch.from_numpy(array)) for name, array in tensors),
+        "loops": {},
+        "hparams_name": "hparams",
+        "hyper_parameters": {
+            "nb_inner_channels": list(experiment.model.channels),
+            "nb_conv_layers_per_stage": 2,
+            "data_slice_only": False,
+            "lr": experiment.train.learning_rate,
+            "gradient_clip_val": experiment.train.clip_norm,
+            "train_gpus": (0,),
+            "ell": experiment.model.context.mini_context or max(experiment.episode.contexts),
+        },
+        KEY: settings_text(settings),
+    }
+    torch.save(content, path)
+
+
+def run_lightning(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:
+    """The outputs of the PyTorch twin with a file's weights, loaded strictly, on the CPU."""
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    twin = TorchDualBranch(tuple(content["hyper_parameters"]["nb_inner_channels"]))
+    twin.load_state_dict(content["state_dict"], strict=True)
+    for sample in samples:
+        target, images, prompts = map(torch.from_numpy, sample)
+        with torch.no_grad():
+            yield twin(target[None, None], images[None, :, None], prompts[None, :, None])[
+                0, 0
+            ].numpy()
