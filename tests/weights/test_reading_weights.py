@@ -126,7 +126,7 @@ def honest(experiment) -> dict:
 
 
 def test_settings_come_back(honest, experiment):
-    assert read_settings(json.dumps(honest), experiment.model) == (experiment, 30)
+    assert read_settings(json.dumps(honest), experiment.model) == (experiment, 30, None)
 
 
 def changed(*path, to):
@@ -148,6 +148,7 @@ NONSENSE = {
     "a giant text": lambda _: '"' + "x" * 2_000_000 + '"',
     "a giant number": lambda _: '{"format": ' + "9" * 10_000 + "}",
     "another format": changed("format", to=2),
+    "a damaged record": changed("seen", to={"data_sets": 3}),
     "no configuration": changed("config", to=None),
     "a negative step": changed("step", to=-1),
     "a step that is none": changed("step", to=True),
