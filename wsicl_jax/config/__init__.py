@@ -1,6 +1,6 @@
 """The experiment as typed, frozen dataclasses: each setting named, typed and defaulted once.
 
-One file for each area of the YAML. Only the standard library, PyYAML and pydantic are imported here.
+One file for each area of the YAML. Nothing heavier than PyYAML and pydantic may be imported here.
 """
 
 from wsicl_jax.config.ablation import (

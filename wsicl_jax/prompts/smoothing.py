@@ -14,7 +14,7 @@ from wsicl_jax.prompts.paint import to_channel
 def to_channels(
     context_set: Sequence[Sequence[Prompt]], shape: Shape3, *, smoothing: float = 0.0
 ) -> Float[np.ndarray, "context x y z"]:
-    """The prompt channels of the images of a context set: `to_channel`, and then `smoothed_prompts`.
+    """The prompt channels of a context set: `to_channel` for each image, then `smoothed_prompts`.
 
     Raises:
         PromptError: as `to_channel`.
@@ -33,9 +33,8 @@ def smoothed_prompts(
     """What was painted on the images of a context set, with the smoothing of its prompts.
 
     A few points or slices on one image tell little of where a structure ends; those of all images
-    together do. So each channel is blurred by a Gaussian, whose standard deviation along each axis
-    is the share `smoothing` of the extent of what was painted on any of the images. Blurred channels
-    are scaled to a maximum of 1 each, and then by one factor, so that their mean over the context
+    together do. So each channel is blurred by a Gaussian. Its standard deviation along each axis
+    is the share `smoothing` of the extent of what was painted on any image. Blurred channels are scaled to a maximum of 1 each, and then by one factor, so that their mean over the context
     set has a maximum of 1 and is about 0.5 where the structure ends. To that, half of what was
     painted is added. The channel of one image can be larger than 1.
 

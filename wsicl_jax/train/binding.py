@@ -73,7 +73,7 @@ def find_start(
     accepted, and is then part of a new manifest.
 
     Raises:
-        ConfigError, CheckpointError: as `steps_done`; there is no network of `train.initial_weights`.
+        ConfigError, CheckpointError: as `steps_done`; `train.initial_weights` names no network.
         DataError: the data sets have changed, or the run's manifest is missing, damaged, or
             another one than its checkpoint was saved with; or that of `train.initial_weights` is.
     """

@@ -21,8 +21,8 @@ def find_weights(config: ExperimentConfig) -> StoredNetwork | None:
     channels = stored.experiment.model.channels
     if channels != config.model.channels:
         raise ConfigError(
-            f"train.initial_weights = {config.train.initial_weights} has channels {list(channels)}, but "
-            f"model.channels is {list(config.model.channels)}; set the one to the other"
+            f"train.initial_weights = {config.train.initial_weights} has channels "
+            f"{list(channels)}, but model.channels is {list(config.model.channels)}; set the one to the other"
         )
     return stored
 
@@ -40,7 +40,7 @@ def initial_parameters(config: ExperimentConfig) -> nnx.State | None:
         return None
     if broadcast_from_leader(lambda: stored.digest) != stored.digest:
         raise ConfigError(
-            f"train.initial_weights = {config.train.initial_weights} is another network here than for process 0; "
-            "give all hosts the same"
+            f"train.initial_weights = {config.train.initial_weights} is another network here than "
+            "for process 0; give all hosts the same"
         )
     return nnx.state(stored.load(), nnx.Param)

@@ -287,7 +287,8 @@ def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
     describe(source)
     for i in range(60):
         add_case(source, f"case{i:03}")
-    code = f"from wsicl_jax.data.conversion.convert import convert; convert({str(source)!r}, {str(store)!r})"
+    module = "wsicl_jax.data.conversion.convert"
+    code = f"from {module} import convert; convert({str(source)!r}, {str(store)!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     while process.poll() is None and len([*store.glob("cases/case*/zarr.json")]) < 5:
         time.sleep(0.0005)

@@ -139,7 +139,7 @@ def _as_probability(score: np.ndarray) -> np.ndarray:
 
 
 def _above_cut(smooth: np.ndarray, shape: Shape3, tiles: Sequence[TileScore]) -> Box | None:
-    """All voxels that may be above `THRESHOLD`: interpolation does not go beyond the cells around."""
+    """The box of all voxels that may be above `THRESHOLD`; interpolation reaches one cell."""
     boxes = [tile.box for tile in tiles]
     cells = Box.around(smooth > THRESHOLD)
     if cells is not None:

@@ -29,7 +29,7 @@ _USE = {
 }
 
 _SMOOTHING = (
-    " Then channels get a smoothing, but for those with a mask of the whole structure and empty ones: "
+    " Then channels are smoothed, except those with a mask of the whole structure and empty ones: "
     "each is blurred by a Gaussian (0 beyond the image) of sd {:g} times the extent, along each "
     "axis, of what is above 0 on any context image, and divided by its maximum; the blurred "
     "channels are divided by the maximum of their mean, and half of the channel before is added."
@@ -112,7 +112,7 @@ def _rules(content: CardContent) -> str:
         "such a ball of half the radius at every voxel of its path."
         + (_SMOOTHING.format(smoothing) if smoothing else ""),
         "**Contexts**: any number from 1 on. The target itself, with prompts, may be one of them.",
-        f"**Output**: about 1 inside and 0 outside; the structure is where it is above {THRESHOLD}.",
+        f"**Output**: about 1 inside and 0 outside. Voxels above {THRESHOLD} are the structure.",
     ]
     if content.format in ("stablehlo", "onnx"):
         lines.append(
