@@ -22,7 +22,8 @@ def find_weights(config: ExperimentConfig) -> StoredNetwork | None:
     if channels != config.model.channels:
         raise ConfigError(
             f"train.initial_weights = {config.train.initial_weights} has channels "
-            f"{list(channels)}, but model.channels is {list(config.model.channels)}; set the one to the other"
+            f"{list(channels)}, but model.channels is {list(config.model.channels)}; "
+            "set the one to the other"
         )
     return stored
 

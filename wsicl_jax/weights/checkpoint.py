@@ -83,8 +83,8 @@ def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
 def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     model, volume = config.model, config.volume
     rules = [model.channels, model.precision, volume.grid, volume.percentiles]
-    # Networks without prompt smoothing keep the digest that they had before there was any. The words
-    # tell smoothing over the context set from the former smoothing of each image.
+    # Networks without prompt smoothing keep the digest that they had before there was any. The
+    # words tell smoothing over the context set from the former smoothing of each image.
     smoothing = ["of the set", volume.prompt_smoothing] if volume.prompt_smoothing else []
     # Without a crop it is that of checkpoints from when margins were never cut off.
     crop = ["crop"] if volume.crop else []
