@@ -35,8 +35,8 @@ def smoothed_prompts(
     A few points or slices on one image tell little of where a structure ends; those of all images
     together do. So each channel is blurred by a Gaussian. Its standard deviation along each axis
     is the share `smoothing` of the extent of what was painted on any image. Each blurred channel is
-    scaled to a maximum of 1. One factor then scales all of them, so that their mean over the context
-    set has a maximum of 1 and is about 0.5 where the structure ends. Half of what was painted is
+    scaled to a maximum of 1. One factor then scales all of them, so that their mean over the
+    context set has a maximum of 1 and is about 0.5 where the structure ends. Half of what was painted is
     added. The channel of one image can be larger than 1.
 
     Images of which `is_mask` holds, that is with a mask of their whole structure, and those without
