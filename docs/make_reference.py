@@ -17,6 +17,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import wsicl_jax
 from wsicl_jax import cli, config
 
 FOLDER = Path(__file__).parent / "reference"
@@ -59,7 +60,7 @@ API = {
     "Networks": {
         "wsicl_jax.weights.networks": {"load_model": ()},
         "wsicl_jax.model.dual_branch": {"DualBranch": ("__call__",)},
-        "wsicl_jax.weights.reading": {"load_weights": (), "import_weights": ()},
+        "wsicl_jax.weights.file_loading": {"load_weights": (), "import_weights": ()},
         "wsicl_jax.weights.export.export": {"export": ()},
     },
     "Data": {
@@ -71,13 +72,8 @@ API = {
         "wsicl_jax.config": {"load_config": (), "override_config": ()},
     },
     "Metrics": {
-        "wsicl_jax.metrics": {
-            "dice": (),
-            "overlap": (),
-            "Overlap": (),
-            "psnr": (),
-            "ssim": (),
-        },
+        "wsicl_jax.metrics.overlap": {"dice": (), "overlap": (), "Overlap": ()},
+        "wsicl_jax.metrics.image_quality": {"psnr": (), "ssim": ()},
     },
     "Errors": {
         "wsicl_jax.errors": dict.fromkeys(
@@ -248,7 +244,10 @@ def _commands() -> Iterator[str]:
     yield from _head(
         "Commands", "everyone who uses the command line. Every command, from the parser."
     )
-    yield "`wsicl COMMAND --help` prints the same. `wsicl --version` prints the version."
+    yield (
+        "`wsicl COMMAND --help` prints the same. `wsicl --version` prints the version. Names that "
+        "begin with a dash come last, after `--`."
+    )
     for name, parser in _parsers(cli.build_parser(), "wsicl"):
         yield from ("", f"## {name}", "", _one_line(parser.description or ""))
         positionals = [a for a in parser._actions if not a.option_strings]
@@ -269,8 +268,8 @@ def _commands() -> Iterator[str]:
         ]
         if rows:
             yield from ("", "| argument | meaning |", "| --- | --- |")
-            for shown, action in rows:
-                yield f"| {shown} | {_help(action)} |"
+            for argument, action in rows:
+                yield f"| {argument} | {_help(action)} |"
         if parser.epilog:
             yield from ("", "```bash")
             yield from _examples(parser.epilog)
@@ -318,6 +317,8 @@ def _help(action: argparse.Action) -> str:
 
 
 def _examples(epilog: str) -> Iterator[str]:
+    """The first paragraph; what follows is said of all commands at the head of the page."""
+    epilog = epilog.partition("\n\n")[0]
     text = inspect.cleandoc(epilog).removeprefix("examples:").removeprefix("example:")
     for line in text.strip("\n").splitlines():
         yield line.strip() if not line.strip().startswith("--example") else f"    {line.strip()}"
@@ -329,17 +330,28 @@ def _examples(epilog: str) -> Iterator[str]:
 def _python() -> Iterator[str]:
     yield from _head("Python", "everyone who calls the package. From the docstrings.")
     yield (
-        "`wsicl_jax` itself offers `Segmenter`, `Example` and `load_model`. Types in square "
-        "brackets are those of [jaxtyping](https://docs.kidger.site/jaxtyping/): a dtype and the "
-        "axes."
+        "Types in square brackets are those of "
+        "[jaxtyping](https://docs.kidger.site/jaxtyping/): a dtype and the axes."
     )
     for title, modules in API.items():
         yield from ("", f"## {title}")
         for module, objects in modules.items():
-            source = Path(importlib.util.find_spec(module).origin).read_text()
-            nodes = {n.name: n for n in ast.parse(source).body if hasattr(n, "name")}
             for name, methods in objects.items():
-                yield from _object(nodes[name], module, methods)
+                place = "wsicl_jax" if name in wsicl_jax.__all__ else module
+                yield from _object(_definition(module, name), place, methods)
+
+
+def _definition(module: str, name: str) -> ast.AST:
+    """The class or function that `from module import name` gives, also through re-exports.
+
+    The source is parsed, since signatures of imported functions have lost their jaxtyping names.
+    """
+    for node in ast.parse(Path(importlib.util.find_spec(module).origin).read_text()).body:
+        if getattr(node, "name", None) == name:
+            return node
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return _definition(node.module, name)
+    raise LookupError(f"{module} has no {name}; mend API in {__file__}")
 
 
 def _object(node: ast.AST, module: str, methods: tuple[str, ...]) -> Iterator[str]:
@@ -358,10 +370,10 @@ def _object(node: ast.AST, module: str, methods: tuple[str, ...]) -> Iterator[st
     for method in methods:
         function = inner[method]
         decorators = [getattr(d, "id", "") for d in function.decorator_list]
-        shown = node.name if method == "__call__" else f"{node.name}.{method}"
-        yield from ("", f"#### {shown}")
+        title = node.name if method == "__call__" else f"{node.name}.{method}"
+        yield from ("", f"#### {title}")
         if "property" not in decorators:
-            yield from ("", "```python", _signature(function, shown), "```")
+            yield from ("", "```python", _signature(function, title), "```")
         yield from ("", *_docstring(function))
 
 
@@ -429,8 +441,8 @@ def _docstring(node: ast.AST) -> Iterator[str]:
             continue
         if raises and line.startswith("    ") and not line.startswith("     "):
             name, colon, text = line.strip().partition(": ")
-            known = colon and " " not in name
-            yield f"- `{name}`: {text}" if known else f"  {line.strip()}"
+            is_name = colon and " " not in name
+            yield f"- `{name}`: {text}" if is_name else f"  {line.strip()}"
             continue
         if raises and line.startswith("        "):
             yield f"  {line.strip()}"
