@@ -565,7 +565,7 @@ def test_info_describes_a_run_without_checkpoint(run, tmp_path, capsys):
 def test_the_picture_of_augmentation_is_of_the_configuration_given(config, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "wsicl_jax.tools.show.augmentation.augmentation_figure",
+        "wsicl_jax.tools.show.augmentation_figure.augmentation_figure",
         lambda config, path, *, index: drawn.append((config.augment.flip, path, index)),
     )
     output = str(tmp_path / "a.png")

@@ -31,7 +31,7 @@ from wsicl_jax.errors import WsiclError
 from wsicl_jax.storage.digests import CHECKSUM, with_digest
 from wsicl_jax.storage.location import Location
 from wsicl_jax.tools.info import describe
-from wsicl_jax.tools.show.listing import listing
+from wsicl_jax.tools.show.store_listing import listing
 
 COUNTS = [50, pytest.param(2000, marks=pytest.mark.slow)]
 WORDS = (
@@ -74,6 +74,8 @@ def manifest(folder: Path) -> Path:
 
 def sealed_anew(content: bytes) -> bytes:
     """With the right checksum, so that what is wrong is not found by it alone."""
+    if CHECKSUM.encode() not in content:  # most lines of a mutant with 100,000 line ends
+        return content
     with suppress(ValueError, RecursionError):
         value = json.loads(content)
         if isinstance(value, dict) and CHECKSUM in value:

@@ -17,7 +17,7 @@ from wsicl_jax.evaluate.planning import Planned, plan_experiment, with_prompts
 from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.train.binding import DATA
-from wsicl_jax.weights.checkpoint import save_model
+from wsicl_jax.weights.network_checkpoint import save_model
 
 SHAPE = (10, 12, 8)
 GRID = (12, 10, 8)

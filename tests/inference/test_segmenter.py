@@ -7,8 +7,8 @@ from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.weights.checkpoint import load_model, save_model
 from wsicl_jax.weights.export.export import export
+from wsicl_jax.weights.network_checkpoint import load_model, save_model
 
 
 def examples():

@@ -13,8 +13,8 @@ from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.errors import ShapeError
 from wsicl_jax.model.context import mean_over_contexts
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import fill_from_state_dict, to_state_dict
+from wsicl_jax.weights.lightning_reader import read_lightning
+from wsicl_jax.weights.tensor_names import fill_from_state_dict, to_state_dict
 
 DATA = Path(__file__).parents[1] / "data"
 # Compiles in half the time; the numbers are held to the same tolerances.

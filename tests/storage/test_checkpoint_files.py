@@ -12,7 +12,7 @@ from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata, reason_of
-from wsicl_jax.weights.checkpoint import save_model
+from wsicl_jax.weights.network_checkpoint import save_model
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.tools.info import describe
-from wsicl_jax.weights.checkpoint import save_model
 from wsicl_jax.weights.export.export import export
+from wsicl_jax.weights.network_checkpoint import save_model
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from wsicl_jax.errors import CheckpointError, WsiclError
 from wsicl_jax.storage.checkpoints import damage, find_checkpoint
 from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step, read_score
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_model
 
 NEWEST, BEFORE = 8, 6
 

@@ -10,10 +10,10 @@ from wsicl_jax.tools.check.check import check
 from wsicl_jax.train.binding import seen_by
 from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.checkpoint import load_model
 from wsicl_jax.weights.export.export import export
+from wsicl_jax.weights.file_loading import import_weights
+from wsicl_jax.weights.network_checkpoint import load_model
 from wsicl_jax.weights.networks import find_network
-from wsicl_jax.weights.reading import import_weights
 
 
 def from_weights(run, weights, *more: str):

@@ -19,7 +19,7 @@ from wsicl_jax.storage.checkpoints import damage
 from wsicl_jax.train import loop
 from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_model
 
 # The pause after each step leaves time to be interrupted between two checkpoints.
 _TRAIN_SLOWLY = """

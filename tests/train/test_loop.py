@@ -12,7 +12,7 @@ from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
-from wsicl_jax.weights.checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_model
 
 
 def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):

@@ -12,7 +12,7 @@ from tiny_runs import learning, parameters, saved_steps, tiny
 
 from wsicl_jax.config import override_config
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_model
 
 _ALL_AXES = ["parallel.context=2", "parallel.space=2", "parallel.shard_parameters=true"]
 

@@ -16,11 +16,11 @@ from wsicl_jax.config import (
     config_to_dict,
 )
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.weights.checkpoint import save_model
 from wsicl_jax.weights.export.export import export
 from wsicl_jax.weights.export.torch_network import torch_network_of
 from wsicl_jax.weights.export.verification import Sample
-from wsicl_jax.weights.names import fill_from_state_dict, state_dict_shapes
+from wsicl_jax.weights.network_checkpoint import save_model
+from wsicl_jax.weights.tensor_names import fill_from_state_dict, state_dict_shapes
 
 NAMES = {"torch": "m.ckpt", "safetensors": "m.safetensors", "stablehlo": "m.hlo", "onnx": "m.onnx"}
 

@@ -10,11 +10,11 @@ from fuzz import failures
 from safetensors.numpy import save
 
 from wsicl_jax.errors import CheckpointError, WsiclError
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.file_loading import load_with_settings
+from wsicl_jax.weights.lightning_reader import read_lightning
 from wsicl_jax.weights.onnx_reader import read_onnx
-from wsicl_jax.weights.reading import load_with_settings
-from wsicl_jax.weights.safetensors_file import read_safetensors
+from wsicl_jax.weights.safetensors_reader import read_safetensors
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 COUNTS = [50, pytest.param(2000, marks=pytest.mark.slow)]
 

@@ -14,12 +14,12 @@ from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.weights import networks
-from wsicl_jax.weights.checkpoint import checkpoint_digest
 from wsicl_jax.weights.file_digest import DIGEST
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.network_checkpoint import checkpoint_digest
 from wsicl_jax.weights.networks import find_network, load_model, shipped_networks
-from wsicl_jax.weights.safetensors_file import write_safetensors
-from wsicl_jax.weights.settings import Settings
+from wsicl_jax.weights.safetensors_reader import write_safetensors
+from wsicl_jax.weights.stored_settings import Settings
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 LARGEST_FILE = 12e6
 

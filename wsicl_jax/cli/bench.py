@@ -20,8 +20,8 @@ _BENCH_SECTIONS = {
 def _bench(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ExperimentConfig, TrainConfig, override_config
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.tools.bench.context import bench_context
-    from wsicl_jax.tools.bench.exchange import EXCHANGED_CONTEXTS, bench_exchange
+    from wsicl_jax.tools.bench.context_cost import bench_context
+    from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, bench_exchange
 
     if options.json:
         check_writable(Path(options.json))
@@ -29,11 +29,11 @@ def _bench(options: argparse.Namespace) -> int:
     config = ExperimentConfig(train=TrainConfig(batch=batch))
     config = override_config(config, options.overrides, _BENCH_SECTIONS[options.what])
     if options.what == "loader":
-        from wsicl_jax.tools.bench.loader import bench_loader
+        from wsicl_jax.tools.bench.loading_speed import bench_loader
 
         found = bench_loader(config, episodes=options.episodes, show=console().print)
     elif options.what == "model":
-        from wsicl_jax.tools.bench.model import CASES, bench_model
+        from wsicl_jax.tools.bench.network_speed import CASES, bench_model
 
         keys = {override.partition("=")[0] for override in options.overrides}
         chosen = keys & {"model.channels", "volume.grid"}
@@ -45,7 +45,7 @@ def _bench(options: argparse.Namespace) -> int:
             show=console().print,
         )
     elif options.what == "predict":
-        from wsicl_jax.tools.bench.predict import bench_predict
+        from wsicl_jax.tools.bench.prediction_time import bench_predict
 
         found = bench_predict(
             config,

@@ -50,7 +50,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _data_list(options: argparse.Namespace) -> int:
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.tools.show.listing import listing
+    from wsicl_jax.tools.show.store_listing import listing
 
     console().print(listing(options.path))
     return 0
@@ -71,7 +71,7 @@ def _data_show(options: argparse.Namespace) -> int:
 
 def _data_augment(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
-    from wsicl_jax.tools.show.augmentation import augmentation_figure
+    from wsicl_jax.tools.show.augmentation_figure import augmentation_figure
 
     check_writable(Path(options.output))
     config = load_config(options.config, options.overrides)
@@ -94,7 +94,7 @@ def _data_verify(options: argparse.Namespace) -> int:
 
 def _synth(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ExperimentConfig, override_config
-    from wsicl_jax.data.synthesis.write import numbered_cohort, write_cohorts
+    from wsicl_jax.data.synthesis.cohort_stores import numbered_cohort, write_cohorts
     from wsicl_jax.storage.lock import part_locked
 
     settings = override_config(ExperimentConfig(), options.overrides, ("synth",)).synth
@@ -112,7 +112,7 @@ def _synth(options: argparse.Namespace) -> int:
             workers=options.workers,
         )
     if options.picture:
-        from wsicl_jax.tools.show.cohorts import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
+        from wsicl_jax.tools.show.cohort_figure import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
 
         shown = [
             numbered_cohort(options.seed, number, tuple(options.grid), settings)

@@ -51,7 +51,7 @@ def _measured(stored: "StoredNetwork", scores: str | None) -> list:
 
 def _import(options: argparse.Namespace) -> int:
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.weights.reading import import_weights
+    from wsicl_jax.weights.file_loading import import_weights
 
     model, settings = import_weights(options.file, options.output)
     channels = ", ".join(map(str, model.config.channels))

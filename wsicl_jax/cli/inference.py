@@ -131,7 +131,7 @@ def _context_set(options: argparse.Namespace, targets: list[Path], reading):
 def _show(options: argparse.Namespace) -> int:
     from wsicl_jax.config import reading_config
     from wsicl_jax.inference.inputs.request import read_context
-    from wsicl_jax.tools.show.files import context_figure, image_figure
+    from wsicl_jax.tools.show.file_figures import context_figure, image_figure
 
     output = Path(options.output)
     check_writable(output)

@@ -61,7 +61,7 @@ def _describe_store(store: Store) -> RenderableType:
 
 
 def _describe_file(path: Path) -> RenderableType:
-    from wsicl_jax.weights.reading import load_with_settings
+    from wsicl_jax.weights.file_loading import load_with_settings
 
     settings = load_with_settings(path).settings
     facts = [("file", f"{path.name}, {path.stat().st_size:,} bytes")]
@@ -92,7 +92,7 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     from wsicl_jax.train.binding import seen_by
     from wsicl_jax.train.checkpoints import has_steps, read_score
     from wsicl_jax.train.run_directory import saved_settings
-    from wsicl_jax.weights.checkpoint import experiment_config
+    from wsicl_jax.weights.network_checkpoint import experiment_config
     from wsicl_jax.weights.networks import find_network
 
     saved = path / "config.yaml"

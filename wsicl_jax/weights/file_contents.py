@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import CheckpointError, WsiclError
-from wsicl_jax.weights.names import Shape
+from wsicl_jax.weights.tensor_names import Shape
 
 MOST_STAGES = 12
 

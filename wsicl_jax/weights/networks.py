@@ -14,9 +14,9 @@ from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata
-from wsicl_jax.weights.checkpoint import checkpoint_digest, experiment_config, model_digest
-from wsicl_jax.weights.checkpoint import load_model as load_checkpoint
-from wsicl_jax.weights.reading import load_with_settings
+from wsicl_jax.weights.file_loading import load_with_settings
+from wsicl_jax.weights.network_checkpoint import checkpoint_digest, experiment_config, model_digest
+from wsicl_jax.weights.network_checkpoint import load_model as load_checkpoint
 
 SEEN = "seen"
 """In what a network says of itself, the data that it has seen, where a file has the record."""

@@ -16,8 +16,8 @@ from jax import numpy as jnp
 
 from wsicl_jax.weights.file_contents import Weights, config_of, refusing
 from wsicl_jax.weights.file_digest import DIGEST, check_digest
-from wsicl_jax.weights.names import Shape, check_shapes, state_dict_shapes
-from wsicl_jax.weights.settings import KEY
+from wsicl_jax.weights.stored_settings import KEY
+from wsicl_jax.weights.tensor_names import Shape, check_shapes, state_dict_shapes
 
 _EXPECTED = "an ONNX file of this network, as `wsicl export` writes it"
 _MOST_FIELDS = 20_000

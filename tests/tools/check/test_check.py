@@ -24,7 +24,7 @@ from wsicl_jax.distributed.placement import AXES, make_mesh
 from wsicl_jax.model import ops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.tools.check import check as check_run
-from wsicl_jax.tools.check import placement as memory
+from wsicl_jax.tools.check import device_memory as memory
 from wsicl_jax.train.binding import DATA
 from wsicl_jax.train.checkpoints import RunCheckpoints
 from wsicl_jax.train.lowering import abstract_state

@@ -2,7 +2,7 @@ import matplotlib.image
 import pytest
 
 from wsicl_jax.config import AUGMENTATIONS, config_from_dict
-from wsicl_jax.tools.show import augmentation
+from wsicl_jax.tools.show import augmentation_figure as augmentation
 
 
 def test_the_picture_of_augmentation_shows_every_change(tmp_path, monkeypatch):

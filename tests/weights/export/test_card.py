@@ -7,9 +7,9 @@ import yaml
 
 from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.errors import ExportError
-from wsicl_jax.weights.checkpoint import save_model
 from wsicl_jax.weights.export.export import export
 from wsicl_jax.weights.export.measured import measured_in_log, measured_in_scores
+from wsicl_jax.weights.network_checkpoint import save_model
 
 TRIAL = {
     "data_set": "data",

@@ -12,13 +12,13 @@ import pytest
 from wsicl_jax.cli import main
 from wsicl_jax.config import ExperimentConfig, ModelConfig, VolumeConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError, ExportError, MissingExtraError
-from wsicl_jax.weights import safetensors_file
-from wsicl_jax.weights.checkpoint import save_model
 from wsicl_jax.weights.export import export as exporting
+from wsicl_jax.weights.export import safetensors_file
 from wsicl_jax.weights.export.export import BOUNDS, export
 from wsicl_jax.weights.export.verification import checked_grid, samples_on
-from wsicl_jax.weights.names import to_state_dict
-from wsicl_jax.weights.reading import load_weights
+from wsicl_jax.weights.file_loading import load_weights
+from wsicl_jax.weights.network_checkpoint import save_model
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 FORMATS = ("torch", "safetensors", "stablehlo", "onnx")
 PUBLISHED = (32, 64, 128, 256, 512)
@@ -96,12 +96,14 @@ def test_network_that_is_not_finite_is_not_exported(trained, tmp_path):
 
 
 def load_weights_of(trained):
-    from wsicl_jax.weights.checkpoint import load_model
+    from wsicl_jax.weights.network_checkpoint import load_model
 
     return load_model(trained.path)
 
 
-@pytest.mark.parametrize("there", ["m.safetensors", "m.safetensors.card.md", "config.json"])
+@pytest.mark.parametrize(
+    "there", ["m.safetensors", "m.safetensors.card.md", "m.safetensors.config.json"]
+)
 def test_what_is_there_stays(trained, tmp_path, there):
     (tmp_path / there).write_text("mine")
     with pytest.raises(ExportError, match=rf"{there} exists already.*--overwrite"):
@@ -111,7 +113,7 @@ def test_what_is_there_stays(trained, tmp_path, there):
 
 
 def test_what_is_there_is_overwritten_if_that_is_asked_for(trained, tmp_path):
-    names = ["config.json", "m.safetensors", "m.safetensors.card.md"]
+    names = ["m.safetensors", "m.safetensors.card.md", "m.safetensors.config.json"]
     for name in names:
         (tmp_path / name).write_text("mine")
     export(trained.path, tmp_path / "m.safetensors", "safetensors", overwrite=True)
@@ -119,13 +121,19 @@ def test_what_is_there_is_overwritten_if_that_is_asked_for(trained, tmp_path):
     assert all((tmp_path / name).stat().st_size > 100 for name in names)
 
 
-def test_settings_beside_are_shared_by_files_of_other_precision(trained, tmp_path):
-    for dtype in ("float32", "float16"):
-        export(trained.path, tmp_path / f"{dtype}.safetensors", "safetensors", dtype=dtype)
-    content = json.loads((tmp_path / "config.json").read_text())
-    assert content["working_grid"] == [8, 6, 10] and content["percentiles"] == [1.0, 98.0]
-    assert content["prompt_smoothing"] == 0.25
-    assert content["experiment"] == config_to_dict(trained.experiment)
+def test_a_folder_holds_several_networks_each_with_its_own_settings(trained, tmp_path):
+    other = dataclasses.replace(trained.experiment, volume=VolumeConfig(grid=(8, 8, 8), crop=False))
+    save_model(tmp_path / "other", trained.model, {"config": config_to_dict(other)})
+    export(trained.path, tmp_path / "a.safetensors", "safetensors")
+    export(tmp_path / "other", tmp_path / "b.safetensors", "safetensors", dtype="float16")
+    first, second = (
+        json.loads((tmp_path / f"{name}.safetensors.config.json").read_text()) for name in "ab"
+    )
+    assert first["working_grid"] == [8, 6, 10] and first["percentiles"] == [1.0, 98.0]
+    assert first["prompt_smoothing"] == 0.25 and first["threshold"] == 0.5
+    assert first["experiment"] == config_to_dict(trained.experiment)
+    assert first["crop"] is True and second["crop"] is False
+    assert second["working_grid"] == [8, 8, 8]
 
 
 @pytest.mark.parametrize("name", ["", "file/where.onnx"])
@@ -163,7 +171,7 @@ def test_missing_checkpoint_is_told(tmp_path):
 def test_network_beyond_two_gigabytes_is_sent_to_safetensors(
     trained, tmp_path, monkeypatch, format
 ):
-    monkeypatch.setattr(exporting, "_LARGEST_IN_ONE_PIECE", 1000)
+    monkeypatch.setattr(exporting, "_MAX_PROGRAM_BYTES", 1000)
     with pytest.raises(ExportError, match="use safetensors"):
         export(trained.path, tmp_path / "m", format)
 
@@ -173,7 +181,7 @@ def test_without_the_extra_its_name_is_told(trained, tmp_path, monkeypatch, form
     import sys
 
     monkeypatch.setitem(sys.modules, format, None)
-    for name in ("torch_file", "torch_twin", "onnx_file"):
+    for name in ("torch_checkpoint", "torch_network", "onnx_file"):
         monkeypatch.delitem(sys.modules, f"wsicl_jax.weights.export.{name}", raising=False)
     with pytest.raises(MissingExtraError, match=rf"wsicl_jax\[{format}\]"):
         export(trained.path, tmp_path / "m", format)

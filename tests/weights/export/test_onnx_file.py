@@ -14,10 +14,10 @@ from wsicl_jax.config import ExperimentConfig, ModelConfig
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.weights.export.onnx_file import run_onnx, write_onnx
 from wsicl_jax.weights.export.verification import Sample
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.file_loading import load_weights
 from wsicl_jax.weights.onnx_reader import read_onnx
-from wsicl_jax.weights.reading import load_weights
-from wsicl_jax.weights.settings import Settings
+from wsicl_jax.weights.stored_settings import Settings
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 FIRST = "net.target_encoder.target_embedding.weight"
 

@@ -11,7 +11,7 @@ import pytest
 from wsicl_jax.errors import CheckpointError, ExportError
 from wsicl_jax.weights.export.stablehlo_file import run_stablehlo
 from wsicl_jax.weights.export.verification import Sample
-from wsicl_jax.weights.reading import load_weights
+from wsicl_jax.weights.file_loading import load_weights
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import torch
 from wsicl_jax.config import ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.weights.export.torch_network import TorchDualBranch
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import state_dict_shapes, to_state_dict
-from wsicl_jax.weights.reading import load_weights
+from wsicl_jax.weights.file_loading import load_weights
+from wsicl_jax.weights.lightning_reader import read_lightning
+from wsicl_jax.weights.tensor_names import state_dict_shapes, to_state_dict
 
 DATA = Path(__file__).parents[2] / "data"
 

@@ -13,8 +13,8 @@ from flax import nnx
 from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.errors import MissingExtraError, ShapeError
 from wsicl_jax.weights.export.torch_network import TorchDualBranch, torch_network_of
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.lightning_reader import read_lightning
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 DATA = Path(__file__).parents[2] / "data"
 

@@ -27,7 +27,7 @@ from wsicl_jax.distributed.mesh import CONTEXT
 from wsicl_jax.distributed.placement import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.errors import ConfigError, WsiclError
 from wsicl_jax.evaluate.planning import plan_experiment
-from wsicl_jax.evaluate.score_tables import skipped_table
+from wsicl_jax.evaluate.summaries import skipped_table
 from wsicl_jax.tools.check.check_tables import (
     GB,
     context_table,
@@ -38,7 +38,7 @@ from wsicl_jax.tools.check.check_tables import (
     optimizer_table,
     parameter_table,
 )
-from wsicl_jax.tools.check.placement import memory_needed, placed, temporary_bytes
+from wsicl_jax.tools.check.device_memory import memory_needed, placed, temporary_bytes
 from wsicl_jax.train.binding import find_start
 from wsicl_jax.train.initial_weights import find_weights
 from wsicl_jax.train.lowering import abstract_batch, abstract_state

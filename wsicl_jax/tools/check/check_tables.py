@@ -12,7 +12,7 @@ from wsicl_jax.distributed.mesh import DATA
 from wsicl_jax.distributed.placement import AXES
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import count_parameters
-from wsicl_jax.tools.check.placement import Placed, on_device, rows_of_hosts
+from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
 
 GB = 10**9
 """Bytes in the GB that memory is given and told in."""

@@ -15,15 +15,16 @@ from rich.table import Table
 from wsicl_jax.config import EvaluationConfig, ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.errors import ConfigError
-from wsicl_jax.evaluate.cases import mask
-from wsicl_jax.evaluate.in_context import score_in_context, show
+from wsicl_jax.evaluate.case_sources import structure_mask
 from wsicl_jax.evaluate.planning import Marking, Planned, plan, with_prompts
 from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.evaluate.prompted_episodes import prompted
+from wsicl_jax.evaluate.protocols.in_context import score_in_context
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.model.dual_branch import THRESHOLD
 from wsicl_jax.model.ops.compilation import keep_compiled_programs
 from wsicl_jax.terminal.progress import console
-from wsicl_jax.tools.demo.figures import PicturedEpisode, context_size_figure, episode_figure
+from wsicl_jax.tools.demo.demo_figures import PicturedEpisode, context_size_figure, episode_figure
 from wsicl_jax.train.loop import train
 
 CONTEXTS = 4
@@ -199,7 +200,8 @@ def _shown(network: Predictor, planned: Planned) -> list[PicturedEpisode]:
     first = {episode.structure: episode for episode in reversed(listed.episodes)}
     chosen = [first[name] for name in list(listed.structures)[:_SHOWN_STRUCTURES]]
     shown = [
-        show(network.volume, listed, cases, episode, "box", BOXES, CONTEXTS) for episode in chosen
+        prompted(network.volume, listed, cases, episode, "box", BOXES, CONTEXTS)
+        for episode in chosen
     ]
     outputs = network.outputs([one.episode for one in shown], [CONTEXTS])[0]
     return [
@@ -207,7 +209,7 @@ def _shown(network: Predictor, planned: Planned) -> list[PicturedEpisode]:
             episode.structure,
             one.episode,
             [
-                mask(cases, name, listed.structures[episode.structure].labels)
+                structure_mask(cases, name, listed.structures[episode.structure].labels)
                 for name in episode.contexts[:CONTEXTS]
             ],
             one.prompts,

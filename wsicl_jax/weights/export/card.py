@@ -11,7 +11,7 @@ from wsicl_jax.model.dual_branch import THRESHOLD, count_parameters
 from wsicl_jax.prompts.paint import ball_radius
 from wsicl_jax.weights.export.measured import Measured
 from wsicl_jax.weights.export.verification import Comparison
-from wsicl_jax.weights.settings import Settings
+from wsicl_jax.weights.stored_settings import Settings
 
 _TASK = (
     "A network for weakly supervised in-context segmentation of 3D medical images: it segments in "

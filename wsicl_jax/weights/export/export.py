@@ -1,9 +1,9 @@
-"""Exports a network: write beside the place, check there, then let it appear with its card."""
+"""Exports a network: writes a temporary file, checks it, then renames it and writes its card."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,24 +20,24 @@ from wsicl_jax.storage.atomic import appearing, directory_made, why_not_writable
 from wsicl_jax.weights.export.card import CardContent, card
 from wsicl_jax.weights.export.measured import Measured
 from wsicl_jax.weights.export.verification import Comparison, Runner, checked_grid, compare
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.file_loading import load_with_settings
 from wsicl_jax.weights.networks import find_network
-from wsicl_jax.weights.reading import load_with_settings
-from wsicl_jax.weights.settings import Settings
+from wsicl_jax.weights.stored_settings import Settings
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 Format = Literal["torch", "safetensors", "stablehlo", "onnx"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 BOUNDS = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 1e-1}
-"""Largest deviation of an output, in shares of the largest one, by number format of the weights."""
+"""Largest allowed deviation, as a share of the largest output, by number format of the weights."""
 
-_LARGEST_IN_ONE_PIECE = 2**31 - 2**24
-"""Bytes of parameters that fit into a file of StableHLO or ONNX with all around them."""
+_MAX_PROGRAM_BYTES = 2**31 - 2**24
+"""Bytes of parameters that fit into a file of StableHLO or ONNX, which has less than 2 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """The file that was written, and its check."""
 
     path: Path
     card: Path
@@ -47,21 +47,21 @@ class Exported:
     """Of the file in bytes."""
     comparison: Comparison
     tensors: int | None
-    """How many were read back bit for bit; None: none can be, the file being a program."""
+    """How many were read back bit for bit; None: the file is a program, without readable ones."""
 
     def table(self) -> Table:
         """A row for each context size that was compared, for `console().print`."""
-        found = self.comparison
+        comparison = self.comparison
+        grid = " x ".join(map(str, comparison.grid))
         back = "" if self.tensors is None else f", {self.tensors} tensors back bit for bit"
         table = Table(title=f"{self.format}, {self.dtype}, {self.size:,} bytes{back}")
         for name in ("output of", "on", "context images"):
             table.add_column(name)
         for name in ("deviation", "bound"):
             table.add_column(name, justify="right")
-        for contexts, deviation in found.deviations.items():
-            grid = " x ".join(map(str, found.grid))
-            row = (found.runtime, grid, str(contexts), f"{deviation:.1e}", f"{found.bound:.0e}")
-            table.add_row(*row)
+        for contexts, deviation in comparison.deviations.items():
+            numbers = (str(contexts), f"{deviation:.1e}", f"{comparison.bound:.0e}")
+            table.add_row(comparison.runtime, grid, *numbers)
         return table
 
 
@@ -76,12 +76,12 @@ def export(
     seen: Seen | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write the network of a checkpoint in another format, checked in that format's runtime.
+    """Write the network of a checkpoint in another format, and check it in that format's runtime.
 
-    `FILE.card.md` beside it says what it is, and a `config.json` the settings, if the format is
-    safetensors. The directory is made if it is missing. Nothing appears under its name before the
-    check is passed, and a file that is there stays as it is without `overwrite`. `seen` is written
-    into the file: all data that the network has seen. For one process.
+    `FILE.card.md` beside it is the model card. With safetensors, `FILE.config.json` has the
+    settings. A missing directory is made. No file appears before the check is passed, and an
+    existing file is replaced only with `overwrite`. `seen` is written into the file: all data that
+    the network has seen. For one process.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -92,20 +92,20 @@ def export(
     if dtype != "float32" and format != "safetensors":
         raise ExportError(f"{format} holds float32 alone; {dtype} is for safetensors")
     output = Path(output)
-    card_path = output.with_name(f"{output.name}.card.md")
-    _check_places([output, card_path], overwrite=overwrite)
+    card_path, config_path = (
+        output.with_name(f"{output.name}.{ending}") for ending in ("card.md", "config.json")
+    )
+    paths = [output, card_path, *([config_path] if format == "safetensors" else [])]
+    for path in paths:
+        _check_path(path, overwrite=overwrite)
     stored = find_network(checkpoint)
     settings = Settings(stored.experiment, stored.metadata.get("step"), seen)
     model = stored.load()
-    way = _way(format, model, settings, dtype)
-    beside = {output.with_name(name): content for name, content in way.beside.items()}
-    # One that says the same is shared by files that differ in precision alone.
-    changed = [path for path, content in beside.items() if not _holds(path, content)]
-    _check_places(changed, overwrite=overwrite)
+    writer = _writer(format, model, settings, dtype)
     with directory_made(output.parent), appearing(output) as temporary:
-        way.write(temporary)
+        writer.write(temporary)
         comparison = compare(
-            temporary, way.run, model, way.grid, runtime=way.runtime, bound=BOUNDS[dtype]
+            temporary, writer.run, model, writer.grid, runtime=writer.runtime, bound=BOUNDS[dtype]
         )
         tensors = None if format == "stablehlo" else _read_back(temporary, model, settings, dtype)
         size = temporary.stat().st_size
@@ -120,8 +120,8 @@ def export(
             licence=licence,
             comparison=comparison,
         )
-        for path in changed:
-            write_whole(path, beside[path])
+        if writer.config:
+            write_whole(config_path, writer.config)
         write_whole(card_path, card(content).encode())
     return Exported(
         path=output,
@@ -134,72 +134,57 @@ def export(
     )
 
 
-class _Way(NamedTuple):
-    """How a format is written, and run to be checked."""
+class _Writer(NamedTuple):
+    """How a format is written, and how its file is run for the check."""
 
     write: Callable[[Path], None]
     run: Runner
     runtime: str
     grid: Shape3
-    """Of the samples: the working grid where it is fixed, else one that is large enough."""
-    beside: Mapping[str, bytes] = MappingProxyType({})
-    """Further files, by name."""
+    """Of the samples: the working grid if the file fixes it, else a small grid that suffices."""
+    config: bytes = b""
+    """Content of the file of settings; empty: the format has none."""
 
 
-def _way(format: Format, model: DualBranch, settings: Settings, dtype: Dtype) -> _Way:
-    # Each imported where it is needed: PyTorch and ONNX are extras, and slow to import.
+def _writer(format: Format, model: DualBranch, settings: Settings, dtype: Dtype) -> _Writer:
+    # PyTorch and ONNX are extras and slow to import, so each format is imported on demand.
     grid = settings.experiment.volume.grid
     smaller = checked_grid(grid, model.config.size_multiple)
     if format == "torch":
         from wsicl_jax.weights.export.torch_checkpoint import run_lightning, write_lightning
 
-        def write(path: Path) -> None:
-            write_lightning(path, model, settings)
-
-        return _Way(write, run_lightning, "PyTorch", smaller)
+        write = functools.partial(write_lightning, model=model, settings=settings)
+        return _Writer(write, run_lightning, "PyTorch", smaller)
     if format == "safetensors":
-        from wsicl_jax.weights.safetensors_file import (
-            config_json,
-            run_safetensors,
-            write_safetensors,
+        from wsicl_jax.weights.export import safetensors_file as file
+
+        write = functools.partial(
+            file.write_safetensors, model=model, settings=settings, dtype=dtype
         )
-
-        def write(path: Path) -> None:
-            write_safetensors(path, model, settings, dtype)
-
-        beside = {"config.json": config_json(settings)}
-        return _Way(write, run_safetensors, "JAX", smaller, beside)
+        config = file.config_json(settings)
+        return _Writer(write, file.run_safetensors, "JAX", smaller, config)
     _check_size(model, format)
     if format == "stablehlo":
         from wsicl_jax.weights.export.stablehlo_file import run_stablehlo, write_stablehlo
 
-        def write(path: Path) -> None:
-            write_stablehlo(path, model, grid)
-
-        return _Way(write, run_stablehlo, "JAX without this package", grid)
+        write = functools.partial(write_stablehlo, model=model, grid=grid)
+        return _Writer(write, run_stablehlo, "JAX without this package", grid)
     from wsicl_jax.weights.export.onnx_file import run_onnx, write_onnx
 
-    def write(path: Path) -> None:
-        write_onnx(path, model, settings)
-
-    return _Way(write, run_onnx, "ONNX Runtime", smaller)
+    write = functools.partial(write_onnx, model=model, settings=settings)
+    return _Writer(write, run_onnx, "ONNX Runtime", smaller)
 
 
-def _check_places(paths: Iterable[Path], *, overwrite: bool) -> None:
-    for path in paths:
-        if path.is_file() and not overwrite:
-            raise ExportError(f"{path} exists already; give another name, or --overwrite")
-        if why := why_not_writable(path, made=True):
-            raise ExportError(f"cannot write {path}: {why}")
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+def _check_path(path: Path, *, overwrite: bool) -> None:
+    if path.is_file() and not overwrite:
+        raise ExportError(f"{path} exists already; give another name, or --overwrite")
+    if why := why_not_writable(path, made=True):
+        raise ExportError(f"cannot write {path}: {why}")
 
 
 def _check_size(model: DualBranch, format: Format) -> None:
     size = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    if size > _LARGEST_IN_ONE_PIECE:
+    if size > _MAX_PROGRAM_BYTES:
         raise ExportError(
             f"the network has {size / 2**30:.1f} GiB of parameters; a file of {format} holds less "
             "than 2; use safetensors"
@@ -209,15 +194,15 @@ def _check_size(model: DualBranch, format: Format) -> None:
 def _read_back(path: Path, model: DualBranch, settings: Settings, dtype: Dtype) -> int:
     """The number of tensors, if a file gives back all of them and the settings bit for bit."""
     loaded = load_with_settings(path)
-    given = to_state_dict(loaded.model)
+    tensors = to_state_dict(loaded.model)
     written = {
         name: tensor.astype(jnp.dtype(dtype)).astype(np.float32)
         for name, tensor in to_state_dict(model).items()
     }
-    same = given.keys() == written.keys() and all(
-        np.array_equal(given[name].view(np.uint32), tensor.view(np.uint32))
+    same = tensors.keys() == written.keys() and all(
+        np.array_equal(tensors[name].view(np.uint32), tensor.view(np.uint32))
         for name, tensor in written.items()
     )
     if not same or loaded.settings != settings:
         raise ExportError("the file does not give back what was written; it was removed")
-    return len(given)
+    return len(tensors)

@@ -15,8 +15,8 @@ from wsicl_jax.errors import MissingExtraError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.weights.export.verification import Sample
 from wsicl_jax.weights.file_digest import BLANK, DIGEST, digest_of
-from wsicl_jax.weights.names import to_state_dict
-from wsicl_jax.weights.settings import KEY, Settings, settings_text
+from wsicl_jax.weights.stored_settings import KEY, Settings, settings_text
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 try:
     import onnx

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.weights.export.torch_network import TorchDualBranch, torch
 from wsicl_jax.weights.export.verification import Sample
-from wsicl_jax.weights.names import to_state_dict
-from wsicl_jax.weights.settings import KEY, Settings, settings_text
+from wsicl_jax.weights.stored_settings import KEY, Settings, settings_text
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 _LIGHTNING = "2.0.0"
 """The layout's version: an older one than any in use, so that none finds the file too new."""

@@ -20,7 +20,7 @@ except ImportError as error:
 from jaxtyping import Float
 
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.weights.names import to_state_dict
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 Features = list[Float[Tensor, "..."]]
 

@@ -7,13 +7,13 @@ import pytest
 
 from wsicl_jax.cli import main
 from wsicl_jax.data.store import create_store, finish_store, write_case
-from wsicl_jax.tools.bench import loader
+from wsicl_jax.tools.bench import loading_speed
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(loader, "_SECONDS", 0.05)
-    monkeypatch.setattr(loader, "_MADE_SHAPE", (32, 32, 16))
+    monkeypatch.setattr(loading_speed, "_SECONDS", 0.05)
+    monkeypatch.setattr(loading_speed, "_MADE_SHAPE", (32, 32, 16))
 
 
 SETTINGS = ["volume.grid=[16, 16, 16]", "episode.contexts=[1, 2]"]

@@ -10,7 +10,7 @@ from flax import nnx
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.weights.names import fill_from_state_dict, state_dict_shapes, to_state_dict
+from wsicl_jax.weights.tensor_names import fill_from_state_dict, state_dict_shapes, to_state_dict
 
 PUBLISHED = (32, 64, 128, 256, 512)
 DATA = Path(__file__).parents[1] / "data"

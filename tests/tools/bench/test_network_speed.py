@@ -11,8 +11,8 @@ from flax import nnx
 from wsicl_jax.cli import main
 from wsicl_jax.config import ModelConfig, TrainConfig
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.tools.bench import model as bench
-from wsicl_jax.tools.bench.pytorch import FORMATS
+from wsicl_jax.tools.bench import network_speed as bench
+from wsicl_jax.tools.bench.pytorch_runner import FORMATS
 
 SETTINGS = ["model.channels=[2, 4]", "volume.grid=[4, 6, 8]"]
 
@@ -42,7 +42,7 @@ def test_without_a_case_the_three_of_the_goals_are_compared(monkeypatch, capsys)
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_training_step_of_both_changes_the_parameters_alike(form, monkeypatch):
     """What is timed is the same work: loss, exact gradient and an update by Adam."""
-    from wsicl_jax.tools.bench import pytorch as twin_module
+    from wsicl_jax.tools.bench import pytorch_runner as twin_module
 
     config = ModelConfig(channels=(2, 4))
     model = DualBranch(config, rngs=nnx.Rngs(0))

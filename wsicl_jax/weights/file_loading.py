@@ -8,13 +8,13 @@ from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.lock import locked
-from wsicl_jax.weights.checkpoint import save_model
 from wsicl_jax.weights.file_contents import Weights, refusing
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import fill_from_state_dict
+from wsicl_jax.weights.lightning_reader import read_lightning
+from wsicl_jax.weights.network_checkpoint import save_model
 from wsicl_jax.weights.onnx_reader import read_onnx
-from wsicl_jax.weights.safetensors_file import read_safetensors
-from wsicl_jax.weights.settings import Settings, read_settings
+from wsicl_jax.weights.safetensors_reader import read_safetensors
+from wsicl_jax.weights.stored_settings import Settings, read_settings
+from wsicl_jax.weights.tensor_names import fill_from_state_dict
 
 _HEAD = 4096
 _STABLEHLO = b"ML\xefR"

@@ -6,7 +6,7 @@ from wsicl_jax.cli import main
 from wsicl_jax.data.store import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.terminal.progress import console
-from wsicl_jax.tools.show.listing import listing
+from wsicl_jax.tools.show.store_listing import listing
 
 SHAPE = (12, 20, 8)
 AFFINE = np.array([[0, -0.75, 0, 3], [1.5, 0, 0, -2], [0, 0, 3, 9], [0, 0, 0, 1]], float)

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from wsicl_jax.cli import main
 from wsicl_jax.config import ContextConfig, config_from_dict
-from wsicl_jax.tools.bench.context import cost_table, measure, remat_levels, ways
-from wsicl_jax.tools.bench.exchange import Exchange, compared_meshes, exchange_table
+from wsicl_jax.tools.bench.context_cost import cost_table, measure, remat_levels, ways
+from wsicl_jax.tools.bench.device_exchange import Exchange, compared_meshes, exchange_table
 
 TINY = config_from_dict({"volume": {"grid": [16, 8, 8]}, "model": {"channels": [2, 4]}})
 
@@ -82,6 +82,6 @@ def test_the_command_writes_what_it_measured(tmp_path):
     ],
 )
 def test_what_cannot_be_measured_is_told(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr("wsicl_jax.tools.bench.exchange.simulate_devices", lambda count: None)
+    monkeypatch.setattr("wsicl_jax.tools.bench.device_exchange.simulate_devices", lambda count: None)
     assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -22,7 +22,7 @@ from wsicl_jax.config import (
     PreparationConfig,
     config_to_dict,
 )
-from wsicl_jax.data.conversion.preparation import prepare_case
+from wsicl_jax.data.conversion.stored_case import to_stored_case
 from wsicl_jax.data.episodes.loader import batches
 from wsicl_jax.data.episodes.sampling import EpisodeSource
 from wsicl_jax.data.store import (
@@ -191,7 +191,7 @@ def _write(config: ExperimentConfig, folder: Path) -> tuple[list[Path], Store, S
             name = f"case_{number:03d}"
             files.append(_write_files(folder / name, image, label, affine))
             for kind, preparation in stores.items():
-                made = prepare_case(image[None], label, affine, (), preparation)
+                made = to_stored_case(image[None], label, affine, (), preparation)
                 write_case(folder / kind, name, *made[:3], source=made.source)
             bar.advance()
     for kind in stores:

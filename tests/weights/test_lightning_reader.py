@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from wsicl_jax.config import ModelConfig
 from wsicl_jax.errors import CheckpointError
-from wsicl_jax.weights.lightning import read_lightning
-from wsicl_jax.weights.names import state_dict_shapes
+from wsicl_jax.weights.lightning_reader import read_lightning
+from wsicl_jax.weights.tensor_names import state_dict_shapes
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_lightning.ckpt"
 EMBEDDING = "net.target_encoder.target_embedding.weight"

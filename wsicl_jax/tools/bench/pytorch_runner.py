@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from wsicl_jax.tools.bench.model import Inputs
+    from wsicl_jax.tools.bench.network_speed import Inputs
 
 FORMATS = ("contiguous", "channels last")
 """How PyTorch may lay out its tensors."""

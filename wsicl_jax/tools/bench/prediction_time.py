@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from wsicl_jax.config import ExperimentConfig, InferenceConfig, SynthConfig
-from wsicl_jax.data.label_maps import write_label_map
+from wsicl_jax.data.formats.writing import write_label_map
 from wsicl_jax.data.synthesis.cohort import draw_cohort
 from wsicl_jax.geometry.axes import Shape3
 from wsicl_jax.geometry.grids import resize, resize_nearest

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsicl_jax.weights.file_contents import MOST_STAGES, Weights, config_of, refusing
-from wsicl_jax.weights.names import check_shapes, state_dict_shapes
-from wsicl_jax.weights.settings import KEY
+from wsicl_jax.weights.stored_settings import KEY
+from wsicl_jax.weights.tensor_names import check_shapes, state_dict_shapes
 
 _STORAGE_TYPES = {
     "FloatStorage": np.dtype(np.float32),

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from wsicl_jax.errors import CheckpointError
-from wsicl_jax.weights.names import to_state_dict
-from wsicl_jax.weights.reading import load_weights
-from wsicl_jax.weights.safetensors_file import read_safetensors
+from wsicl_jax.weights.file_loading import load_weights
+from wsicl_jax.weights.safetensors_reader import read_safetensors
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 FIRST = "net.target_encoder.target_embedding.weight"
 

@@ -23,7 +23,7 @@ from wsicl_jax.errors import WsiclError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.losses import make_loss
 from wsicl_jax.terminal.progress import track
-from wsicl_jax.tools.bench.exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
+from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
 from wsicl_jax.tools.bench.machine import machine
 
 _SHARE_OF_MEMORY = 0.6

@@ -78,7 +78,7 @@ def bench_model(
     Raises:
         MissingExtraError: PyTorch is not installed.
     """
-    from wsicl_jax.tools.bench.pytorch import pytorch_device
+    from wsicl_jax.tools.bench.pytorch_runner import pytorch_device
 
     found: list[Comparison] = []
     with track(2 * len(cases), "measuring") as bar:
@@ -104,7 +104,7 @@ def bench_model(
 def _compared(
     what: str, model: ModelConfig, train: TrainConfig, grid: Shape3, contexts: int, repeats: int
 ) -> Comparison:
-    from wsicl_jax.tools.bench.pytorch import FORMATS, pytorch_runner
+    from wsicl_jax.tools.bench.pytorch_runner import FORMATS, pytorch_runner
 
     network = DualBranch(model, rngs=nnx.Rngs(0))
     inputs = _episode(grid, contexts)

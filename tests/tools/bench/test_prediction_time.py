@@ -5,14 +5,14 @@ import json
 import pytest
 
 from wsicl_jax.cli import main
-from wsicl_jax.tools.bench import predict
+from wsicl_jax.tools.bench import prediction_time
 
 SETTINGS = ["model.channels=[2, 4]", "volume.grid=[8, 8, 8]", "--contexts", "2"]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(predict, "_COARSE", 24)
+    monkeypatch.setattr(prediction_time, "_COARSE", 24)
 
 
 def test_every_stage_of_a_target_is_measured(tmp_path, capsys):

@@ -13,11 +13,11 @@ import pytest
 from wsicl_jax.config import ModelConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.storage.checkpoints import read_metadata
-from wsicl_jax.weights.checkpoint import experiment_config, load_model
 from wsicl_jax.weights.file_digest import DIGEST
-from wsicl_jax.weights.names import to_state_dict
-from wsicl_jax.weights.reading import import_weights, load_weights
-from wsicl_jax.weights.settings import KEY, Settings, read_settings, settings_text
+from wsicl_jax.weights.file_loading import import_weights, load_weights
+from wsicl_jax.weights.network_checkpoint import experiment_config, load_model
+from wsicl_jax.weights.stored_settings import KEY, Settings, read_settings, settings_text
+from wsicl_jax.weights.tensor_names import to_state_dict
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_lightning.ckpt"
 CARRYING = ("torch", "safetensors", "onnx")
@@ -68,7 +68,7 @@ def test_neither_pytorch_nor_onnx_is_needed_to_read(exported):
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('torch', 'onnx', 'onnxruntime')))\n"
-        "from wsicl_jax.weights.reading import load_weights\n"
+        "from wsicl_jax.weights.file_loading import load_weights\n"
         "for path in sys.argv[1:]:\n    print(load_weights(path)[1].volume.grid)\n"
     )
     told = subprocess.run([sys.executable, "-c", code, *files], check=True, capture_output=True)
