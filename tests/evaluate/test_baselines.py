@@ -18,7 +18,7 @@ from wsicl_jax.evaluate.baselines import (
     prompt_means,
     score_baseline,
 )
-from wsicl_jax.evaluate.in_context import score_in_context
+from wsicl_jax.evaluate.protocols.in_context import score_in_context
 from wsicl_jax.metrics.overlap import dice
 
 VOLUME = VolumeConfig(grid=GRID)

@@ -9,9 +9,9 @@ import pytest
 from evaluate.small_evaluations import AFFINE, SHAPE, planned
 
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate.cases import mask
 from wsicl_jax.evaluate.episode_list import write_list
 from wsicl_jax.evaluate.external_masks import score_masks
+from wsicl_jax.evaluate.prompted_episodes import truth_of
 from wsicl_jax.evaluate.records import ABOUT, read_cells
 from wsicl_jax.metrics.overlap import overlap
 
@@ -29,7 +29,7 @@ def listed(data, tmp_path):
 
 def write_masks(data, folder: Path, change=lambda truth: truth, affine=AFFINE) -> Path:
     for episode in data.episodes.episodes:
-        truth = mask(data.cases, episode.target, data.episodes.structures[episode.structure].labels)
+        truth = truth_of(data.episodes, data.cases, episode)
         path = folder / f"{episode.name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(change(truth).astype(np.uint8), affine), path)
@@ -54,7 +54,7 @@ def test_other_masks_are_compared_with_the_targets_spacing(data, listed, tmp_pat
     masks = write_masks(data, tmp_path / "masks", lambda truth: np.roll(truth, 1, axis=1))
     scores = score(listed, masks, tmp_path / "out", tolerance_mm=0.5)
     for episode, found in zip(data.episodes.episodes, scores, strict=True):
-        truth = mask(data.cases, episode.target, data.episodes.structures[episode.structure].labels)
+        truth = truth_of(data.episodes, data.cases, episode)
         expected = overlap(np.roll(truth, 1, axis=1), truth, (1.0, 2.0, 1.5), 0.5)
         assert (found.dice, found.surface_dice, found.hd95_mm) == expected
     content = json.loads((tmp_path / "out" / ABOUT).read_text())

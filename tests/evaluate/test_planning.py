@@ -16,10 +16,10 @@ from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate import cases as cases_module
-from wsicl_jax.evaluate.cases import CohortCases, mask
+from wsicl_jax.evaluate.case_sources import CohortCases, structure_mask
 from wsicl_jax.evaluate.episode_list import decoded
-from wsicl_jax.evaluate.in_context import show
 from wsicl_jax.evaluate.planning import cases_of, plan, plan_experiment, with_prompts
+from wsicl_jax.evaluate.prompted_episodes import prompted
 from wsicl_jax.prompts import kind_of, to_channel
 
 KINDS = ("point", "box", "scribble", "box3d", "mask2d", "mask", "mixed")
@@ -136,7 +136,7 @@ def test_structures_may_unite_labels(store):
     labels = found.episodes.structures["both"].labels
     target = found.episodes.episodes[0].target
     label = Store.open(store).read_label(target)
-    np.testing.assert_array_equal(mask(found.cases, target, labels), label > 0)
+    np.testing.assert_array_equal(structure_mask(found.cases, target, labels), label > 0)
 
 
 def test_a_structure_that_names_an_unknown_label_is_an_error(store):
@@ -184,7 +184,7 @@ def test_prompts_are_in_voxels_of_each_cases_own_grid_and_mark_the_structure(sto
         own = [e for e in listed.episodes if e.structure == name]
         assert set(structure.prompts) == {case for e in own for case in e.contexts}
         for case, prompts in structure.prompts.items():
-            truth = mask(cases, case, structure.labels)
+            truth = structure_mask(cases, case, structure.labels)
             assert truth.shape == SHAPE
             for kind in KINDS[:-1]:
                 drawn = decoded(prompts, kind, 3, truth)
@@ -221,7 +221,7 @@ def test_a_structure_too_small_for_the_working_grid_is_marked_all_the_same(tmp_p
     listed, cases = planned(path, kinds=KINDS, contexts=2)
     volume = experiment(path).volume
     for kind in KINDS:
-        episode = show(volume, listed, cases, listed.episodes[0], kind, 2, 2).episode
+        episode = prompted(volume, listed, cases, listed.episodes[0], kind, 2, 2).episode
         assert episode.context_prompts.reshape(2, -1).any(axis=1).all(), kind
 
 
@@ -240,7 +240,9 @@ def test_prompts_of_another_structure_lie_outside_the_one_asked_for(store):
     for structure in listed.structures.values():
         assert not set(structure.marked) & set(structure.labels)
         for case, prompts in structure.prompts.items():
-            truth, marked = (mask(cases, case, x) for x in (structure.labels, structure.marked))
+            truth, marked = (
+                structure_mask(cases, case, x) for x in (structure.labels, structure.marked)
+            )
             for kind in ("mask", "point"):
                 channel = to_channel(decoded(prompts, kind, 2, marked), SHAPE)
                 assert channel.any()

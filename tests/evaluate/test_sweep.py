@@ -208,7 +208,7 @@ def test_a_report_shows_baselines_as_models_and_says_what_they_are(sweep, tmp_pa
     about = json.loads((Path(config.output) / ABOUT).read_text())["models"]
     assert list(about) == list(config.baselines)
     assert "prompt channels" in about["prompt_mean"]["baseline"]
-    assert all("scored targets" in model["cut"] for model in about.values())
+    assert all("scored targets" in model["threshold"] for model in about.values())
     page = write_report([Path(config.output)], tmp_path / "report", gallery_cases=None).page
     assert all(name in page.read_text() for name in config.baselines)
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, cell_name, write_cell
-from wsicl_jax.evaluate.restoration import BEFORE
 from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
-from wsicl_jax.report.gallery import GalleryCase, GalleryContext
+from wsicl_jax.report.replay import GalleryCase, GalleryContext
 
 _LOSS = {
     "point": 0.3,

@@ -12,8 +12,8 @@ import pytest
 from made_up_scores import MadeUp, shown, write_sweep
 
 from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import ABOUT
-from wsicl_jax.evaluate.restoration import BEFORE
 from wsicl_jax.report.page import write_report
 from wsicl_jax.report.statistics import mean_interval
 

@@ -24,8 +24,8 @@ def _eval(options: argparse.Namespace) -> int:
     from wsicl_jax.errors import DataError
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
     from wsicl_jax.evaluate.predictor import Predictor
-    from wsicl_jax.evaluate.protocol import evaluate
-    from wsicl_jax.evaluate.score_tables import report, score_tables, skipped_table
+    from wsicl_jax.evaluate.scoring import evaluate
+    from wsicl_jax.evaluate.summaries import report, score_tables, skipped_table
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.binding import datasets_of_checkpoint
@@ -69,7 +69,7 @@ def _sweep(options: argparse.Namespace) -> int:
     import jax
 
     from wsicl_jax.config import load_sweep
-    from wsicl_jax.evaluate.score_tables import sweep_table
+    from wsicl_jax.evaluate.summaries import sweep_table
     from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.storage.lock import part_locked
@@ -87,7 +87,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from wsicl_jax.evaluate.external_masks import score_masks
-    from wsicl_jax.evaluate.score_tables import score_tables
+    from wsicl_jax.evaluate.summaries import score_tables
     from wsicl_jax.terminal.progress import console
 
     scores = score_masks(
@@ -107,8 +107,8 @@ def _score(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from wsicl_jax.errors import WsiclError
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
-    from wsicl_jax.report.gallery import replay
     from wsicl_jax.report.page import write_report
+    from wsicl_jax.report.replay import replay
 
     keep_compiled_programs()
     sweeps = [Path(directory) for directory in options.sweeps]
@@ -132,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _report_skipped(skipped: dict[str, str]) -> int:
-    from wsicl_jax.evaluate.score_tables import skipped_table
+    from wsicl_jax.evaluate.summaries import skipped_table
     from wsicl_jax.terminal.progress import console
 
     if skipped:

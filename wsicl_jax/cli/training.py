@@ -52,8 +52,8 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     from wsicl_jax.errors import PreemptedError
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
     from wsicl_jax.evaluate.predictor import Predictor
-    from wsicl_jax.evaluate.protocol import evaluate
-    from wsicl_jax.evaluate.score_tables import (
+    from wsicl_jax.evaluate.scoring import evaluate
+    from wsicl_jax.evaluate.summaries import (
         mean_dice,
         mean_ssim,
         report,

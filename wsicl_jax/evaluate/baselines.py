@@ -1,11 +1,10 @@
-"""Models of a sweep that need no network, for a trained one to be compared with.
+"""Baselines: simple methods without a network, which receive the same episodes.
 
-Both are shown what a network is shown. The prompt mean looks at no image: it says how far the
-places of the prompts alone go. The intensity model knows how bright the structure is, and about
-where it lies.
+The prompt mean uses no image: it measures what the positions of the prompts alone achieve. The
+intensity model uses the intensities below the prompts and the box around them.
 
-Their maps are cut where the mean Dice of the very targets that are scored is best, which no method
-could know beforehand: generous to the baselines, and never to the networks.
+The threshold of their maps is the one with the best mean Dice on the scored targets themselves. No
+method could know it beforehand: this favours the baselines over the networks.
 """
 
 from collections.abc import Sequence
@@ -18,9 +17,14 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from wsicl_jax.config import BaselineName, EvaluatedKind, SweepConfig, VolumeConfig
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.distributed.processes import is_leader
-from wsicl_jax.evaluate.cases import Cases, mask
+from wsicl_jax.evaluate.case_sources import Cases
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.in_context import fewer, scored, show
+from wsicl_jax.evaluate.prompted_episodes import (
+    images_short_of_prompts,
+    prompted,
+    score_of,
+    truth_of,
+)
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
@@ -28,13 +32,13 @@ from wsicl_jax.storage.digests import digest_of
 from wsicl_jax.terminal.progress import track
 
 _VERSION = 1
-"""Of both methods: with another number, they are scored anew."""
+"""Of both methods: a new number makes sweeps score them again."""
 
 SHARES = np.arange(1, 20, dtype=np.float32) / 20
-"""Where a map may be cut, as shares of its maximum."""
+"""Possible thresholds of a map, as shares of its maximum."""
 
-_LEAST_SPREAD = 0.01
-"""Standard deviation of the intensities, in [0, 1], that a single voxel is given."""
+_MIN_SD = 0.01
+"""Smallest standard deviation of intensities in [0, 1], for few prompted voxels."""
 
 _METHODS: dict[BaselineName, str] = {
     "prompt_mean": "mean of the context images' prompt channels",
@@ -43,12 +47,12 @@ _METHODS: dict[BaselineName, str] = {
 
 
 class Baseline(NamedTuple):
-    """In the place of a network: a map in [0, 1] for every episode, from plain arithmetic."""
+    """A method that returns a map in [0, 1] for every episode."""
 
     name: BaselineName
     volume: VolumeConfig
     manifest: None = None
-    """It was trained on nothing."""
+    """None: it has no training data."""
 
     @property
     def digest(self) -> str:
@@ -58,10 +62,10 @@ class Baseline(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a sweep says of it."""
+        """What a sweep records about it."""
         return {
             "baseline": _METHODS[self.name],
-            "cut": "where the mean Dice of the scored targets themselves is best",
+            "threshold": "where the mean Dice of the scored targets themselves is best",
             "grid": self.volume.grid,
             "percentiles": self.volume.percentiles,
             "crop": self.volume.crop,
@@ -71,15 +75,15 @@ class Baseline(NamedTuple):
 
     def maps(self, episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "size x y z"]:
         """One map for each size of the context set, of its first contexts."""
-        answer = prompt_means if self.name == "prompt_mean" else intensity_maps
-        return answer(episode, sizes)
+        method = prompt_means if self.name == "prompt_mean" else intensity_maps
+        return method(episode, sizes)
 
 
 def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[Baseline]:
     """The baselines of a sweep, on the first of its networks' working grids.
 
-    Without a network, on the sweep's `synthetic_grid`, with intensities scaled by default. They see
-    prompts as they are, whatever smoothing a network gives them.
+    Without a network, on the sweep's `synthetic_grid`, with the default scaling of intensities.
+    Their prompts are never smoothed.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
     volume = replace(volume, prompt_smoothing=0.0)
@@ -95,25 +99,26 @@ def prompt_means(episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "s
 def intensity_maps(episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "size x y z"]:
     """How well the target's intensities fit those below the first contexts' prompts.
 
-    exp(-z^2 / 2), z from the mean and the standard deviation of all voxels whose prompt channel
-    is above 0, within the box whose faces are the means of those around each context's prompts; 0
-    outside of it. Contexts without prompts don't count; with no others the map is 0.
+    exp(-z^2 / 2) inside a box and 0 outside of it. z is from the mean and the standard deviation
+    of all voxels whose prompt channel is above 0. Each face of the box is the mean of the faces of
+    the boxes around the prompts of each context. Contexts without prompts do not count; if no
+    context has prompts, the map is 0.
     """
     target, prompted = episode.target[..., 0], episode.context_prompts[..., 0] > 0
     images = episode.context_images[..., 0]
     values = [image[inside] for image, inside in zip(images, prompted, strict=True)]
     boxes = [Box.around(inside) for inside in prompted]
     maps = np.zeros((len(sizes), *target.shape), np.float32)
-    for answer, size in zip(maps, sizes, strict=True):
-        if not (around := [box for box in boxes[:size] if box]):
+    for fit, size in zip(maps, sizes, strict=True):
+        if not (prompt_boxes := [box for box in boxes[:size] if box]):
             continue
-        below = np.concatenate(values[:size]).astype(np.float64)
-        low, high = np.mean(around, axis=0)
-        # Voxels whose centres are inside.
+        prompted_values = np.concatenate(values[:size]).astype(np.float64)
+        low, high = np.mean(prompt_boxes, axis=0)
+        # Voxels with their centres inside.
         sides = [np.arange(side) + 0.5 for side in target.shape]
         within = np.ix_(*((a <= x) & (x < b) for x, a, b in zip(sides, low, high, strict=True)))
-        z = (target[within] - below.mean()) / max(below.std(), _LEAST_SPREAD)
-        answer[within] = np.exp(-(z**2) / 2)
+        z = (target[within] - prompted_values.mean()) / max(prompted_values.std(), _MIN_SD)
+        fit[within] = np.exp(-(z**2) / 2)
     return maps
 
 
@@ -128,36 +133,36 @@ def score_baseline(
     sizes: Sequence[int],
     tolerance_mm: float,
 ) -> list[Score]:
-    """The scores of a baseline, as `score_in_context` gives those of a network.
+    """The scores of a baseline, as `score_in_context` returns those of a network.
 
-    Each target's map, on its own grid, is cut at a share of its maximum: the one of `SHARES` with
-    the best mean Dice over all targets of the structure (and channel) at this size of the context
-    set, the lowest of equals. It is chosen on what is scored, in the baseline's favour.
+    The threshold of a map, on the target's own grid, is a share of its maximum: the one of `SHARES`
+    with the best mean Dice over all targets of the structure (and channel) at this size of the
+    context set, the lowest of equals.
 
     Raises:
         DataError: the list lacks the kind, or has fewer contexts or prompts; a case cannot be read.
     """
     sizes = sorted(set(sizes))
     episodes.check(sizes[-1], kind, prompts)
-    together: dict[tuple[str, str], list[ListedEpisode]] = {}
+    groups: dict[tuple[str, str], list[ListedEpisode]] = {}
     for episode in episodes.episodes:
-        together.setdefault((episode.structure, episode.channel), []).append(episode)
+        groups.setdefault((episode.structure, episode.channel), []).append(episode)
     scores: list[Score] = []
     count = 1 if kind in ONCE_PER_IMAGE else prompts
     title = f"{episodes.data_set}: {model}, {kind}" + (
         "" if kind in ONCE_PER_IMAGE else f" x {count}"
     )
     with track(len(episodes.episodes), title, show=is_leader()) as bar:
-        for group in together.values():
-            found: list[list[_Answer]] = []
+        for group in groups.values():
+            maps: list[list[_Map]] = []
             for episode in group:
-                found.append(_answers(baseline, episodes, cases, episode, kind, count, sizes))
+                maps.append(_maps(baseline, episodes, cases, episode, kind, count, sizes))
                 bar.advance()
-            per_size = zip(*found, strict=True)
+            per_size = zip(*maps, strict=True)
             best = [np.mean([one.dice for one in same], axis=0).argmax() for same in per_size]
             scores += [
-                scored(
-                    answer.levels.above(int(cut)),
+                score_of(
+                    one.levels.above(int(threshold)),
                     episodes,
                     cases,
                     episode,
@@ -167,24 +172,24 @@ def score_baseline(
                     kind=kind,
                     prompts=count,
                     contexts=size,
-                    seconds=answer.seconds,
-                    fewer=answer.fewer,
+                    seconds=one.seconds,
+                    fewer=one.fewer,
                 )
-                for episode, answers in zip(group, found, strict=True)
-                for size, cut, answer in zip(sizes, best, answers, strict=True)
+                for episode, of_episode in zip(group, maps, strict=True)
+                for size, threshold, one in zip(sizes, best, of_episode, strict=True)
             ]
     return scores
 
 
 class _Levels(NamedTuple):
-    """A map on a target's own grid, as far as `SHARES` can tell its values apart.
+    """A map on a target's own grid, reduced to how many of `SHARES` each voxel exceeds.
 
-    All of a structure are kept until it is known where to cut; most of a map is 0.
+    All maps of a structure stay in memory until their threshold is known; most of a map is 0.
     """
 
     shape: Shape3
     box: Box
-    """Where any share of the maximum is exceeded."""
+    """Around the voxels that exceed any share of the maximum."""
     counts: UInt8[np.ndarray, "x y z"]
     """How many shares a voxel exceeds, inside the box."""
 
@@ -194,14 +199,14 @@ class _Levels(NamedTuple):
         box = Box.around(counts) or Box((0, 0, 0), (0, 0, 0))
         return cls(values.shape, box, counts[box.slices].copy())
 
-    def above(self, cut: int) -> Bool[np.ndarray, "X Y Z"]:
-        """The mask above one of the shares."""
-        found = np.zeros(self.shape, bool)
-        found[self.box.slices] = self.counts > cut
-        return found
+    def above(self, threshold: int) -> Bool[np.ndarray, "X Y Z"]:
+        """The mask above `SHARES[threshold]` of the maximum."""
+        mask = np.zeros(self.shape, bool)
+        mask[self.box.slices] = self.counts > threshold
+        return mask
 
     def dice(self, truth: Bool[np.ndarray, "X Y Z"]) -> Float[np.ndarray, " share"]:
-        """What `metrics.dice` gives for each of the masks, from one count of voxels."""
+        """The Dice of each of the masks, from one count of voxels."""
         common = _exceeding(self.counts[truth[self.box.slices]])
         both = _exceeding(self.counts) + np.count_nonzero(truth)
         return np.where(both > 0, 2 * common / np.maximum(both, 1), 1.0)
@@ -213,8 +218,8 @@ def _exceeding(counts: UInt8[np.ndarray, "..."]) -> Integer[np.ndarray, " share"
     return each[::-1].cumsum()[::-1][1:]
 
 
-class _Answer(NamedTuple):
-    """What was found in a target with one size of the context set, and what that cost."""
+class _Map(NamedTuple):
+    """The map of a target with one size of the context set."""
 
     levels: _Levels
     dice: Float[np.ndarray, " share"]
@@ -222,7 +227,7 @@ class _Answer(NamedTuple):
     fewer: int
 
 
-def _answers(
+def _maps(
     baseline: Baseline,
     episodes: EpisodeList,
     cases: Cases,
@@ -230,14 +235,15 @@ def _answers(
     kind: EvaluatedKind,
     count: int,
     sizes: Sequence[int],
-) -> list[_Answer]:
-    shown = show(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
-    truth = mask(cases, episode.target, episodes.structures[episode.structure].labels)
+) -> list[_Map]:
+    inputs = prompted(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
+    truth = truth_of(episodes, cases, episode)
     grid = cases.grid(episode.target, episode.channel, baseline.volume)
-    answers = []
-    for size, values in zip(sizes, baseline.maps(shown.episode, sizes), strict=True):
+    maps = []
+    for size, values in zip(sizes, baseline.maps(inputs.episode, sizes), strict=True):
         levels = _Levels.of(grid.restore(values))
-        used = shown.prompts[:size]
+        used = inputs.prompts[:size]
         seconds = sum(map(annotation_seconds, used))
-        answers.append(_Answer(levels, levels.dice(truth), seconds, fewer(used, kind, count)))
-    return answers
+        fewer = images_short_of_prompts(used, kind, count)
+        maps.append(_Map(levels, levels.dice(truth), seconds, fewer))
+    return maps

@@ -1,8 +1,8 @@
-"""A fixed list of episodes: targets, contexts, prompts; a file, the same for every model.
+"""The file of an episode list: targets, contexts and prompts, the same for every model.
 
-Prompts are voxels of each case's own grid, so that nothing depends on a network's working grid.
-A case carries the same prompts in every episode, as if a person had annotated it once. Smaller
-context sets and fewer prompts are the first ones of what the list has.
+Prompts are voxels of each case's own grid, so nothing depends on a network's working grid. A case
+carries the same prompts in every episode, as if a person had annotated it once. A smaller context
+set is the first contexts of a larger one; fewer prompts are the first prompts.
 """
 
 import json
@@ -33,9 +33,9 @@ Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class CasePrompts:
-    """What marks one structure in one case: for each kind, prompts in a fixed order.
+    """The prompts of one structure in one case: for each kind, in a fixed order.
 
-    Masks are the structure itself and need no entry.
+    A mask prompt is the structure itself and needs no entry.
     """
 
     __pydantic_config__ = _RULES
@@ -49,21 +49,21 @@ class CasePrompts:
     mask2d: tuple[tuple[int, int], ...] = ()
     """Axis and index of slices on which the structure is outlined."""
     mixed: tuple[PromptKind, ...] = ()
-    """Kinds that mixed prompts take in turn, each the next one of its kind."""
+    """Kinds of mixed prompts in order; each is the next prompt of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What is to be found, and how the cases are marked."""
+    """A structure to segment, and its prompts in every context case."""
 
     __pydantic_config__ = _RULES
 
     labels: tuple[int, ...]
     """Labels that it unites."""
     marked: tuple[int, ...]
-    """Labels that the prompts mark: the same, but where wrong prompts are the experiment."""
+    """Labels that the prompts mark; others than `labels` where wrong prompts are an experiment."""
     prompts: dict[str, CasePrompts]
-    """By the name of the case; empty as long as none are drawn."""
+    """By the name of the case; empty until prompts are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,10 @@ class ListedEpisode:
     name: str
     structure: str
     channel: str
-    """Name of the channel (modality) that is shown."""
+    """Name of the channel (modality) of all its images."""
     target: str
     subject: str
-    """Whom the target shows."""
+    """Subject of the target."""
     contexts: tuple[str, ...]
     """Names of the context cases, in a fixed order."""
 
@@ -93,29 +93,29 @@ class EpisodeList:
     store: str
     """Path or URL of the store, or `synthetic`."""
     cases: dict[str, str]
-    """The hash of each case that takes part."""
+    """Digest of each case that an episode uses."""
     structures: dict[str, Structure]
     episodes: tuple[ListedEpisode, ...]
     contexts: int
     """Context images of every episode."""
     prompts: int
-    """Prompts of each kind on every context image, as far as the structure has room."""
+    """Prompts of each kind on every context image; a small structure may have fewer."""
     kinds: tuple[EvaluatedKind, ...]
-    """Kinds of prompts that it has."""
+    """Kinds of prompts in the list."""
     seed: int
     part: str
     jitter: float
     cohorts: dict[str, Any] = field(default_factory=dict)
-    """Of synthetic cohorts, all that they follow from."""
+    """Of synthetic cohorts, `Cohorts.to_json`."""
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that it says, but for where the store lies."""
+        """Digest of the whole list, except the path of the store."""
         content = {k: v for k, v in _plain(self).items() if k != "store"}
         return digest_of(content)
 
     def title(self, episode: ListedEpisode) -> str:
-        """The data set of an episode's score: with the channel, where there are several."""
+        """Data set name in an episode's score; it ends with the channel if there are several."""
         return f"{self.data_set}, {episode.channel}" if self._has_channels else self.data_set
 
     @cached_property
@@ -132,14 +132,14 @@ class EpisodeList:
                 f"the episode list of {self.data_set} has no prompts of kind {kind!r}, only "
                 f"{', '.join(self.kinds)}; plan a list with it"
             )
-        for what, asked, there in (
+        for noun, requested, listed in (
             ("context images", contexts, self.contexts),
             ("prompts", prompts, self.prompts),
         ):
-            if asked > there:
+            if requested > listed:
                 raise DataError(
-                    f"the episode list of {self.data_set} has {there} {what}; {asked} are asked "
-                    "for: plan a list with as many"
+                    f"the episode list of {self.data_set} has {listed} {noun}, but {requested} are "
+                    "requested: plan a list with as many"
                 )
 
 
@@ -167,7 +167,7 @@ def read_list(path: Path) -> EpisodeList:
 
 
 def encoded(drawn: dict[PromptKind, Sequence[Prompt]], mixed: Sequence[PromptKind]) -> CasePrompts:
-    """Drawn prompts as a list keeps them."""
+    """Prompts in the form that a list stores."""
     return CasePrompts(
         point=tuple(tuple(p) for p in drawn.get("point", ())),
         box=tuple(_ranges(p) for p in drawn.get("box", ())),
@@ -183,12 +183,12 @@ def decoded(
 ) -> list[Prompt]:
     """The first `count` prompts of a kind, on the case's own grid; fewer if there are no more.
 
-    `mask` is what the prompts mark, on that grid.
+    `mask` is the structure that the prompts mark, on that grid.
     """
     if kind == "mixed":
         kinds = prompts.mixed[:count]
         each = {k: decoded(prompts, k, kinds.count(k), mask) for k in dict.fromkeys(kinds)}
-        return [prompt for found in each.values() for prompt in found]
+        return [prompt for of_kind in each.values() for prompt in of_kind]
     if kind == "mask":
         return [mask]
     listed = getattr(prompts, kind)[: 1 if kind in ONCE_PER_IMAGE else count]

@@ -1,4 +1,4 @@
-"""Scores of masks that came from elsewhere, on the episodes of a list."""
+"""Scores of masks that another tool made, on the episodes of a list."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from jaxtyping import Bool
 from wsicl_jax.config import EvaluatedKind
 from wsicl_jax.data.images import check_same_grid, read_label
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate.cases import Cases, mask
+from wsicl_jax.evaluate.case_sources import Cases, structure_mask
 from wsicl_jax.evaluate.episode_list import decoded, read_list
-from wsicl_jax.evaluate.in_context import fewer, scored
 from wsicl_jax.evaluate.planning import cases_of
+from wsicl_jax.evaluate.prompted_episodes import images_short_of_prompts, score_of
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, cell_name, read_about, write_cell
 from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.terminal.progress import track
 
-_NAMED = 3
-"""Most files that a message names."""
+_MOST_NAMED = 3
+"""Files that a message names."""
 
 
 def score_masks(
@@ -36,8 +36,8 @@ def score_masks(
 ) -> list[Score]:
     """Score `MASKS/EPISODE.nii.gz` for every episode of a list and write them as a sweep's cell.
 
-    A mask is on its target's own grid, every voxel above 0 is inside. `kind`, `prompts` and
-    `contexts` say what the model was shown; they are for the tables.
+    A mask is on its target's own grid; every voxel above 0 is inside. `kind`, `prompts` and
+    `contexts` describe the context set that the model used, for the tables.
 
     Raises:
         DataError: a mask is missing, cannot be read, or is on another grid than its target; the
@@ -53,20 +53,20 @@ def score_masks(
     if missing := [str(file) for file in files.values() if not file.is_file()]:
         raise DataError(
             f"{len(missing)} of {len(files)} masks are missing, such as "
-            f"{', '.join(missing[:_NAMED])}; a mask is called as its episode"
+            f"{', '.join(missing[:_MOST_NAMED])}; name each mask EPISODE.nii.gz"
         )
     scores = []
     with track(len(files), f"scoring {model}") as bar:
         for episode in listed.episodes:
-            found = _read_mask(files[episode.name], cases, episode.target)
+            mask = _read_mask(files[episode.name], cases, episode.target)
             structure = listed.structures[episode.structure]
-            shown = [
-                decoded(structure.prompts[c], kind, count, mask(cases, c, structure.marked))
-                for c in episode.contexts[:contexts]
-            ]
+            prompts_used = []
+            for case in episode.contexts[:contexts]:
+                marked = structure_mask(cases, case, structure.marked)
+                prompts_used.append(decoded(structure.prompts[case], kind, count, marked))
             scores.append(
-                scored(
-                    found,
+                score_of(
+                    mask,
                     listed,
                     cases,
                     episode,
@@ -76,8 +76,8 @@ def score_masks(
                     kind=kind,
                     prompts=count,
                     contexts=contexts,
-                    seconds=sum(map(annotation_seconds, shown)),
-                    fewer=fewer(shown, kind, count),
+                    seconds=sum(map(annotation_seconds, prompts_used)),
+                    fewer=images_short_of_prompts(prompts_used, kind, count),
                 )
             )
             bar.advance()
@@ -92,17 +92,17 @@ def score_masks(
 
 
 def _read_mask(path: Path, cases: Cases, target: str) -> Bool[np.ndarray, "X Y Z"]:
-    found, affine = read_label(path)[:2]
-    shapes = cases.label(target).shape, found.shape
+    label, affine = read_label(path)[:2]
+    shapes = cases.label(target).shape, label.shape
     try:
         check_same_grid((Path(target), path), shapes, (cases.affine(target), affine))
     except DataError as error:
         raise DataError(f"{error}; masks are on the target's own grid, with its affine") from None
-    return found > 0
+    return label > 0
 
 
 def _about(output: Path, tolerance_mm: float) -> dict[str, Any]:
-    """What the directory's `ABOUT` says, if these scores may be added to it."""
+    """The content of the directory's `ABOUT`, if these scores may be added to it."""
     about = {"tolerance_mm": tolerance_mm, **read_about(output)}
     if "config" in about:
         raise ConfigError(

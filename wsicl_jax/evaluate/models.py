@@ -1,4 +1,4 @@
-"""The models of a sweep, before they are loaded: what they are, and what they were trained on."""
+"""The models of a sweep before they are loaded, and which data they have seen in training."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _PARTS = ("train", "validation", "held_out")
 
 
 class EvaluatedModel(NamedTuple):
-    """A checkpoint that takes part, before it is loaded."""
+    """A checkpoint under evaluation, before it is loaded."""
 
     name: str
     checkpoint: Path
@@ -29,25 +29,25 @@ class EvaluatedModel(NamedTuple):
     step: int | None
     volume: VolumeConfig
     manifest: Manifest | None
-    """What it was trained on; None if nobody knows."""
+    """Its training data; None if there is no record."""
     seen: Seen
-    """All that it has seen, and the networks that it began from."""
+    """All data that it has seen, also through the networks of its initial weights."""
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a sweep says of it."""
+        """What a sweep records about it."""
         return {"path": str(self.checkpoint), "digest": self.digest, "step": self.step}
 
 
 AnyModel = EvaluatedModel | Baseline
-"""A model that takes part, with a network or without."""
+"""A model under evaluation: a network or a baseline."""
 
 
 def model_of(name: str, path: str) -> EvaluatedModel:
     """The model of a run, of one of its checkpoints, of a file of weights, or of a name.
 
     Raises:
-        CheckpointError, DataError: there is none, or what it says of itself is damaged.
+        CheckpointError, DataError: there is none, or its metadata is damaged.
     """
     stored = find_network(path)
     return EvaluatedModel(
@@ -61,38 +61,37 @@ def model_of(name: str, path: str) -> EvaluatedModel:
     )
 
 
-def split_for(
-    config: SweepConfig, settings: DatasetConfig, candidates: Sequence[AnyModel]
-) -> DataSet:
-    """A data set of the sweep, split as the models know it: trained on by one is trained on.
+def split_for(config: SweepConfig, settings: DatasetConfig, models: Sequence[AnyModel]) -> DataSet:
+    """A data set of the sweep, split as its models were trained.
 
-    Data that no model knows are split by the sweep's seed.
+    A case that any model was trained on is a training case. Data that no model has seen is split by
+    the sweep's seed.
 
     Raises:
-        DataError: there is no such store, a setting names what it does not have, or its intensities
-            were scaled otherwise than a model expects.
+        DataError: there is no such store, a setting names something that it lacks, or its
+            intensities were scaled otherwise than a model expects.
     """
     if settings.store == SYNTHETIC:
         return DataSet(settings, None, {}, {})
-    for candidate in candidates:
-        open_store(settings.store, candidate.volume)
+    for model in models:
+        open_store(settings.store, model.volume)
     dataset = dataset_of(Store.open(settings.store), settings, config.episode, config.seed)
     known = [
-        bound(dataset, c.manifest).parts
-        for c in candidates
-        if c.manifest and _knows(c.manifest, dataset)
+        bound(dataset, model.manifest).parts
+        for model in models
+        if model.manifest and _knows(model.manifest, dataset)
     ]
     if not known:
         return dataset
     parts = {
-        case: next(p for p in _PARTS if p in {found[case] for found in known})
+        case: next(p for p in _PARTS if p in {parts[case] for parts in known})
         for case in dataset.parts
     }
     return replace(dataset, parts=parts)
 
 
 def _knows(manifest: Manifest, dataset: DataSet) -> bool:
-    """Whether it has this data set, or one of another name with the same content."""
+    """Whether it names this data set, or one with the same content."""
     contents = {case.digest for case in dataset.store.catalogue.values()}
     return any(
         record.name == dataset.name or contents & {case.digest for case in record.known.values()}
@@ -100,38 +99,38 @@ def _knows(manifest: Manifest, dataset: DataSet) -> bool:
     )
 
 
-def check_targets(listed: EpisodeList, candidates: Sequence[AnyModel]) -> None:
-    """Raises `DataError` if a model was trained on a target, or on the same content elsewhere."""
+def check_targets(listed: EpisodeList, models: Sequence[AnyModel]) -> None:
+    """Raises `DataError` if a model was trained on a target, or on another case of its content."""
     targets = {listed.cases[e.target]: e.target for e in listed.episodes}
-    for candidate in candidates:
-        trained = set() if isinstance(candidate, Baseline) else candidate.seen.cases
+    for model in models:
+        trained = set() if isinstance(model, Baseline) else model.seen.cases
         if seen := sorted(trained & set(targets)):
             raise DataError(
-                f"{candidate.name} was trained on {len(seen)} targets of {listed.data_set}, such "
-                f"as {targets[seen[0]]!r}: its scores would mean nothing; plan other episodes"
+                f"{model.name} was trained on {len(seen)} targets of {listed.data_set}, such "
+                f"as {targets[seen[0]]!r}, so its scores would be no test: plan other episodes"
             )
 
 
-def check_unseen(listed: EpisodeList, candidates: Sequence[AnyModel]) -> None:
-    """That no model has seen a data set; a warning where nobody knows what one has seen.
+def check_unseen(listed: EpisodeList, models: Sequence[AnyModel]) -> None:
+    """Check that no model has seen a data set; warn where a model's training data is unknown.
 
     Raises:
-        DataError: one was trained on it, began from a network that was, or had its label maps as
-            anatomies of synthetic cohorts.
+        DataError: a model, or a network of its initial weights, was trained on the data set, or
+            on synthetic cohorts whose anatomies are its label maps.
     """
-    for candidate in candidates:
-        if isinstance(candidate, Baseline) or listed.store == SYNTHETIC:
+    for model in models:
+        if isinstance(model, Baseline) or listed.store == SYNTHETIC:
             continue
-        if found := candidate.seen.of(listed.data_set, listed.cases.values()):
-            called = "" if found.name == listed.data_set else f", there called {found.name},"
-            how = "in training" if found.use == "training" else "as a prior of synthetic cohorts"
+        if seen := model.seen.of(listed.data_set, listed.cases.values()):
+            alias = "" if seen.name == listed.data_set else f", there called {seen.name},"
+            use = "in training" if seen.use == "training" else "as a prior of synthetic cohorts"
             raise DataError(
-                f"{candidate.name} has seen {listed.data_set}{called} {how}, but the sweep is for "
-                "unseen data (`unseen: true`); leave out the one or the other"
+                f"{model.name} has seen {listed.data_set}{alias} {use}, but the sweep is for "
+                "unseen data (`unseen: true`); remove the data set or the checkpoint"
             )
-        if candidate.seen.unknown:
+        if model.seen.unknown:
             warnings.warn(
-                f"whether {candidate.name} has seen {listed.data_set} is not known: there is no "
-                f"record of what {', '.join(candidate.seen.unknown)} has seen",
+                f"whether {model.name} has seen {listed.data_set} is not known: there is no "
+                f"record of what {', '.join(model.seen.unknown)} has seen",
                 stacklevel=2,
             )

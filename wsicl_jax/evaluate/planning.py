@@ -1,5 +1,6 @@
-"""Episode lists planned from catalogues and a seed: targets that nobody trained on, their contexts,
-and prompts drawn on every case's own grid.
+"""Episode lists, planned from the catalogues of stores and a seed.
+
+Targets are cases that no model was trained on. Prompts are drawn on every case's own grid.
 """
 
 import itertools
@@ -23,7 +24,14 @@ from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store
 from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.errors import DataError
-from wsicl_jax.evaluate.cases import Cases, CohortCases, Cohorts, StoreCases, cohort_of, mask
+from wsicl_jax.evaluate.case_sources import (
+    Cases,
+    CohortCases,
+    Cohorts,
+    StoreCases,
+    cohort_of,
+    structure_mask,
+)
 from wsicl_jax.evaluate.episode_list import (
     CasePrompts,
     EpisodeList,
@@ -36,22 +44,22 @@ from wsicl_jax.prompts import ONCE_PER_IMAGE, draw
 from wsicl_jax.terminal.progress import track
 
 Marking = Literal["structure", "other structure"]
-"""Whose prompts the contexts carry: those of the structure asked for, or of another one."""
+"""The structure that the prompts mark: that of the episode, or another one."""
 
 _MIXED: tuple[PromptKind, ...] = ("point", "box", "scribble")
 _KINDS: tuple[PromptKind, ...] = ("point", "box", "scribble", "box3d", "mask2d")
-"""Kinds that are drawn; masks are the structure itself."""
+"""Kinds that are drawn at random; a mask prompt is the structure itself."""
 
 
 class Planned(NamedTuple):
-    """A list with the cases that it is about."""
+    """An episode list with its cases."""
 
     episodes: EpisodeList
     cases: Cases
 
 
 class Plan(NamedTuple):
-    """What can be scored, and what cannot."""
+    """The planned lists, and the structures without episodes."""
 
     planned: list[Planned]
     skipped: dict[str, str]
@@ -59,7 +67,7 @@ class Plan(NamedTuple):
 
 
 def plan_experiment(config: ExperimentConfig, datasets: Sequence[DataSet] | None = None) -> Plan:
-    """The episode lists of an experiment's data sets, as its `evaluation` says.
+    """The episode lists of an experiment's data sets, by its `evaluation` settings.
 
     Without `datasets`, those of the configuration are opened and split by its seed.
 
@@ -78,7 +86,7 @@ def plan_experiment(config: ExperimentConfig, datasets: Sequence[DataSet] | None
 
 def plan(
     datasets: Sequence[DataSet],
-    wanted: EvaluationConfig,
+    evaluation: EvaluationConfig,
     *,
     seed: int,
     synth: SynthConfig,
@@ -88,18 +96,18 @@ def plan(
 ) -> Plan:
     """A list for every data set, one structure after another, from the catalogues alone.
 
-    It has no prompts yet: `with_prompts` draws them, which reads the label maps. Targets are of
-    the part that the settings name, contexts of training cases of other subjects, in a drawn
+    The lists have no prompts: `with_prompts` draws them, which reads the label maps. Targets are
+    cases of the part `evaluation.part`. Contexts are training cases of other subjects, in a random
     order. Synthetic cohorts are on `cohort_grid`; their structures have `min_voxels` there or
-    more. A label that is in too few cases is left out; a structure that a data set names must be
-    there. With `fewer_contexts`, a list has as many contexts as its data set has subjects for.
+    more. A label with too few cases is skipped, but an error if the data set names it in
+    `structures`. With `fewer_contexts`, a data set with few subjects gets fewer contexts.
 
     Raises:
-        DataError: a named structure has too few cases, or no other one is there to be marked.
+        DataError: a named structure has too few cases, or there is no other one to mark.
     """
-    found = Plan([], {})
+    result = Plan([], {})
     for dataset in datasets:
-        settings = _as_far_as_subjects_go(wanted, dataset)
+        settings = _limited_to_subjects(evaluation, dataset)
         if dataset.store is None:
             count = settings.most_contexts + settings.synthetic_targets
             origin = (seed, RandomStream.UNSEEN_COHORT)
@@ -110,7 +118,7 @@ def plan(
         else:
             cases = StoreCases(dataset)
             structures, episodes, skipped = _store_episodes(dataset, settings, seed, marking)
-            found.skipped.update(skipped)
+            result.skipped.update(skipped)
             about = {}
         if not episodes:
             continue
@@ -132,16 +140,16 @@ def plan(
             jitter=settings.jitter,
             cohorts=about,
         )
-        found.planned.append(Planned(listed, cases))
-    return found
+        result.planned.append(Planned(listed, cases))
+    return result
 
 
-def _as_far_as_subjects_go(settings: EvaluationConfig, dataset: DataSet) -> EvaluationConfig:
-    """With `fewer_contexts`, without the sizes that a data set has too few subjects for."""
+def _limited_to_subjects(settings: EvaluationConfig, dataset: DataSet) -> EvaluationConfig:
+    """With `fewer_contexts`, without context sizes above the number of training subjects."""
     if not settings.fewer_contexts or dataset.store is None:
         return settings
-    there = len(dataset.subjects_of(dataset.cases("train")))
-    sizes = [size for size in settings.contexts if size <= there]
+    subjects = len(dataset.subjects_of(dataset.cases("train")))
+    sizes = [size for size in settings.contexts if size <= subjects]
     return replace(settings, contexts=tuple(sizes or [min(settings.contexts)]))
 
 
@@ -149,7 +157,7 @@ def cases_of(listed: EpisodeList) -> Cases:
     """The cases of an episode list, as they were when it was written.
 
     Raises:
-        DataError: the store is missing, lacks a case, or has another one in its place.
+        DataError: the store is missing, lacks a case or channel, or a case has changed.
     """
     if listed.store == SYNTHETIC:
         cases: Cases = CohortCases(Cohorts.from_json(listed.cohorts))
@@ -158,20 +166,20 @@ def cases_of(listed: EpisodeList) -> Cases:
         dataset = DataSet(DatasetConfig(store=listed.store), store, {}, {})
         if unknown := {e.channel for e in listed.episodes} - set(store.channel_names):
             raise DataError(
-                f"the episode list of {listed.data_set} shows channels that {listed.store} lacks: "
-                f"{sorted(unknown)}; plan the list anew"
+                f"the episode list of {listed.data_set} has channels that {listed.store} lacks: "
+                f"{sorted(unknown)}; plan the list again"
             )
         if missing := sorted(set(listed.cases) - set(store.catalogue)):
             raise DataError(
                 f"the episode list of {listed.data_set} has {len(missing)} cases that "
-                f"{listed.store} lacks, such as {missing[0]!r}; plan the list anew"
+                f"{listed.store} lacks, such as {missing[0]!r}; plan the list again"
             )
         cases = StoreCases(dataset)
     changed = [name for name, digest in listed.cases.items() if cases.digest(name) != digest]
     if changed:
         raise DataError(
             f"{listed.store} has changed since the episode list of {listed.data_set} was written: "
-            f"{len(changed)} cases differ, such as {changed[0]!r}; plan the list anew"
+            f"{len(changed)} cases differ, such as {changed[0]!r}; plan the list again"
         )
     return cases
 
@@ -189,13 +197,13 @@ def _store_episodes(
     skipped: dict[str, str] = {}
     several = len(dataset.channels) > 1
     for number, (structure, labels) in enumerate(dataset.structures.items()):
-        marked, shown = labels, dataset.having(labels, "train")
+        marked, context_cases = labels, dataset.having(labels, "train")
         if marking == "other structure":
             marked = _other(dataset.structures.values(), labels, dataset.name, structure)
             marked_cases = set(dataset.having(marked, "train"))
-            shown = [case for case in shown if case in marked_cases]
+            context_cases = [case for case in context_cases if case in marked_cases]
         targets = dataset.having(labels, part)
-        subjects = len(dataset.subjects_of(shown))
+        subjects = len(dataset.subjects_of(context_cases))
         if subjects < settings.most_contexts or not targets:
             reason = (
                 f"in the cases of {subjects} training subjects and in {len(targets)} "
@@ -210,7 +218,7 @@ def _store_episodes(
             channel_name = store.channel_names[channel]
             for position, target in enumerate(targets[: settings.targets or None]):
                 rng = np.random.default_rng((seed, RandomStream.TRIAL_CONTEXTS, number, position))
-                contexts = _contexts(dataset, shown, settings.most_contexts, rng)
+                contexts = _contexts(dataset, context_cases, settings.most_contexts, rng)
                 name = f"{structure}/{target}" + (f"/{channel_name}" if several else "")
                 subject = dataset.subjects[target]
                 episodes.append(
@@ -236,14 +244,14 @@ def _other(
 
 
 def _contexts(
-    dataset: DataSet, shown: Sequence[str], count: int, rng: np.random.Generator
+    dataset: DataSet, cases: Sequence[str], count: int, rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Cases of a subject each, in a drawn order; `shown` has as many subjects or more."""
-    found: dict[str, str] = {}
-    while len(found) < count:
-        case = shown[rng.integers(len(shown))]
-        found.setdefault(dataset.subjects[case], case)
-    return tuple(found.values())
+    """Random cases of `count` subjects, one each; `cases` has that many subjects or more."""
+    by_subject: dict[str, str] = {}
+    while len(by_subject) < count:
+        case = cases[rng.integers(len(cases))]
+        by_subject.setdefault(dataset.subjects[case], case)
+    return tuple(by_subject.values())
 
 
 def _synthetic_episodes(
@@ -264,7 +272,7 @@ def _synthetic_episodes(
                 structure=structure,
                 channel=SYNTHETIC,
                 target=target,
-                # Subjects of a cohort are alike: the cohort is what was drawn independently.
+                # Subjects of a cohort are not independent, but cohorts are.
                 subject=f"cohort {number + 1}",
                 contexts=tuple(names[: settings.most_contexts]),
             )
@@ -280,20 +288,20 @@ def with_prompts(planned: Planned) -> Planned:
         DataError: a case cannot be read.
     """
     listed, cases = planned
-    wanted: dict[str, dict[str, None]] = {name: {} for name in listed.structures}
+    context_cases: dict[str, dict[str, None]] = {name: {} for name in listed.structures}
     for episode in listed.episodes:
-        wanted[episode.structure].update(dict.fromkeys(episode.contexts))
-    found = {}
-    total = sum(map(len, wanted.values()))
+        context_cases[episode.structure].update(dict.fromkeys(episode.contexts))
+    structures = {}
+    total = sum(map(len, context_cases.values()))
     with track(total, f"prompts of {listed.data_set}", show=is_leader()) as bar:
         for number, (name, structure) in enumerate(listed.structures.items()):
             prompts = {}
-            for case in wanted[name]:
+            for case in context_cases[name]:
                 key = (listed.seed, RandomStream.TRIAL_PROMPTS, number, zlib.crc32(case.encode()))
                 prompts[case] = _draw(planned, case, structure.marked, key)
                 bar.advance()
-            found[name] = replace(structure, prompts=prompts)
-    return Planned(replace(listed, structures=found), cases)
+            structures[name] = replace(structure, prompts=prompts)
+    return Planned(replace(listed, structures=structures), cases)
 
 
 def _draw(
@@ -302,10 +310,10 @@ def _draw(
     listed, cases = planned
     drawn_kinds = {*listed.kinds, *(_MIXED if "mixed" in listed.kinds else ())}
     kinds = [(place, kind) for place, kind in enumerate(_KINDS) if kind in drawn_kinds]
-    structure = mask(cases, case, labels) if kinds else np.zeros((1, 1, 1), bool)
+    structure = structure_mask(cases, case, labels) if kinds else np.zeros((1, 1, 1), bool)
     drawn = {}
     for place, kind in kinds:
-        # A stream for each kind: what is asked for besides changes none of it.
+        # A random stream for each kind, so that other requested kinds change nothing.
         rng = np.random.default_rng((*key, 1 + place))
         count = 1 if kind in ONCE_PER_IMAGE else listed.prompts
         jitter = 0.0 if kind == "mask2d" else listed.jitter

@@ -1,4 +1,4 @@
-"""A network that answers many episodes, in batches, at all context sizes in one pass."""
+"""A network for evaluation: many episodes in batches, at all context sizes in one pass."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.model.dual_branch import DualBranch
 
 _VOXELS_AT_ONCE = 4 * 32**3
-"""Targets run together on a device up to this many voxels of the working grid."""
+"""Largest number of working-grid voxels of the targets in one batch on one device."""
 
 
 class Predictor:
@@ -35,12 +35,12 @@ class Predictor:
 
     @property
     def at_once(self) -> int:
-        """Episodes that are run together."""
+        """Episodes in one batch."""
         own = max(1, _VOXELS_AT_ONCE // int(np.prod(self.volume.grid)))
         return own * (self._mesh.size if self._mesh else 1)
 
     def parts(self, count: int) -> Iterator[range]:
-        """Ranges of episodes to run together, in order."""
+        """Ranges of episodes, one for each batch, in order."""
         for first in range(0, count, self.at_once):
             yield range(first, min(first + self.at_once, count))
 
@@ -49,9 +49,9 @@ class Predictor:
     ) -> Float[np.ndarray, "size episode x y z"]:
         """The outputs for the first `sizes` contexts of every episode; float32.
 
-        One compilation serves all sizes, and so does one pass: each context image is processed
-        once. The numbers are those of context sets of exactly these sizes, but for rounding.
-        Episodes are filled up to `at_once`, so that a last part needs no compilation of its own.
+        All sizes share one compilation and one pass, which processes each context image once. The
+        outputs equal those of context sets of exactly these sizes, except for rounding. The last
+        batch is padded to `at_once`, so that it needs no compilation of its own.
         """
         batch = [np.stack(part) for part in zip(*episodes, strict=True)][:4]
         if missing := -len(episodes) % self.at_once:
@@ -61,13 +61,12 @@ class Predictor:
         inputs = target, images[:, :last], prompts[:, :last]
         if self._mesh:
             inputs = jax.device_put(inputs, NamedSharding(self._mesh, PartitionSpec("data")))
-        wanted = np.isin(np.arange(1, last + 1), sizes)
-        found = _after_each(self._graph, self._parameters, *inputs, wanted)
-        places = [size - 1 for size in sizes]
-        return np.asarray(found[np.array(places)])[:, : len(episodes), ..., 0]
+        requested = np.isin(np.arange(1, last + 1), sizes)
+        outputs = _after_each(self._graph, self._parameters, *inputs, requested)
+        return np.asarray(outputs[np.array(sizes) - 1])[:, : len(episodes), ..., 0]
 
 
 # One function for all networks, so that each architecture and shape is compiled once.
 @functools.partial(jax.jit, static_argnums=0)
-def _after_each(graph, parameters, target, images, prompts, wanted):
-    return nnx.merge(graph, parameters).after_each(target, images, prompts, wanted)
+def _after_each(graph, parameters, target, images, prompts, requested):
+    return nnx.merge(graph, parameters).after_each(target, images, prompts, requested)

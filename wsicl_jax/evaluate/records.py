@@ -1,7 +1,8 @@
-"""What was measured: a row for each target and setting, cells of rows on disk, many cells at once.
+"""Scores, and the files of a sweep that store them.
 
-A cell is what one model scored on one data set with one kind of prompt and one number of
-prompts per image, at all context sizes. Its file appears when it is whole.
+A score is one target at one setting. A cell has the scores of one model on one data set with one
+kind of prompt and one number of prompts per image, at all context sizes. A cell is one file,
+written atomically.
 """
 
 import json
@@ -18,15 +19,14 @@ from wsicl_jax.storage.digests import read_verified, with_digest
 from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
 from wsicl_jax.storage.safe_names import file_name
 
-Protocol = Literal["in_context", "interactive", "restoration", "looking"]
-"""Context images of other subjects; prompts on the target itself, in rounds; image to image; and
-targets without content, where Dice is with the network's own mask on the true target."""
+Protocol = Literal["in_context", "interactive", "restoration", "target_dependence"]
+"""One for each file in `wsicl_jax.evaluate.protocols`."""
 
 CELLS = "cells"
-"""The directory of cells in that of a sweep."""
+"""Directory of the cells in the directory of a sweep."""
 
 ABOUT = "sweep.json"
-"""What a sweep was asked to do, beside its cells."""
+"""File with the settings and models of a sweep, beside its cells."""
 
 _FORMAT = 1
 
@@ -49,35 +49,36 @@ class Score:
     """Name of the model in its sweep."""
     data_set: str
     structure: str
-    """Structure asked for; of image-to-image tasks the task's name."""
+    """Structure to segment; in restoration the name of the task."""
     episode: str
-    """Name of the episode in its list: equal for all models and settings."""
+    """Name of the episode in its list, the same for all models and settings."""
     target: str
     """Name of the target's case."""
     subject: str
-    """Whom the target shows: the unit of confidence intervals."""
+    """Subject of the target: the unit of confidence intervals."""
     protocol: Protocol
     kind: str
-    """Kind of prompt, or the task of image to image."""
+    """Kind of prompt, or task of restoration."""
     prompts: int
-    """Prompts asked for on each context image; of interactive rounds, those on the target."""
+    """Prompts requested on each context image; in interactive rounds, those on the target."""
     contexts: int
     """Context images."""
     round: int = 0
     """Round of an interactive episode, from 1; else 0."""
     replacement: str = ""
-    """Of `looking`: what was shown in the target's place."""
+    """In target dependence: the image in the target's place."""
     seconds: float = 0.0
-    """What the prompts of the whole context set cost a person."""
+    """Annotation time of the prompts of the whole context set."""
     fewer: int = 0
-    """Context images with fewer prompts than asked for, their structure being small."""
+    """Context images with fewer prompts than requested, because their structure is small."""
     dice: float | None = None
+    """With the truth; in target dependence, with the network's own mask on the true target."""
     surface_dice: float | None = None
     """Normalised surface Dice at the sweep's tolerance."""
     hd95_mm: float | None = None
     """95th percentile of the Hausdorff distance."""
     psnr: float | None = None
-    """Of image-to-image tasks, in dB."""
+    """In restoration, in dB."""
     ssim: float | None = None
 
 
@@ -92,9 +93,9 @@ class Cell:
     """The scores of one model, data set, protocol, kind and number of prompts."""
 
     name: str
-    """Its path below the directory of cells, without the ending."""
+    """Its path below the directory of cells, without the suffix."""
     key: str
-    """Hash of all that its scores depend on."""
+    """Digest of everything that its scores depend on."""
     scores: tuple[Score, ...]
     about: Annotated[dict[str, Any], AfterValidator(_timed)] = field(default_factory=dict)
     """Model (path, digest, step), episode list (digest), wall time in seconds, versions, device."""
@@ -118,7 +119,7 @@ class _DataSetAbout(BaseModel):
 
 
 class _About(BaseModel):
-    """What others look at in `ABOUT`."""
+    """The fields of `ABOUT` that are read."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -136,19 +137,19 @@ _ABOUT = TypeAdapter(_About)
 
 
 def cell_name(*parts: str) -> str:
-    """A path for a cell from names of models, data sets and settings, whatever is in them."""
+    """A safe path for a cell from any names of models, data sets and settings."""
     return "/".join(map(file_name, parts))
 
 
 def title_of(protocol: Protocol, kind: str) -> str:
-    """A protocol as the paper calls it."""
+    """Name of a protocol and kind in the WS-ICL paper."""
     if protocol == "interactive":
         return f"interactive ({kind})"
     return _TITLES.get((protocol, kind), kind)
 
 
 def write_cell(directory: Path, cell: Cell) -> None:
-    """Write a cell below a sweep's directory, in one piece."""
+    """Write a cell below a sweep's directory, atomically."""
     path = directory / CELLS / f"{cell.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = with_digest({"format": _FORMAT, **asdict(cell)})
@@ -169,7 +170,7 @@ def read_cell(path: Path) -> Cell:
 
 
 def read_about(directory: Path) -> dict[str, Any]:
-    """What a sweep was asked to do; nothing if it does not say.
+    """The content of a sweep's `ABOUT`; empty if there is no such file.
 
     Raises:
         DataError: the file is there, but cannot be read.
@@ -190,21 +191,21 @@ def read_about(directory: Path) -> dict[str, Any]:
 def read_cells(directories: Iterable[Path]) -> list[Cell]:
     """All cells of some sweeps, sorted by path.
 
-    Cells that were scored when a sweep was another one, and are no part of it now or have not been
-    scored anew, are left out.
+    Cells of an earlier state of a sweep, which are no part of it now or whose key has changed, are
+    skipped.
 
     Raises:
         DataError: a directory has none, or one cannot be read.
     """
-    found = []
+    kept = []
     for directory in directories:
-        place = directory / CELLS
+        root = directory / CELLS
         keys = read_about(directory).get("cells")
-        wanted = {place / f"{name}.json": key for name, key in (keys or {}).items()}
-        paths = sorted(place.rglob("*.json") if keys is None else filter(Path.is_file, wanted))
+        listed = {root / f"{name}.json": key for name, key in (keys or {}).items()}
+        paths = sorted(root.rglob("*.json") if keys is None else filter(Path.is_file, listed))
         cells = [(path, read_cell(path)) for path in paths]
-        kept = [cell for path, cell in cells if cell.key == wanted.get(path, cell.key)]
-        if not kept:
+        current = [cell for path, cell in cells if cell.key == listed.get(path, cell.key)]
+        if not current:
             raise DataError(f"{directory} has no scores; `wsicl sweep` writes them")
-        found += kept
-    return found
+        kept += current
+    return kept

@@ -1,13 +1,14 @@
-"""A grid of evaluations, cell by cell: each on disk when it is done, none done twice.
+"""Sweeps: a grid of evaluations, cell by cell.
 
-A cell is a model, a data set, a kind of prompt and their number; all context sizes are scored in
-one pass, or in one each where prompts have a smoothing, which depends on the whole set. Several
-processes may share a sweep: each takes its part of the cells (array jobs).
+A cell is a model, a data set, a kind of prompt and a number of prompts. Each cell is written when
+it is finished and never scored twice. Several processes may share a sweep: each scores its part of
+the cells (array jobs).
 """
 
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +30,6 @@ from wsicl_jax.evaluate.models import (
 )
 from wsicl_jax.evaluate.planning import Planned, cases_of, plan, with_prompts
 from wsicl_jax.evaluate.predictor import Predictor
-from wsicl_jax.evaluate.protocol import Setting, check_list, score, settings_of, sizes_of
 from wsicl_jax.evaluate.records import (
     ABOUT,
     CELLS,
@@ -40,13 +40,14 @@ from wsicl_jax.evaluate.records import (
     read_cell,
     write_cell,
 )
+from wsicl_jax.evaluate.scoring import Setting, check_list, score, settings_of, sizes_of
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import digest_of
 from wsicl_jax.storage.safe_names import file_name
 from wsicl_jax.weights.networks import load_model
 
 EPISODES = "episodes"
-"""The directory of episode lists in that of a sweep."""
+"""Directory of the episode lists in the directory of a sweep."""
 
 _PACKAGES = ("wsicl_jax", "jax", "flax", "numpy", "scipy", "scikit-image", "surface-distance")
 
@@ -54,36 +55,36 @@ _PACKAGES = ("wsicl_jax", "jax", "flax", "numpy", "scipy", "scikit-image", "surf
 class PlannedCell(NamedTuple):
     """A cell of the grid."""
 
-    candidate: AnyModel
+    model: AnyModel
     data: Planned
     setting: Setting
     name: str
     key: str
-    """Hash of all that its scores depend on."""
+    """Digest of everything that its scores depend on."""
 
 
 class Sweep(NamedTuple):
-    """A sweep made ready: its cells in order, and what was left out."""
+    """A sweep that is ready to run: its cells in order, and what was skipped."""
 
     config: SweepConfig
     cells: list[PlannedCell]
     lists: list[Path]
-    """The lists of episodes that were written."""
+    """Paths of the episode lists."""
     skipped: dict[str, str]
     """Structures that too few cases have, each with the reason."""
 
 
 def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = False) -> Sweep:
-    """Find the checkpoints, plan the episode lists and write them, with what the sweep is about.
+    """Find the checkpoints, plan the episode lists, and write them and `ABOUT`.
 
-    A case that any of the checkpoints was trained on is never a target. Several processes may
-    do so at once: they write the same. With `lists_only` there need be no checkpoints.
+    A case that any of the checkpoints was trained on is never a target. Several processes may run
+    this at once: they write the same files. With `lists_only`, checkpoints are optional.
 
     Raises:
         CheckpointError, DataError: a checkpoint or a store is missing or damaged, a named structure
-            has too few cases, or a given list lacks what is to be shown, or has a target that was
-            trained on, or is of a data set that was seen where the sweep is for unseen data.
-        ConfigError: there are no models, or the directory has scores of masks from elsewhere.
+            has too few cases, a list lacks contexts, prompts or a kind, a target was trained on,
+            or the sweep is for unseen data and a model has seen a data set.
+        ConfigError: there are no models, or the directory has scores of external masks.
     """
     if not (config.checkpoints or config.baselines or lists_only):
         raise ConfigError("the sweep names no model; give checkpoints: {NAME: RUN}, or baselines")
@@ -94,28 +95,28 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
             "both to `wsicl report`"
         )
     networks = [model_of(name, path) for name, path in config.checkpoints.items()]
-    candidates = [*networks, *baselines_of(config, [network.volume for network in networks])]
-    planned, skipped = _planned(config, candidates)
+    models = [*networks, *baselines_of(config, [network.volume for network in networks])]
+    planned, skipped = _planned(config, models)
     for data in planned:
-        check_targets(data.episodes, candidates)
+        check_targets(data.episodes, models)
         if config.unseen:
-            check_unseen(data.episodes, candidates)
-    cells = _cells(config, candidates, planned)
+            check_unseen(data.episodes, models)
+    cells = _cells(config, models, planned)
     lists = []
     for data in planned:
-        lists.append(output / _place(data.episodes))
+        lists.append(output / _list_path(data.episodes))
         write_list(lists[-1], data.episodes)
     if not lists_only:
-        _write_about(config, candidates, planned, cells, command)
+        _write_about(config, models, planned, cells, command)
     return Sweep(config, cells, lists, skipped)
 
 
 def run_cells(
     sweep: Sweep, part: tuple[int, int] = (1, 1), devices: Sequence[jax.Device] | None = None
 ) -> tuple[int, int]:
-    """Score the cells of one part that are not on disk yet; how many were scored, and were there.
+    """Score the cells of one part that are not on disk; the numbers of scored and of earlier cells.
 
-    `part` is (i, n): consecutive cells, so that a part loads few networks and data sets.
+    `part` is (i, n). Its cells are consecutive, so that a part loads few networks and data sets.
 
     Raises:
         WsiclError: a network cannot be loaded or a case not be read; finished cells stay.
@@ -125,21 +126,21 @@ def run_cells(
     own = sweep.cells[(number - 1) * total // parts : number * total // parts]
     missing = [cell for cell in own if not _is_done(output, cell)]
 
-    @lru_cache(maxsize=1)  # the cells of a network follow each other
-    def network(candidate_name: str) -> Predictor | Baseline:
-        candidate = next(c.candidate for c in missing if c.candidate.name == candidate_name)
-        if isinstance(candidate, Baseline):
-            return candidate
-        return Predictor(load_model(candidate.checkpoint), candidate.volume, devices)
+    @lru_cache(maxsize=1)  # the cells of a network are consecutive
+    def network(name: str) -> Predictor | Baseline:
+        model = next(cell.model for cell in missing if cell.model.name == name)
+        if isinstance(model, Baseline):
+            return model
+        return Predictor(load_model(model.checkpoint), model.volume, devices)
 
     for cell in missing:
         start = time.monotonic()
         scores = score(
             cell.setting,
-            network(cell.candidate.name),
+            network(cell.model.name),
             cell.data,
             sweep.config.evaluation,
-            cell.candidate.name,
+            cell.model.name,
         )
         about = _about_cell(cell, time.monotonic() - start)
         write_cell(output, Cell(name=cell.name, key=cell.key, scores=tuple(scores), about=about))
@@ -158,9 +159,9 @@ def finished(sweep: Sweep) -> list[Score]:
 
 
 def _planned(
-    config: SweepConfig, candidates: Sequence[AnyModel]
+    config: SweepConfig, models: Sequence[AnyModel]
 ) -> tuple[list[Planned], dict[str, str]]:
-    datasets = [split_for(config, settings, candidates) for settings in config.data]
+    datasets = [split_for(config, settings, models) for settings in config.data]
     drafts, skipped = plan(
         datasets,
         config.evaluation,
@@ -169,63 +170,63 @@ def _planned(
         cohort_grid=config.synthetic_grid,
         min_voxels=config.episode.min_voxels,
     )
-    given = [_given(Path(path), config.evaluation, candidates) for path in config.episodes]
-    planned = [*map(with_prompts, drafts), *given]
+    earlier = [_read_list(Path(path), config.evaluation, models) for path in config.episodes]
+    planned = [*map(with_prompts, drafts), *earlier]
     names = [data.episodes.data_set for data in planned]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"two data sets of the sweep are called {twice[0]!r}; leave one out")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"two data sets of the sweep are called {duplicates[0]!r}; remove one")
     if not planned:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise DataError(f"no structure of the sweep's data can be evaluated: {reasons}")
     return planned, skipped
 
 
-def _given(path: Path, evaluation: EvaluationConfig, candidates: Sequence[AnyModel]) -> Planned:
-    """A list that was written before, fit for this sweep."""
+def _read_list(path: Path, evaluation: EvaluationConfig, models: Sequence[AnyModel]) -> Planned:
+    """An episode list from its file, checked for this sweep."""
     listed = read_list(path)
     check_list(listed, evaluation)
     if listed.store != SYNTHETIC:
-        for candidate in candidates:
-            open_store(listed.store, candidate.volume)
+        for model in models:
+            open_store(listed.store, model.volume)
     return Planned(listed, cases_of(listed))
 
 
 def _cells(
-    config: SweepConfig, candidates: Sequence[AnyModel], planned: Sequence[Planned]
+    config: SweepConfig, models: Sequence[AnyModel], planned: Sequence[Planned]
 ) -> list[PlannedCell]:
     settings = settings_of(config.evaluation)
-    shown = [
-        [digest_of(_shown(data.episodes, setting, config.evaluation)) for setting in settings]
+    inputs = [
+        [digest_of(_inputs(data.episodes, setting, config.evaluation)) for setting in settings]
         for data in planned
     ]
     return [
         PlannedCell(
-            candidate,
+            model,
             data,
             setting,
-            cell_name(candidate.name, data.episodes.data_set, setting.name),
-            digest_of([candidate.name, candidate.digest, what_is_shown]),
+            cell_name(model.name, data.episodes.data_set, setting.name),
+            digest_of([model.name, model.digest, inputs_digest]),
         )
-        for candidate in candidates
-        for data, by_setting in zip(planned, shown, strict=True)
-        for setting, what_is_shown in zip(settings, by_setting, strict=True)
-        if setting.protocol == "in_context" or not isinstance(candidate, Baseline)
+        for model in models
+        for data, by_setting in zip(planned, inputs, strict=True)
+        for setting, inputs_digest in zip(settings, by_setting, strict=True)
+        if setting.protocol == "in_context" or not isinstance(model, Baseline)
     ]
 
 
-def _shown(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) -> dict[str, Any]:
-    """All that a cell's scores depend on besides the model.
+def _inputs(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Everything that a cell's scores depend on besides the model.
 
-    Of a list only what the setting shows: other kinds of prompts, or more context images, may be
-    added to it without a new cell.
+    Of a list only the part that the setting uses, so that a list may gain other kinds of prompts or
+    more context images without new cells.
     """
     content: dict[str, Any] = {"setting": setting, "cohorts": listed.cohorts}
     if setting.protocol == "interactive":
-        own = evaluation.interactive
-        sizes, content["rounds"] = [own.contexts], own.rounds
+        sizes = [evaluation.interactive.contexts]
+        content["rounds"] = evaluation.interactive.rounds
     else:
         sizes = sizes_of(listed, evaluation)
-        if setting.protocol == "looking":
+        if setting.protocol == "target_dependence":
             sizes = sizes[-1:]
     if setting.protocol == "restoration":
         content["seed"] = listed.seed
@@ -255,17 +256,16 @@ def _prompts(prompts: CasePrompts, setting: Setting) -> list[Any]:
     return [getattr(prompts, kind) for kind in kinds]
 
 
-def _place(listed: EpisodeList) -> str:
-    """Where a list lies in the directory of a sweep."""
+def _list_path(listed: EpisodeList) -> str:
+    """Path of a list relative to the directory of a sweep."""
     return f"{EPISODES}/{file_name(listed.data_set)}.json"
 
 
 def _is_done(output: Path, cell: PlannedCell) -> bool:
     path = _path(output, cell)
-    # A damaged cell is scored again.
     try:
         return path.is_file() and read_cell(path).key == cell.key
-    except DataError:
+    except DataError:  # a damaged cell is scored again
         return False
 
 
@@ -275,7 +275,7 @@ def _path(output: Path, cell: PlannedCell) -> Path:
 
 def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
     device = jax.local_devices()[0]
-    model = cell.candidate
+    model = cell.model
     if isinstance(model, Baseline):
         origin = model.about
     else:
@@ -295,7 +295,7 @@ def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
 
 def _write_about(
     config: SweepConfig,
-    candidates: Sequence[AnyModel],
+    models: Sequence[AnyModel],
     planned: Sequence[Planned],
     cells: Sequence[PlannedCell],
     command: str,
@@ -304,10 +304,10 @@ def _write_about(
         "command": command,
         "config": config_to_dict(config),
         "versions": _versions(),
-        "models": {candidate.name: candidate.about for candidate in candidates},
+        "models": {model.name: model.about for model in models},
         "data_sets": {
             data.episodes.data_set: {
-                "episodes": _place(data.episodes),
+                "episodes": _list_path(data.episodes),
                 "digest": data.episodes.digest,
                 "targets": len({e.target for e in data.episodes.episodes}),
             }
@@ -321,10 +321,8 @@ def _write_about(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.report.gallery import GalleryCase, Rank
 from wsicl_jax.report.model_groups import ModelGroup, main_kind
+from wsicl_jax.report.replay import GalleryCase, Rank
 from wsicl_jax.report.results import Results
 from wsicl_jax.report.style import WIDTH, new_figure
 

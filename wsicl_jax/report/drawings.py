@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from wsicl_jax.report.case_pictures import case_figure
 from wsicl_jax.report.figures import context_figure, pages_of, rounds_figure, time_figure
-from wsicl_jax.report.gallery import GalleryCase
 from wsicl_jax.report.model_groups import DENSE, ModelGroup, in_full
+from wsicl_jax.report.replay import GalleryCase
 from wsicl_jax.report.results import Results
 from wsicl_jax.report.style import Drawing, drawn
 from wsicl_jax.storage.safe_names import cut

@@ -11,20 +11,20 @@ import yaml
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.records import title_of
 from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
-from wsicl_jax.report.baseline_comparison import standing
 from wsicl_jax.report.case_pictures import ShowCases, choose_cases, find_cases
 from wsicl_jax.report.comparisons import EQUAL_TIME, verdict
 from wsicl_jax.report.drawings import drawings_of
 from wsicl_jax.report.findings import key_numbers, questions_of
-from wsicl_jax.report.gallery import GalleryCase
+from wsicl_jax.report.headlines import standing
 from wsicl_jax.report.model_groups import ModelGroup, in_full, model_groups
-from wsicl_jax.report.report_tables import (
+from wsicl_jax.report.page_tables import (
     restoration_rows,
     rounds_rows,
     scores_csv,
     summary_csv,
     tables_of,
 )
+from wsicl_jax.report.replay import GalleryCase
 from wsicl_jax.report.results import Results, read_results
 from wsicl_jax.report.style import colour, heat
 from wsicl_jax.report.wording import duration, listed, number, signed

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsicl_jax.errors import DataError
+from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import (
     CELLS,
     Cell,
@@ -15,7 +16,6 @@ from wsicl_jax.evaluate.records import (
     read_cells,
     title_of,
 )
-from wsicl_jax.evaluate.restoration import BEFORE
 from wsicl_jax.report.statistics import (
     SETTING,
     Comparison,
@@ -178,7 +178,7 @@ def read_results(directories: Sequence[Path]) -> Results:
         kept += [(about.directory, cell) for cell in cells]
     _check_models(sweeps)
     notes += _differing_lists(sweeps)
-    looking = [s for _, cell in kept for s in cell.scores if s.protocol == "looking"]
+    looking = [s for _, cell in kept for s in cell.scores if s.protocol == "target_dependence"]
     scores, rows, twice = _rows(kept)
     if not rows:
         raise DataError(f"{', '.join(map(str, directories))}: the cells hold no scores")
@@ -198,7 +198,7 @@ def _rows(
     for directory, cell in cells:
         models = [s.model for s in cell.scores if s.model != BEFORE]
         for score in cell.scores:
-            if score.protocol == "looking":
+            if score.protocol == "target_dependence":
                 continue
             model = models[0] if score.model == BEFORE and models else score.model
             setting = _setting_of(replace(score, model=model))

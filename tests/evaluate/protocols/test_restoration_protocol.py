@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from evaluate.small_evaluations import Answers, planned
 
-from wsicl_jax.data.episodes.restoration import Degradation
-from wsicl_jax.evaluate.restoration import BEFORE, score_restoration
+from wsicl_jax.data.episodes.degradation import Degradation
+from wsicl_jax.evaluate.protocols.restoration import BEFORE, score_restoration
 from wsicl_jax.metrics.image_quality import HIGHEST_PSNR, psnr, ssim
 
 TASKS = ("denoising", "inpainting", "super_resolution")

@@ -10,7 +10,7 @@ from made_up_scores import MadeUp, write_sweep
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, write_cell
 from wsicl_jax.report.comparisons import between_models
-from wsicl_jax.report.report_tables import restoration_rows
+from wsicl_jax.report.page_tables import restoration_rows
 from wsicl_jax.report.results import Setting, read_results
 
 ROW = Score(

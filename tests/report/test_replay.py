@@ -15,7 +15,7 @@ from wsicl_jax.evaluate.episode_list import read_list, write_list
 from wsicl_jax.evaluate.records import ABOUT
 from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
 from wsicl_jax.metrics.overlap import dice
-from wsicl_jax.report.gallery import replay
+from wsicl_jax.report.replay import replay
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Scores as a table for people and as JSON for programs."""
+"""Mean scores: tables for the terminal, and values for logs and JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import Protocol, Score
-from wsicl_jax.evaluate.restoration import BEFORE
 
 
 def mean_dice(scores: Sequence[Score]) -> dict[str, float]:
@@ -16,7 +16,7 @@ def mean_dice(scores: Sequence[Score]) -> dict[str, float]:
 
     Where a kind has several settings, they follow: `.../box/prompts=3,contexts=4`.
     """
-    scores = [s for s in scores if s.dice is not None and s.protocol != "looking"]
+    scores = [s for s in scores if s.dice is not None and s.protocol != "target_dependence"]
     settings: dict[str, dict[str, None]] = {}
     for score in scores:
         settings.setdefault(_kind(score), {})[_setting(score)] = None
@@ -30,7 +30,7 @@ def mean_dice(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def mean_ssim(scores: Sequence[Score]) -> dict[str, float]:
-    """Mean SSIM of image-to-image tasks by `data set/task/contexts`, of networks alone."""
+    """Mean SSIM of networks in restoration, by `data set/task/contexts`."""
     groups: dict[str, list[float]] = {}
     for score in scores:
         if score.ssim is not None and score.model != BEFORE:
@@ -40,38 +40,38 @@ def mean_ssim(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def score_tables(scores: Sequence[Score]) -> list[Table]:
-    """Mean scores, a table for each protocol that there is.
+    """Mean scores, a table for each protocol in the scores.
 
     In context: a row for each structure, a column for each kind if there is one context size, else
     a row for each kind as well and a column for each size. Interactive: a column for each round.
     """
     tables = []
     for protocol, table_of in _TABLES.items():
-        if found := [score for score in scores if score.protocol == protocol]:
-            tables.append(table_of(found))
+        if of_protocol := [score for score in scores if score.protocol == protocol]:
+            tables.append(table_of(of_protocol))
     return tables
 
 
 def sweep_table(scores: Sequence[Score]) -> Table:
     """Mean Dice of each cell over structures and targets, a column for each context size."""
-    found = [s for s in scores if s.dice is not None and s.protocol == "in_context"]
-    sizes = sorted({score.contexts for score in found})
+    scores = [s for s in scores if s.dice is not None and s.protocol == "in_context"]
+    sizes = sorted({score.contexts for score in scores})
     table = Table(title="Mean Dice against context images")
     for name in ("model", "data set", "kind"):
         table.add_column(name)
     table.add_column("prompts", justify="right")
     for size in sizes:
         table.add_column(str(size), justify="right")
-    rows = dict.fromkeys((s.model, s.data_set, s.kind, s.prompts) for s in found)
+    rows = dict.fromkeys((s.model, s.data_set, s.kind, s.prompts) for s in scores)
     for row in rows:
-        here = [s for s in found if (s.model, s.data_set, s.kind, s.prompts) == row]
-        means = (_mean([s.dice for s in here if s.contexts == size]) for size in sizes)
+        cell = [s for s in scores if (s.model, s.data_set, s.kind, s.prompts) == row]
+        means = (_mean([s.dice for s in cell if s.contexts == size]) for size in sizes)
         table.add_row(*row[:3], str(row[3]), *means)
     return table
 
 
 def skipped_table(skipped: Mapping[str, str]) -> Table:
-    """Structures that were not evaluated, each with its reason."""
+    """Structures that were skipped, each with the reason."""
     table = Table("not evaluated", "reason")
     for structure, reason in skipped.items():
         table.add_row(structure, reason)
@@ -79,7 +79,7 @@ def skipped_table(skipped: Mapping[str, str]) -> Table:
 
 
 def report(scores: Sequence[Score], **about: Any) -> dict[str, Any]:
-    """Everything measured, for a JSON file: what was run, means, and every trial."""
+    """All scores for a JSON file: `about`, means, and every trial."""
     means = {"mean_dice": mean_dice(scores), "mean_ssim": mean_ssim(scores)}
     return {**about, **means, "trials": [asdict(score) for score in scores]}
 
@@ -137,7 +137,7 @@ def _pivot(
     *,
     seconds: bool = False,
 ) -> Table:
-    """Mean Dice: rows by data set, structure and `names`, columns as they choose scores."""
+    """Mean Dice: rows by data set, structure and `names`, columns by predicates of scores."""
     table = Table(title=title)
     rows: dict[str, Callable[[Score], str]] = {
         "data set": lambda s: s.data_set,
@@ -150,14 +150,14 @@ def _pivot(
     for heading in columns:
         table.add_column(heading, justify="right")
 
-    def means(here: Sequence[Score]) -> list[str]:
-        return [_mean([s.dice for s in here if chosen(s)]) for chosen in columns.values()]
+    def means(row: Sequence[Score]) -> list[str]:
+        return [_mean([s.dice for s in row if belongs(s)]) for belongs in columns.values()]
 
     groups: dict[tuple[str, ...], list[Score]] = {}
     for score in scores:
         groups.setdefault(tuple(of(score) for of in rows.values()), []).append(score)
-    for key, here in groups.items():
-        table.add_row(*key, str(len({s.target for s in here})), *means(here))
+    for key, row in groups.items():
+        table.add_row(*key, str(len({s.target for s in row})), *means(row))
     if not names:
         table.add_section()
         if len(groups) > 1:

@@ -1,7 +1,7 @@
 """The first lines of a report."""
 
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.report.baseline_comparison import standing
+from wsicl_jax.report.headlines import standing
 from wsicl_jax.report.results import Results, Setting
 
 
@@ -60,7 +60,7 @@ def test_without_baselines_nothing_is_said():
 
 def test_looks_are_told():
     looking = [
-        score("it", "liver", "box", 8, dice, protocol="looking", replacement=shown)
+        score("it", "liver", "box", 8, dice, protocol="target_dependence", replacement=shown)
         for shown, dice in (
             ("constant", 0.2),
             ("constant", 0.4),

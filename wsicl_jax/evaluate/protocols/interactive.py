@@ -1,6 +1,8 @@
-"""Interactive sessions, simulated: prompts on the target, each where the last mask was wrong."""
+"""Interactive protocol: simulated sessions, one prompt more on the target in each round.
 
-from collections.abc import Sequence
+Each prompt is put where the last mask was most wrong.
+"""
+
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +10,17 @@ import numpy as np
 from wsicl_jax.config import InteractiveKind
 from wsicl_jax.data.episodes.sampling import Episode, prompted_episode
 from wsicl_jax.distributed.processes import is_leader
-from wsicl_jax.evaluate.cases import Cases, mask
+from wsicl_jax.evaluate.case_sources import Cases
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.in_context import PromptedEpisode, fewer, scored, segmented, show
 from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.evaluate.prompted_episodes import (
+    PromptedEpisode,
+    images_short_of_prompts,
+    predicted_mask,
+    prompted,
+    score_of,
+    truth_of,
+)
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.prompts import Prompt, annotation_seconds, box_around, correct, on_grid
@@ -42,10 +51,9 @@ def score_interactive(
 ) -> list[Score]:
     """The scores of every episode after each round.
 
-    The target is its own context image, with one prompt more in each round, where
-    `prompts.correct` finds the last mask most wrong; where that has nothing to mend, no prompt is
-    added. With `contexts`, that many context images of other subjects stand beside it, with
-    `prompts` prompts of the same kind.
+    The target is its own context image (self context). Each round adds the prompt that
+    `prompts.correct` returns for the last mask, if any. With `contexts`, that many context images
+    of other subjects are added, with `prompts` prompts of the same kind on each.
 
     Raises:
         DataError: the list has fewer contexts or prompts, or a case cannot be read.
@@ -57,18 +65,25 @@ def score_interactive(
     title = f"{episodes.data_set}: interactive {kind}"
     with track(len(listed) * rounds, title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
-            sessions = [
-                _begun(network, episodes, cases, listed[i], kind, contexts, prompts) for i in part
-            ]
+            sessions = []
+            for i in part:
+                others = None
+                if contexts:
+                    others = prompted(
+                        network.volume, episodes, cases, listed[i], kind, prompts, contexts
+                    )
+                truth = truth_of(episodes, cases, listed[i])
+                sessions.append(_Session(listed[i], truth, [], others))
+                _add_prompt(sessions[-1], cases, kind, np.zeros_like(truth))
             for number in range(1, rounds + 1):
-                shown = [_shown(network, cases, session) for session in sessions]
-                outputs = network.outputs(shown, [contexts + 1])[0]
+                batch = [_self_context(network, cases, session) for session in sessions]
+                outputs = network.outputs(batch, [contexts + 1])[0]
                 for session, output in zip(sessions, outputs, strict=True):
-                    found = segmented(network, cases, session.episode, output)
+                    mask = predicted_mask(network, cases, session.episode, output)
                     others = session.others.prompts if session.others else []
                     scores.append(
-                        scored(
-                            found,
+                        score_of(
+                            mask,
                             episodes,
                             cases,
                             session.episode,
@@ -80,50 +95,32 @@ def score_interactive(
                             contexts=contexts,
                             round=number,
                             seconds=sum(map(annotation_seconds, [session.prompts, *others])),
-                            fewer=fewer(others, kind, prompts),
+                            fewer=images_short_of_prompts(others, kind, prompts),
                         )
                     )
-                    _add_prompt(session, cases, kind, found)
+                    _add_prompt(session, cases, kind, mask)
                     bar.advance()
     return scores
 
 
-def _begun(
-    network: Predictor,
-    episodes: EpisodeList,
-    cases: Cases,
-    episode: ListedEpisode,
-    kind: InteractiveKind,
-    contexts: int,
-    prompts: int,
-) -> _Session:
-    truth = mask(cases, episode.target, episodes.structures[episode.structure].labels)
-    others = None
-    if contexts:
-        others = show(network.volume, episodes, cases, episode, kind, prompts, contexts)
-    session = _Session(episode, truth, [], others)
-    _add_prompt(session, cases, kind, np.zeros_like(truth))
-    return session
-
-
-def _add_prompt(session: _Session, cases: Cases, kind: InteractiveKind, found: np.ndarray) -> None:
+def _add_prompt(session: _Session, cases: Cases, kind: InteractiveKind, mask: np.ndarray) -> None:
     spacing_mm = spacing_of(cases.affine(session.episode.target))
-    prompt = correct(kind, session.truth, found, session.prompts, spacing_mm)
+    prompt = correct(kind, session.truth, mask, session.prompts, spacing_mm)
     if prompt is not None:
         session.prompts.append(prompt)
 
 
-def _shown(network: Predictor, cases: Cases, session: _Session) -> Episode:
-    """The target as the first of its own contexts."""
-    episode = session.episode
-    image, _ = cases.subject(episode.target, episode.channel, network.volume)
+def _self_context(network: Predictor, cases: Cases, session: _Session) -> Episode:
+    """The target as the first of its own context images."""
+    target, channel, volume = session.episode.target, session.episode.channel, network.volume
     around = box_around(session.prompts, session.truth.shape)
-    shown, _ = cases.subject(episode.target, episode.channel, network.volume, around)
-    grid = cases.grid(episode.target, episode.channel, network.volume, around)
-    placed: Sequence[Prompt] = [on_grid(prompt, grid) for prompt in session.prompts]
-    images, prompts = [image, shown], [placed]
+    image = cases.subject(target, channel, volume)[0]
+    # Cut to the prompts, as a context image is; a target has none.
+    context = cases.subject(target, channel, volume, around)[0]
+    grid = cases.grid(target, channel, volume, around)
+    images, prompts = [image, context], [[on_grid(prompt, grid) for prompt in session.prompts]]
     if session.others:
         images += [*session.others.episode.context_images[..., 0]]
         prompts += session.others.placed
-    nothing = np.zeros(image.shape, bool)
-    return prompted_episode(images, nothing, prompts, smoothing=network.volume.prompt_smoothing)
+    no_truth = np.zeros(image.shape, bool)
+    return prompted_episode(images, no_truth, prompts, smoothing=volume.prompt_smoothing)

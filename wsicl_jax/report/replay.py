@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from wsicl_jax.data.episodes.sources import mask_of
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.episode_list import read_list
-from wsicl_jax.evaluate.in_context import show
 from wsicl_jax.evaluate.planning import Planned, cases_of
 from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.evaluate.prompted_episodes import prompted
 from wsicl_jax.evaluate.records import Score, read_about
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.model.dual_branch import THRESHOLD
@@ -110,7 +110,7 @@ def _shown(network: Predictor, planned: Planned, score: Score, rank: Rank) -> Ga
     listed, cases = planned
     (episode,) = (e for e in listed.episodes if e.name == score.episode)
     kind, count, contexts = score.kind, score.prompts, score.contexts
-    shown = show(network.volume, listed, cases, episode, kind, count, contexts)
+    shown = prompted(network.volume, listed, cases, episode, kind, count, contexts)
     output = network.outputs([shown.episode], [contexts])[0, 0]
     labels = listed.structures[episode.structure].labels
     grid = cases.grid(episode.target, episode.channel, network.volume)

@@ -7,7 +7,7 @@ from evaluate.small_evaluations import Answers, experiment, planned
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
-from wsicl_jax.evaluate.protocol import check_list, evaluate, settings_of
+from wsicl_jax.evaluate.scoring import check_list, evaluate, settings_of
 
 EVERYTHING = {
     "kinds": ["box", "mask", "box"],

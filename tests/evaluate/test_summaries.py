@@ -7,9 +7,9 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
+from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.evaluate.restoration import BEFORE
-from wsicl_jax.evaluate.score_tables import (
+from wsicl_jax.evaluate.summaries import (
     mean_dice,
     mean_ssim,
     report,

@@ -1,4 +1,4 @@
-"""Where evaluation gets images and labels: cases of a store, or synthetic subjects of its own."""
+"""Where evaluation reads images and label maps: from a store, or from synthetic cohorts."""
 
 import functools
 import threading
@@ -21,8 +21,8 @@ from wsicl_jax.data.episodes.sources import (
     Subject,
     case_crop,
     mask_of,
-    prepared_case,
     synthetic_subjects,
+    working_grid_case,
 )
 from wsicl_jax.data.synthesis.cohort import fingerprint
 from wsicl_jax.geometry.axes import Box, Shape3
@@ -34,7 +34,7 @@ _LABEL_CACHE_BYTES = 1e9
 
 @runtime_checkable
 class Cases(Protocol):
-    """Cases of one data set by name, on their own grids and on a network's working grid."""
+    """Cases of one data set, by name, on their own grids and on a network's working grid."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Cases(Protocol):
     ) -> Subject:
         """Image in [0, 1] and label map on the working grid.
 
-        Where margins are cut off, what lies in the box `keep` stays.
+        The preparation may cut margins off, but nothing inside the box `keep`.
         """
         ...
 
@@ -57,7 +57,7 @@ class Cases(Protocol):
     def grid(
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
     ) -> WorkingGrid:
-        """The way between the case's own grid and the working grid of `subject`."""
+        """Maps between the case's own grid and the working grid of `subject`."""
         ...
 
     def affine(self, case: str) -> Float[np.ndarray, "4 4"]:
@@ -69,7 +69,7 @@ class Cases(Protocol):
         ...
 
 
-def mask(cases: Cases, case: str, labels: tuple[int, ...]) -> Bool[np.ndarray, "X Y Z"]:
+def structure_mask(cases: Cases, case: str, labels: tuple[int, ...]) -> Bool[np.ndarray, "X Y Z"]:
     """A structure on a case's own grid."""
     return mask_of(cases.label(case), labels)
 
@@ -87,12 +87,12 @@ class StoreCases:
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
     ) -> Subject:
         store = self.dataset.store
-        return prepared_case(store, case, store.channel_names.index(channel), volume, keep)
+        return working_grid_case(store, case, store.channel_names.index(channel), volume, keep)
 
     def label(self, case: str) -> np.ndarray:
         with self._lock:
-            if (found := self._labels.get(case)) is not None:
-                return found
+            if (cached := self._labels.get(case)) is not None:
+                return cached
         label = self.dataset.store.read_label(case)
         with self._lock:
             if label.nbytes <= _LABEL_CACHE_BYTES:
@@ -116,10 +116,10 @@ class StoreCases:
 
 
 class Cohorts(NamedTuple):
-    """Synthetic cohorts, one for each unseen structure: all that their subjects follow from."""
+    """All settings that determine synthetic cohorts, one cohort for each unseen structure."""
 
     seed: tuple[int, ...]
-    """Seed of all cohorts; a cohort's number comes behind it."""
+    """Seed of all cohorts; the number of the cohort is appended."""
     grid: Shape3
     synth: SynthConfig
     min_voxels: int
@@ -139,7 +139,7 @@ class Cohorts(NamedTuple):
         return cls(**{**content, "seed": seed, "grid": grid, "synth": settings.synth})
 
 
-# The episodes of a cohort follow each other, so the newest cohorts serve them all.
+# The episodes of a cohort are consecutive, so few cohorts are needed at a time.
 @functools.lru_cache(maxsize=4)
 def cohort_of(cohorts: Cohorts, number: int) -> tuple[list[Subject], Integer[np.ndarray, "label"]]:
     """The subjects of a cohort, and the labels that are large enough in all of them."""
@@ -154,7 +154,7 @@ def cohort_of(cohorts: Cohorts, number: int) -> tuple[list[Subject], Integer[np.
 
 
 class CohortCases:
-    """The subjects of synthetic cohorts, called `cohort 3/subject 1`; voxels of 1 mm."""
+    """The subjects of synthetic cohorts, named `cohort 3/subject 1`; voxels of 1 mm."""
 
     name = SYNTHETIC
 
@@ -164,12 +164,12 @@ class CohortCases:
     def subject(
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
     ) -> Subject:
-        image, label = self._drawn(case)
+        image, label = self._subject(case)
         grid = self.grid(case, channel, volume)
         return grid.image(image), grid.label(label)
 
     def label(self, case: str) -> np.ndarray:
-        return self._drawn(case)[1]
+        return self._subject(case)[1]
 
     def grid(
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
@@ -186,6 +186,6 @@ class CohortCases:
     def _origin(self) -> list[Any]:
         return [self.cohorts.to_json(), fingerprint(self.cohorts.synth)]
 
-    def _drawn(self, case: str) -> Subject:
+    def _subject(self, case: str) -> Subject:
         cohort, subject = (int(part.split()[-1]) for part in case.split("/"))
         return cohort_of(self.cohorts, cohort - 1)[0][subject - 1]

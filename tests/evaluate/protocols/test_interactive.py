@@ -8,8 +8,8 @@ import pytest
 from evaluate.small_evaluations import SHAPE, Answers, planned
 
 from wsicl_jax.errors import DataError
-from wsicl_jax.evaluate.cases import mask
-from wsicl_jax.evaluate.interactive import score_interactive
+from wsicl_jax.evaluate.case_sources import structure_mask
+from wsicl_jax.evaluate.protocols.interactive import score_interactive
 from wsicl_jax.prompts import ball_radius, smoothed_prompts
 
 ROUNDS = 3
@@ -145,6 +145,6 @@ def test_more_contexts_than_the_list_has_are_an_error(data):
 def test_the_masks_are_scored_on_the_targets_own_grid(data):
     listed, cases = data
     (score, *_) = sessions(Answers(under_the_prompts), data, rounds=1)
-    truth = mask(cases, listed.episodes[0].target, (1,))
+    truth = structure_mask(cases, listed.episodes[0].target, (1,))
     assert truth.shape == SHAPE
     assert score.dice == pytest.approx(2 / (1 + truth.sum()))

@@ -9,8 +9,8 @@ from made_up_scores import MadeUp, shown, write_sweep
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.prompts import Box, Point, to_channel
 from wsicl_jax.report.case_pictures import case_figure, choose_cases, find_cases
-from wsicl_jax.report.gallery import GalleryCase, GalleryContext
 from wsicl_jax.report.model_groups import model_groups
+from wsicl_jax.report.replay import GalleryCase, GalleryContext
 from wsicl_jax.report.results import read_results
 
 SCORE = Score(

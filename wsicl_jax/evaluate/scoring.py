@@ -1,8 +1,4 @@
-"""Which protocols an evaluation has, and one call that scores any of them.
-
-In context: images of other subjects with prompts. Interactive: prompts on the target itself, in
-rounds. Restoration: image to image. Looking: targets without content.
-"""
+"""All settings of an evaluation, and one call that scores any of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,13 +6,13 @@ from typing import NamedTuple
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.evaluate.baselines import Baseline, score_baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
-from wsicl_jax.evaluate.in_context import score_in_context
-from wsicl_jax.evaluate.interactive import score_interactive
 from wsicl_jax.evaluate.planning import Planned
 from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.evaluate.protocols.in_context import score_in_context
+from wsicl_jax.evaluate.protocols.interactive import score_interactive
+from wsicl_jax.evaluate.protocols.restoration import score_restoration
+from wsicl_jax.evaluate.protocols.target_dependence import score_target_dependence
 from wsicl_jax.evaluate.records import Protocol, Score
-from wsicl_jax.evaluate.restoration import score_restoration
-from wsicl_jax.evaluate.target_dependence import score_looking
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 
 
@@ -32,11 +28,9 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         """A name for files."""
-        if self.protocol == "in_context":
-            return f"{self.kind}-{self.prompts}"
-        if self.protocol == "looking":
-            return f"looking-{self.kind}-{self.prompts}"
-        return f"{self.protocol}-{self.kind}"
+        prefix = "" if self.protocol == "in_context" else f"{self.protocol}-"
+        counted = self.protocol in ("in_context", "target_dependence")
+        return f"{prefix}{self.kind}" + (f"-{self.prompts}" if counted else "")
 
 
 def settings_of(config: EvaluationConfig) -> list[Setting]:
@@ -46,17 +40,17 @@ def settings_of(config: EvaluationConfig) -> list[Setting]:
         counts = (1,) if kind in ONCE_PER_IMAGE else sorted(set(config.prompts))
         settings += [Setting("in_context", kind, count) for count in counts]
         if config.looks:
-            settings.append(Setting("looking", kind, counts[-1]))
+            settings.append(Setting("target_dependence", kind, counts[-1]))
     most = config.most_prompts if config.interactive.contexts else 0
-    interactive = dict.fromkeys(config.interactive.kinds)
-    settings += [Setting("interactive", kind, most) for kind in interactive]
-    tasks = dict.fromkeys(config.restoration)
-    return settings + [Setting("restoration", task, 0) for task in tasks]
+    settings += [Setting("interactive", k, most) for k in dict.fromkeys(config.interactive.kinds)]
+    return settings + [Setting("restoration", t, 0) for t in dict.fromkeys(config.restoration)]
 
 
 def sizes_of(episodes: EpisodeList, config: EvaluationConfig) -> list[int]:
-    """The sizes of the context set that are scored on a list, sorted: with `fewer_contexts`, those
-    that it has."""
+    """The sizes of the context set that are scored on a list, ascending.
+
+    With `fewer_contexts`, those that the list has enough contexts for.
+    """
     sizes = sorted(set(config.contexts))
     if config.fewer_contexts:
         return [size for size in sizes if size <= episodes.contexts] or sizes[:1]
@@ -67,10 +61,10 @@ def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
     """Raises `DataError` if a list lacks contexts, prompts or a kind that an evaluation needs."""
     for setting in settings_of(config):
         most = sizes_of(episodes, config)[-1]
-        if setting.protocol in ("in_context", "looking"):
-            episodes.check(most, setting.kind, setting.prompts)
-        elif setting.protocol == "restoration":
+        if setting.protocol == "restoration":
             episodes.check(most)
+        elif setting.protocol != "interactive":
+            episodes.check(most, setting.kind, setting.prompts)
         elif config.interactive.contexts:
             episodes.check(config.interactive.contexts, setting.kind, setting.prompts)
 
@@ -87,45 +81,23 @@ def score(
     Raises:
         DataError: the list of episodes lacks what the setting needs, or a case cannot be read.
     """
-    episodes, cases = planned
-    sizes = sizes_of(episodes, config)
-    if setting.protocol == "looking":
-        return score_looking(
-            network,
-            episodes,
-            cases,
-            model=model,
-            kind=setting.kind,
-            prompts=setting.prompts,
-            contexts=sizes[-1],
-        )
+    sizes = sizes_of(planned.episodes, config)
+    if setting.protocol == "restoration":
+        return score_restoration(network, *planned, model=model, task=setting.kind, sizes=sizes)
+    prompted = {"model": model, "kind": setting.kind, "prompts": setting.prompts}
+    if setting.protocol == "target_dependence":
+        return score_target_dependence(network, *planned, **prompted, contexts=sizes[-1])
     if setting.protocol == "interactive":
         return score_interactive(
             network,
-            episodes,
-            cases,
-            model=model,
-            kind=setting.kind,
+            *planned,
+            **prompted,
             rounds=config.interactive.rounds,
             contexts=config.interactive.contexts,
-            prompts=setting.prompts,
             tolerance_mm=config.tolerance_mm,
         )
-    if setting.protocol == "restoration":
-        return score_restoration(
-            network, episodes, cases, model=model, task=setting.kind, sizes=sizes
-        )
     in_context = score_baseline if isinstance(network, Baseline) else score_in_context
-    return in_context(
-        network,
-        episodes,
-        cases,
-        model=model,
-        kind=setting.kind,
-        prompts=setting.prompts,
-        sizes=sizes,
-        tolerance_mm=config.tolerance_mm,
-    )
+    return in_context(network, *planned, **prompted, sizes=sizes, tolerance_mm=config.tolerance_mm)
 
 
 def evaluate(

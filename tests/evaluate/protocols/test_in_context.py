@@ -9,9 +9,10 @@ from evaluate.small_evaluations import GRID, SHAPE, Answers, planned, write_stor
 from wsicl_jax.config import VolumeConfig
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate import predictor as network_module
-from wsicl_jax.evaluate.cases import mask
-from wsicl_jax.evaluate.in_context import score_in_context, segmented
+from wsicl_jax.evaluate.case_sources import structure_mask
 from wsicl_jax.evaluate.predictor import Predictor
+from wsicl_jax.evaluate.prompted_episodes import predicted_mask
+from wsicl_jax.evaluate.protocols.in_context import score_in_context
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.metrics.overlap import overlap
 from wsicl_jax.prompts import smoothed_prompts
@@ -78,7 +79,7 @@ def test_masks_are_compared_on_the_targets_own_grid_with_its_spacing(data):
     listed, cases = data
     scores = scores_of(Answers(shifted), data)
     for score, episode in zip(scores, listed.episodes, strict=True):
-        truth = mask(cases, episode.target, listed.structures[episode.structure].labels)
+        truth = structure_mask(cases, episode.target, listed.structures[episode.structure].labels)
         spacing = spacing_of(cases.affine(episode.target))
         assert truth.shape == SHAPE and spacing == (1.0, 2.0, 1.5)
         expected = overlap(np.roll(truth, -1, axis=1), truth, spacing, 2.0)
@@ -90,8 +91,8 @@ def test_a_mask_is_the_output_above_the_cut(data):
     listed, cases = data
     network = Answers(perfect)
     output = np.full(GRID, 0.5, np.float32)
-    assert not segmented(network, cases, listed.episodes[0], output).any()
-    assert segmented(network, cases, listed.episodes[0], output + 0.01).all()
+    assert not predicted_mask(network, cases, listed.episodes[0], output).any()
+    assert predicted_mask(network, cases, listed.episodes[0], output + 0.01).all()
 
 
 # What is shown.

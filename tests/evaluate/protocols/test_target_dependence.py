@@ -1,4 +1,4 @@
-"""How much a network looks at its target."""
+"""How much a network's mask depends on the image of its target."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ import pytest
 from evaluate.small_evaluations import Answers, planned
 
 from wsicl_jax.config import EvaluationConfig
-from wsicl_jax.evaluate.protocol import score, settings_of, sizes_of
-from wsicl_jax.evaluate.score_tables import mean_dice
-from wsicl_jax.evaluate.target_dependence import score_looking
+from wsicl_jax.evaluate.protocols.target_dependence import score_target_dependence
+from wsicl_jax.evaluate.scoring import score, settings_of, sizes_of
+from wsicl_jax.evaluate.summaries import mean_dice
 
 
 @pytest.fixture(scope="module")
@@ -18,58 +18,64 @@ def data(store):
 
 
 def scores_of(data, answer):
-    return score_looking(Answers(answer), *data, model="it", kind="box", prompts=2, contexts=3)
+    return scores_of_network(data, Answers(answer))
 
 
-def prompted(episode, size):
+def scores_of_network(data, network):
+    return score_target_dependence(network, *data, model="it", kind="box", prompts=2, contexts=3)
+
+
+def prompts_alone(episode, size):
     return episode.context_prompts[0, ..., 0]
 
 
-def bright(episode, size):
+def bright_voxels(episode, size):
     return (episode.target[..., 0] > episode.target.mean() + 0.2).astype(float)
 
 
-def nothing(episode, size):
+def empty(episode, size):
     return np.zeros(episode.target.shape[:-1])
 
 
-def test_a_network_that_does_not_look_answers_the_same(data):
-    scores = scores_of(data, prompted)
+def test_a_mask_of_the_prompts_alone_has_a_dice_of_1_on_every_replacement(data):
+    scores = scores_of(data, prompts_alone)
     assert len(scores) == 2 * len(data.episodes.episodes)
     assert {s.dice for s in scores} == {1.0}
 
 
-def test_a_network_that_looks_answers_otherwise(data):
-    scores = scores_of(data, bright)
+def test_a_mask_of_the_targets_intensities_changes_with_the_target(data):
+    scores = scores_of(data, bright_voxels)
     assert {s.dice for s in scores if s.replacement == "constant"} == {0.0}
     assert 0 < np.mean([s.dice for s in scores if s.replacement == "shuffled"]) < 0.5
 
 
-def test_a_mask_of_nothing_says_nothing(data):
-    assert {s.dice for s in scores_of(data, nothing)} == {None}
+def test_an_empty_mask_on_the_true_target_has_no_dice(data):
+    assert {s.dice for s in scores_of(data, empty)} == {None}
 
 
 def test_a_shuffled_target_keeps_its_intensities(data):
-    network = Answers(bright)
-    score_looking(network, *data, model="it", kind="box", prompts=2, contexts=3)
+    network = Answers(bright_voxels)
+    scores_of_network(data, network)
     sorted_targets = {np.sort(e.target, axis=None).tobytes() for e in network.shown}
     # Each target as it is and shuffled, and a constant one.
     assert len(sorted_targets) == 2 * len({e.target for e in data.episodes.episodes})
 
 
-def test_looks_are_measured_where_asked_with_the_most_prompts_and_contexts(data):
+def test_target_dependence_is_measured_with_the_most_prompts_and_contexts_if_the_settings_ask(data):
     settings = EvaluationConfig(kinds=("box",), prompts=(1, 2), contexts=(1, 3), looks=True)
-    (asked,) = [s for s in settings_of(settings) if s.protocol == "looking"]
-    scores = score(asked, Answers(prompted), data, settings, "it")
+    (setting,) = [s for s in settings_of(settings) if s.protocol == "target_dependence"]
+    scores = score(setting, Answers(prompts_alone), data, settings, "it")
     assert {(s.prompts, s.contexts, s.replacement) for s in scores} == {
         (2, 3, "constant"),
         (2, 3, "shuffled"),
     }
     assert mean_dice(scores) == {}
-    assert all(s.protocol != "looking" for s in settings_of(replace(settings, looks=False)))
+    assert all(
+        s.protocol != "target_dependence" for s in settings_of(replace(settings, looks=False))
+    )
 
 
-def test_with_fewer_contexts_a_list_is_scored_as_far_as_it_goes(data):
+def test_with_fewer_contexts_a_list_is_scored_with_the_sizes_that_it_has(data):
     settings = EvaluationConfig(contexts=(1, 2, 8), fewer_contexts=True)
     assert sizes_of(data.episodes, settings) == [1, 2]
     assert sizes_of(data.episodes, replace(settings, fewer_contexts=False)) == [1, 2, 8]
