@@ -13,7 +13,8 @@ from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.episodes.sampling import EpisodeSource
 from wsicl_jax.data.episodes.sources import synthetic_subjects
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.data.store import Store, finish_store, write_case
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.store_writer import finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate import cases as cases_module
 from wsicl_jax.evaluate.case_sources import CohortCases, structure_mask
@@ -61,7 +62,7 @@ def test_held_out_cases_are_targets_where_they_are_asked_for(store):
     assert len(targets("validation")) == 3
     assert len(targets("held_out")) == 2
     assert not targets("validation") & targets("held_out")
-    with pytest.raises(ConfigError, match="nothing is held out"):
+    with pytest.raises(ConfigError, match="no subject is held out"):
         experiment(store, part="held_out")
 
 

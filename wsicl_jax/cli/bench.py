@@ -93,7 +93,7 @@ def add_bench(verb: Verb) -> None:
     bench.add_argument(
         "what",
         choices=("model", "context", "exchange", "loader", "predict"),
-        help="model: a training step and a forward pass against the PyTorch twin; "
+        help="model: a training step and a forward pass against the PyTorch network; "
         "context: memory and time by size and by remat, then exchange; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "

@@ -19,11 +19,12 @@ _MOST_WORKERS = 8
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from wsicl_jax.config import preparation_from_dict
+    from wsicl_jax.config import PreparationConfig, validated
     from wsicl_jax.data.conversion.convert import convert
     from wsicl_jax.terminal.progress import console
 
-    preparation = preparation_from_dict(
+    preparation = validated(
+        PreparationConfig,
         {
             "ras": options.ras,
             "crop": options.crop,
@@ -32,7 +33,7 @@ def _convert(options: argparse.Namespace) -> int:
             "percentiles": options.percentiles,
             "replace_nonfinite": options.replace_nonfinite,
             "assume_orientation": options.assume_orientation,
-        }
+        },
     )
     summary = convert(
         options.source,

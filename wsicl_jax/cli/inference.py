@@ -10,7 +10,7 @@ from wsicl_jax.errors import DataError, WsiclError
 
 def _predict(options: argparse.Namespace) -> int:
     from wsicl_jax import __version__
-    from wsicl_jax.config import inference_config
+    from wsicl_jax.config import InferenceConfig, validated
     from wsicl_jax.inference.batch.dry_run import dry_run
     from wsicl_jax.inference.batch.finished import context_digest
     from wsicl_jax.inference.batch.predict import predict, refusals
@@ -26,7 +26,7 @@ def _predict(options: argparse.Namespace) -> int:
         "max_memory_gb": options.max_memory,
         "assume_orientation": options.assume_orientation,
     }
-    reading = inference_config(**given)
+    reading = validated(InferenceConfig, given)
     named = [Path(target) for target in options.targets] or _images_for_testing(options)
     found = find_targets(named, output, ending=options.format, channel=options.channel)
     problems, context = list(found.problems), None
@@ -129,14 +129,18 @@ def _context_set(options: argparse.Namespace, targets: list[Path], reading):
 
 
 def _show(options: argparse.Namespace) -> int:
-    from wsicl_jax.config import reading_config
+    from wsicl_jax.config import ReadingConfig, validated
     from wsicl_jax.inference.inputs.request import read_context
     from wsicl_jax.tools.show.file_figures import context_figure, image_figure
 
     output = Path(options.output)
     check_writable(output)
-    reading = reading_config(
-        max_memory_gb=options.max_memory, assume_orientation=options.assume_orientation
+    reading = validated(
+        ReadingConfig,
+        {
+            "max_memory_gb": options.max_memory,
+            "assume_orientation": options.assume_orientation,
+        },
     )
     if (options.image is None) == (options.context is None):
         raise DataError("give an image with or without a label map, or --context FILE")

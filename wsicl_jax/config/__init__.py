@@ -1,102 +1,51 @@
-"""The experiment as typed, frozen dataclasses: each setting named, typed and defaulted once.
+"""All settings as typed, frozen dataclasses: each has one name, type, default and meaning.
 
-One file for each area of the YAML. Nothing heavier than PyYAML and pydantic may be imported here.
+One file for each area of the YAML, and the loading and validation of settings. Nothing heavier
+than PyYAML and pydantic may be imported here, and nothing that acts on settings lives here.
 """
 
-from wsicl_jax.config.ablation import (
-    AblationConfig,
-)
-from wsicl_jax.config.augmentation import (
-    AUGMENTATIONS,
-    INTENSITY_AUGMENTATIONS,
-    AugmentConfig,
-)
-from wsicl_jax.config.data import (
-    DatasetConfig,
-)
-from wsicl_jax.config.episodes import (
-    EpisodeConfig,
-)
-from wsicl_jax.config.evaluation import (
-    EvaluationConfig,
-    InteractiveConfig,
-    SweepConfig,
-)
-from wsicl_jax.config.experiment import (
-    ExperimentConfig,
-)
+from wsicl_jax.config.ablation import AblationConfig
+from wsicl_jax.config.augmentation import AUGMENTATIONS, INTENSITY_AUGMENTATIONS, AugmentConfig
+from wsicl_jax.config.data import DatasetConfig
+from wsicl_jax.config.episodes import EpisodeConfig
+from wsicl_jax.config.evaluation import EvaluationConfig, InteractiveConfig, SweepConfig
+from wsicl_jax.config.experiment import ExperimentConfig
 from wsicl_jax.config.fields import (
     SYNTHETIC,
-    Amount,
     BaselineName,
-    Count,
     EvaluatedKind,
     InteractiveKind,
-    LocalPath,
     Orientation,
-    Positive,
     PromptKind,
     RestorationTask,
-    Shards,
-    Share,
-    Spacing,
     Task,
 )
-from wsicl_jax.config.inference import (
-    InferenceConfig,
-)
+from wsicl_jax.config.inference import InferenceConfig
 from wsicl_jax.config.loading import (
-    config_from_dict,
-    config_to_dict,
-    inference_config,
     load_ablation,
     load_config,
     load_sweep,
     override_config,
-    preparation_from_dict,
     read_settings,
-    reading_config,
 )
 from wsicl_jax.config.migration import config_from_stored, migrate_settings
-from wsicl_jax.config.model import (
-    ContextConfig,
-    ModelConfig,
-)
-from wsicl_jax.config.preparation import (
-    PreparationConfig,
-)
-from wsicl_jax.config.prompts import (
-    PromptConfig,
-)
-from wsicl_jax.config.reading import (
-    AssumptionConfig,
-    ReadingConfig,
-)
-from wsicl_jax.config.synthesis import (
-    KindsConfig,
-    PriorConfig,
-    ScannerConfig,
-    SynthConfig,
-)
-from wsicl_jax.config.training import (
-    ParallelConfig,
-    TrainConfig,
-)
-from wsicl_jax.config.volume import (
-    VolumeConfig,
-)
+from wsicl_jax.config.model import ContextConfig, ModelConfig
+from wsicl_jax.config.preparation import PreparationConfig
+from wsicl_jax.config.prompts import PromptConfig
+from wsicl_jax.config.reading import ReadingConfig
+from wsicl_jax.config.synthesis import KindsConfig, PriorConfig, ScannerConfig, SynthConfig
+from wsicl_jax.config.training import ParallelConfig, TrainConfig
+from wsicl_jax.config.validation import config_from_dict, config_to_dict, validated
+from wsicl_jax.config.volume import VolumeConfig
 
 __all__ = [
     "AUGMENTATIONS",
     "INTENSITY_AUGMENTATIONS",
     "SYNTHETIC",
     "AblationConfig",
-    "Amount",
-    "AssumptionConfig",
     "AugmentConfig",
     "BaselineName",
     "ContextConfig",
-    "Count",
     "DatasetConfig",
     "EpisodeConfig",
     "EvaluatedKind",
@@ -106,11 +55,9 @@ __all__ = [
     "InteractiveConfig",
     "InteractiveKind",
     "KindsConfig",
-    "LocalPath",
     "ModelConfig",
     "Orientation",
     "ParallelConfig",
-    "Positive",
     "PreparationConfig",
     "PriorConfig",
     "PromptConfig",
@@ -118,9 +65,6 @@ __all__ = [
     "ReadingConfig",
     "RestorationTask",
     "ScannerConfig",
-    "Shards",
-    "Share",
-    "Spacing",
     "SweepConfig",
     "SynthConfig",
     "Task",
@@ -129,13 +73,11 @@ __all__ = [
     "config_from_dict",
     "config_from_stored",
     "config_to_dict",
-    "inference_config",
     "load_ablation",
     "load_config",
     "load_sweep",
     "migrate_settings",
     "override_config",
-    "preparation_from_dict",
     "read_settings",
-    "reading_config",
+    "validated",
 ]

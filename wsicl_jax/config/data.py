@@ -3,36 +3,35 @@
 import re
 from dataclasses import field, fields
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, SYNTHETIC, Amount, LocalPath, Positive
+from wsicl_jax.config.fields import RULES, SYNTHETIC, Amount, LocalPath, Positive
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class DatasetConfig:
     """One source of episodes."""
 
     store: LocalPath = SYNTHETIC
-    """Path of a store made by `wsicl convert`, or `synthetic` for the built-in generator."""
+    """Path or URL of a store, or `synthetic` for synthetic cohorts."""
     weight: Amount = 1.0
-    """Relative frequency of its episodes in training; 0: none, it is there for evaluation alone."""
+    """Relative frequency of its episodes in training; 0: evaluation only."""
     labels: tuple[Positive, ...] = ()
-    """Label values that training may show; empty: all."""
+    """Label values that training may use; empty: all."""
     channels: tuple[str, ...] = ()
-    """Names of the channels (modalities) that are shown, in training and evaluation; empty: all."""
+    """Names of the channels (modalities) to use, in training and evaluation; empty: all."""
     structures: dict[str, tuple[Positive, ...]] = field(default_factory=dict)
-    """Structure name to the label values that it unites: the tasks of evaluation, and of training
-    if `episode.structures` is `named`; empty: every label by its name."""
+    """Structure name to the label values that it unites. Evaluation segments these; training too,
+    if `episode.structures` is `named`. Empty: every label by its name."""
     structure_weights: dict[str, Amount] = field(default_factory=dict)
-    """Relative frequency of these structures in training, the others have 1; 0: never."""
+    """Relative frequency of structures in training; 1 for those not listed, 0: never."""
     min_voxels: Positive = 1
-    """Voxels, in the store, below which a case does not count as having a label."""
+    """A case has a label if the store holds at least this many voxels of it."""
     subject_pattern: str = ""
-    """Regular expression whose first group, or else the whole match, in a case's name is its
-    subject; empty: what the store says. Cases of one subject are never parted."""
+    """Regular expression for a case's name; the first group, or else the whole match, is the
+    subject. Empty: the subject that the store names. All cases of a subject stay in one part of
+    the split."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -43,11 +42,11 @@ class DatasetConfig:
                 f"subject_pattern {self.subject_pattern!r} is no regular expression: {error}"
             ) from None
         if self.store == SYNTHETIC:
-            usual = DatasetConfig(store="", weight=self.weight)
-            names = [name.name for name in fields(self) if name.name != "store"]
-            if given := [n for n in names if getattr(self, n) != getattr(usual, n)]:
+            default = DatasetConfig(store="", weight=self.weight)
+            names = [setting.name for setting in fields(self) if setting.name != "store"]
+            if changed := [n for n in names if getattr(self, n) != getattr(default, n)]:
                 raise ValueError(
-                    f"{', '.join(given)} can be set for stores alone; `synth` describes synthetic "
-                    "cohorts"
+                    f"{', '.join(changed)} can be set for stores alone; `synth` describes "
+                    "synthetic cohorts"
                 )
         return self

@@ -3,59 +3,56 @@
 from dataclasses import field
 from typing import Literal
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Amount, Count, Positive, Share, Task
+from wsicl_jax.config.fields import RULES, Amount, Count, Positive, Range, Share, Task
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class EpisodeConfig:
-    """What one episode of training shows."""
+    """Content of a training episode."""
 
-    contexts: tuple[Positive, Positive] = (4, 4)
-    """Fewest and most context images; the number is drawn once per step."""
+    contexts: Range = (4, 4)
+    """Fewest and most context images; the number is sampled once per step."""
     common_contexts: Count = 0
-    """Context images of the steps whose number is not drawn, at most the above; 0: it always is."""
+    """Number of context images in the steps that do not sample it; at most the largest of
+    `contexts`. 0: every step samples it."""
     common_contexts_share: Share = 0.5
-    """Share of the steps that have `common_contexts`; the published second stage: 3 in half."""
+    """Share of the steps with `common_contexts`; the published second stage has 3 in half."""
     context_multiple: Positive = 1
-    """Context sets are filled to a multiple of this with images of weight 0, which change no
-    result, so that fewer sizes are compiled."""
+    """Context sets are filled to a multiple of this with images of weight 0. They change no
+    result, and fewer sizes are compiled."""
     structures: Literal["random", "named"] = "random"
-    """What is asked for: `random` unions of labels, the published way, or the structures that the
-    data set names, by its `structure_weights`."""
+    """`random`: random unions of labels, as published. `named`: the data set's `structures`, by
+    `structure_weights`."""
     sampling: Literal["dataset", "structure"] = "dataset"
-    """`dataset`: data sets are drawn by weight, then one of their structures. `structure`: the
-    structures of all data sets alike, times the weights, so that data sets of many are shown
-    more; a synthetic data set counts as one structure."""
+    """`dataset`: sample a data set by weight, then one of its structures. `structure`: sample
+    from the structures of all data sets, times the weights; a synthetic data set counts as one
+    structure."""
     max_labels: Positive = 5
-    """Most labels that are united into one random structure."""
+    """Most labels in one random structure."""
     min_voxels: Positive = 8
-    """Voxels on the working grid below which a structure is not shown: nobody could see it."""
+    """Fewest voxels of a structure on the working grid; smaller structures are not used."""
     self_context_share: Share = 0.0
-    """Share of the episodes of segmentation whose first context image is the target itself, as in
-    interactive use."""
+    """Share of the segmentation episodes whose first context image is the target itself."""
     absent_share: Share = 0.0
-    """Share of the episodes of segmentation whose target is of another anatomy, a synthetic one of
-    shapes, so that the answer is an empty mask: a network that does not look cannot know."""
+    """Share of the segmentation episodes whose target is of another, synthetic anatomy without
+    the structure, so that the true mask is empty."""
     crop_share: Share = 0.0
-    """Share of the episodes that are seen from close by, at most at the cases' own resolution, as
-    the second look of inference sees a target. Cases are then read on their own grid."""
+    """Share of the episodes that show a crop, at most at the cases' own resolution, as refinement
+    does. Cases are then read at full resolution."""
     tasks: dict[Task, Amount] = field(default_factory=lambda: {"segmentation": 1.0})
-    """Relative frequency of each task. Of image-to-image tasks, context images come with what
-    they should become in the place of prompts."""
+    """Relative frequency of each task. In image-to-image tasks the expected images take the place
+    of prompts."""
     shuffled_prompts_share: Share = 0.0
-    """Share of the episodes whose context images exchange their prompts at random; after
-    `shuffled_prompts_from` of the steps."""
+    """Share of the episodes whose context images exchange their prompts at random."""
     shuffled_prompts_from: Share = 0.5
-    """Share of the run's steps in which no prompts are exchanged."""
+    """Prompts are exchanged only after this share of the run's steps."""
     validation_share: Share = 0.1
-    """Share of each store's subjects that is kept for validation."""
+    """Share of each store's subjects in the validation part."""
     held_out_share: Share = 0.0
-    """Share of each store's subjects that is kept out of training and validation."""
+    """Share of each store's subjects in neither the training nor the validation part."""
 
     @model_validator(mode="after")
     def _check(self):

@@ -3,16 +3,13 @@
 from dataclasses import field
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from wsicl_jax.config.data import DatasetConfig
 from wsicl_jax.config.episodes import EpisodeConfig
 from wsicl_jax.config.fields import (
-    _RULES,
+    RULES,
     Amount,
     BaselineName,
     Count,
@@ -21,62 +18,65 @@ from wsicl_jax.config.fields import (
     LocalPath,
     Positive,
     RestorationTask,
-    _in_place_of_lists,
+    Seed,
+    numbers_as_lists,
 )
 from wsicl_jax.config.synthesis import SynthConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class InteractiveConfig:
-    """Interactive rounds: prompts on the target itself, each put where the last mask was wrong."""
+    """Interactive segmentation: in each round a prompt on the target corrects the last mask."""
 
     kinds: tuple[InteractiveKind, ...] = ()
-    """Kinds of prompts, each a session of its own; empty: no interactive sessions."""
+    """Kinds of prompts, each in its own session; empty: no interactive sessions."""
     rounds: Positive = 5
-    """Prompts on the target, one in each round."""
+    """Rounds of a session, with one prompt each."""
     contexts: Count = 0
-    """Context images of other subjects beside the target, with the kind and the largest number of
-    prompts that is evaluated; 0: the target alone."""
+    """Context images of other subjects next to the target. They have prompts of the session's
+    kind, as many as the largest of `evaluation.prompts`. 0: the target alone."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class EvaluationConfig:
-    """What is measured, by `wsicl eval`, by `wsicl sweep` and on the way of training."""
+    """What `wsicl eval`, `wsicl sweep` and the evaluations during training measure."""
 
     kinds: tuple[EvaluatedKind, ...] = ("box",)
-    """Kinds of prompts, each reported by itself; `mixed` takes points, boxes and scribbles in
-    turn."""
+    """Kinds of prompts, each reported on its own; `mixed` alternates points, boxes and
+    scribbles."""
     part: Literal["validation", "held_out"] = "validation"
-    """Which subjects of a store are targets; contexts are always of its training part."""
+    """Part of a store's subjects that are targets; context images are from the training part."""
     contexts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
-    """Numbers of context images, of other subjects; smaller sets are the first of larger ones."""
+    """Numbers of context images; a smaller context set is the beginning of a larger one."""
     fewer_contexts: bool = False
-    """A data set with too few subjects for the largest of `contexts` is evaluated with those that
-    it has enough for; otherwise what needs more is left out."""
-    looks: bool = False
-    """Measure also how much a network looks at its target: its masks on a constant and on a
-    shuffled target against those on the true one, with the most prompts and contexts."""
+    """If a data set has too few subjects for the largest of `contexts`, evaluate it at the smaller
+    numbers; otherwise what needs more is skipped."""
+    target_dependence: bool = False
+    """Also measure how much predictions depend on the target: compare masks for a constant and
+    for a shuffled target with those for the true one, at the most prompts and contexts."""
     prompts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3,)
-    """Numbers of prompts on each context image; the first of them serve for smaller numbers."""
+    """Numbers of prompts on each context image; a smaller number uses the first prompts of a
+    larger one."""
     jitter: Amount = 0.0
-    """Error of points, scribbles and boxes, as `prompts.jitter`; masks are exact here."""
+    """Standard deviation of a person's error, as `prompts.jitter`; for points, scribbles and
+    boxes."""
     targets: Count = 0
     """Most target cases per structure; 0: all."""
     tolerance_mm: Amount = 2.0
-    """Distance up to which two surfaces agree, for the surface Dice."""
+    """Tolerance of the surface Dice in mm."""
     interactive: InteractiveConfig = InteractiveConfig()
-    """Interactive rounds."""
+    """Interactive segmentation."""
     restoration: tuple[RestorationTask, ...] = ()
-    """Image-to-image tasks that are measured as well, by PSNR and SSIM."""
+    """Image-to-image tasks to measure as well, by PSNR and SSIM."""
     synthetic_structures: Positive = 16
-    """Unseen structures when the data set is synthetic, each with one cohort of its own."""
+    """Structures of a synthetic data set, each in a new cohort."""
     synthetic_targets: Positive = 4
-    """Targets per unseen synthetic structure."""
+    """Targets per synthetic structure."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_for_several(cls, arguments: Any) -> Any:
-        return _in_place_of_lists(arguments, ("contexts", "prompts"), length=1)
+        return numbers_as_lists(arguments, ("contexts", "prompts"), length=1)
 
     @model_validator(mode="after")
     def _check(self):
@@ -86,46 +86,48 @@ class EvaluationConfig:
 
     @property
     def most_contexts(self) -> int:
-        """Context images that an episode of evaluation needs."""
+        """Most context images of an episode."""
         return max(*self.contexts, self.interactive.contexts if self.interactive.kinds else 0)
 
     @property
     def context_kinds(self) -> tuple[EvaluatedKind, ...]:
-        """Kinds of prompts that the context images need."""
-        beside = self.interactive.kinds if self.interactive.contexts else ()
-        return tuple(dict.fromkeys((*self.kinds, *beside)))
+        """Kinds of prompts on the context images."""
+        interactive = self.interactive.kinds if self.interactive.contexts else ()
+        return tuple(dict.fromkeys((*self.kinds, *interactive)))
 
     @property
     def most_prompts(self) -> int:
-        """Prompts that a context image needs."""
+        """Most prompts on a context image."""
         return max(self.prompts)
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class SweepConfig:
-    """A grid of evaluations: checkpoints x data sets x kinds x prompts x context sizes."""
+    """A grid of evaluations: models x data sets x kinds of prompts x their number x context
+    sizes."""
 
     output: LocalPath = "sweeps/sweep"
-    """Directory that the sweep writes: episode lists and a file of scores for each cell."""
+    """Directory of the sweep: episode lists and a file of scores for each cell."""
     checkpoints: dict[str, LocalPath] = field(default_factory=dict)
-    """Name of each model, and its run or checkpoint; `wsicl episodes` can do without."""
+    """Name of each network to its run, checkpoint or file; `wsicl episodes` needs none."""
     baselines: tuple[BaselineName, ...] = ()
-    """Models beside them that need no network; on the working grid of the first checkpoint."""
+    """Baselines to evaluate as well, on the working grid of the first checkpoint."""
     data: tuple[DatasetConfig, ...] = ()
-    """Data sets whose episodes are planned by this sweep."""
+    """Data sets for which this sweep makes episode lists."""
     episodes: tuple[LocalPath, ...] = ()
-    """Episode lists that were written before, by `wsicl episodes` or another sweep."""
+    """Files of existing episode lists, of `wsicl episodes` or another sweep."""
     unseen: bool = False
-    """The data sets are for what no checkpoint has seen: one that a checkpoint was trained on, or
-    that the network it began from was, is refused."""
-    seed: Annotated[Count, Field(lt=2**32)] = 0
-    """Seed of what is planned: split of data that no checkpoint knows, contexts and prompts."""
+    """Refuse data sets that any checkpoint, or the network that it started from, was trained
+    on."""
+    seed: Seed = 0
+    """Seed of context sets, prompts, and the split of data sets that no checkpoint has split."""
     episode: EpisodeConfig = EpisodeConfig()
-    """Split of data that no checkpoint knows; the rest is of training alone."""
+    """Split of data sets that no checkpoint has split; the other settings have no effect."""
     synth: SynthConfig = SynthConfig()
     """Synthetic cohorts, where a data set is `synthetic`."""
     synthetic_grid: tuple[Positive, Positive, Positive] = (32, 32, 32)
-    """Voxels of synthetic cohorts; and of the baselines' working grid without a checkpoint."""
+    """Grid of synthetic cohorts in voxels; without a checkpoint also the baselines' working
+    grid."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
 

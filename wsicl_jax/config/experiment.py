@@ -2,17 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from wsicl_jax.config.augmentation import INTENSITY_AUGMENTATIONS, AugmentConfig
 from wsicl_jax.config.data import DatasetConfig
 from wsicl_jax.config.episodes import EpisodeConfig
 from wsicl_jax.config.evaluation import EvaluationConfig
-from wsicl_jax.config.fields import _RULES, Count, LocalPath
+from wsicl_jax.config.fields import RULES, LocalPath, Seed
 from wsicl_jax.config.model import ModelConfig
 from wsicl_jax.config.prompts import PromptConfig
 from wsicl_jax.config.synthesis import SynthConfig
@@ -20,16 +17,16 @@ from wsicl_jax.config.training import ParallelConfig, TrainConfig
 from wsicl_jax.config.volume import VolumeConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class ExperimentConfig:
     """A whole experiment."""
 
     run: LocalPath = "runs/experiment"
-    """Directory that the run writes: configuration, log, checkpoints."""
-    seed: Annotated[Count, Field(lt=2**32)] = 0
-    """Seed of initialisation, episodes and validation split."""
+    """Directory of the run: configuration, log and checkpoints."""
+    seed: Seed = 0
+    """Seed of initialization, episodes and the split."""
     data: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)] = (DatasetConfig(),)
-    """Data sets; a single store's path, or `synthetic`, may stand for a list."""
+    """Data sets; or the path of a single store, or `synthetic`."""
     volume: VolumeConfig = VolumeConfig()
     """Working grid and intensities."""
     synth: SynthConfig = SynthConfig()
@@ -43,9 +40,9 @@ class ExperimentConfig:
     model: ModelConfig = ModelConfig()
     """Network."""
     train: TrainConfig = TrainConfig()
-    """Optimisation."""
+    """Optimization."""
     parallel: ParallelConfig = ParallelConfig()
-    """Devices."""
+    """Device mesh."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluation."""
 
@@ -58,58 +55,66 @@ class ExperimentConfig:
         return arguments
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check_volume(self):
         multiple = self.model.size_multiple
         if any(side % multiple for side in self.volume.grid):
             raise ValueError(
                 f"volume.grid {self.volume.grid} is no multiple of {multiple}, as "
                 f"{len(self.model.channels)} stages of model.channels need"
             )
-        for name, (low, high) in {
-            "episode.contexts": self.episode.contexts,
-            "prompts.count": self.prompts.count,
-            "augment.subsample_factor": self.augment.subsample_factor,
-            "augment.gin_blend": self.augment.gin_blend,
-        }.items():
-            if low > high:
-                raise ValueError(f"{name} is ({low}, {high}); give the smaller number first")
-        if self.episode.common_contexts > self.episode.contexts[1]:
+        return self
+
+    @model_validator(mode="after")
+    def _check_contexts(self):
+        episode = self.episode
+        if episode.common_contexts > episode.contexts[1]:
             raise ValueError(
-                f"episode.common_contexts = {self.episode.common_contexts} is more than "
-                f"episode.contexts {self.episode.contexts} allows"
+                f"episode.common_contexts = {episode.common_contexts} is more than "
+                f"episode.contexts {episode.contexts} allows"
             )
-        if self.model.context.gradient == "truncated" and self.episode.context_multiple != 1:
+        truncated = self.model.context.gradient == "truncated"
+        if truncated and episode.context_multiple != 1:
             raise ValueError(
-                "model.context.gradient = truncated would be drawn from images of weight 0 too: "
-                "set episode.context_multiple to 1"
+                "model.context.gradient = truncated could select images of weight 0: set "
+                "episode.context_multiple to 1"
             )
-        if self.model.context.gradient == "truncated" and self.parallel.context != 1:
+        if truncated and self.parallel.context != 1:
             raise ValueError(
-                "model.context.gradient = truncated takes its gradient from one mini-context, so "
-                "there is nothing to spread: set parallel.context to 1"
+                "model.context.gradient = truncated uses a single mini-context, which cannot be "
+                "shared by devices: set parallel.context to 1"
             )
-        if not any(dataset.weight for dataset in self.data):
-            raise ValueError("every data set has weight 0; one needs more")
-        restored = [task for task, share in self.episode.tasks.items() if share]
-        if restored != ["segmentation"] and self.train.loss == "dice_ce":
+        return self
+
+    @model_validator(mode="after")
+    def _check_tasks(self):
+        if [task for task, share in self.episode.tasks.items() if share] == ["segmentation"]:
+            return self
+        if self.train.loss == "dice_ce":
             raise ValueError(
-                "train.loss = dice_ce is for masks, but episode.tasks have images to restore: set "
-                "it to l1 or smooth_l3_l1"
+                "train.loss = dice_ce is for masks, but episode.tasks has image-to-image tasks: "
+                "set it to l1 or smooth_l3_l1"
             )
         changed = [name for name in INTENSITY_AUGMENTATIONS if getattr(self.augment, name)]
-        if restored != ["segmentation"] and changed:
+        if changed:
             raise ValueError(
-                f"augment.{changed[0]} changes what the network sees but not what it should "
-                f"become, as episode.tasks with images need: set {', '.join(changed)} to 0"
+                f"augment.{changed[0]} changes the input but not the expected image of the "
+                f"image-to-image tasks in episode.tasks: set {', '.join(changed)} to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_data(self):
+        if not any(dataset.weight for dataset in self.data):
+            raise ValueError("every data set has weight 0; give one of them a larger weight")
         for number, dataset in enumerate(self.data):
             if dataset.structure_weights and self.episode.structures != "named":
                 raise ValueError(
-                    f"data.{number}.structure_weights are of named structures: set "
-                    "episode.structures to named, or leave them out"
+                    f"data.{number}.structure_weights needs named structures: set "
+                    "episode.structures to named, or remove the weights"
                 )
         if self.evaluation.part == "held_out" and not self.episode.held_out_share:
             raise ValueError(
-                "evaluation.part = held_out, but episode.held_out_share is 0: nothing is held out"
+                "evaluation.part = held_out, but episode.held_out_share is 0: no subject is held "
+                "out"
             )
         return self

@@ -2,32 +2,29 @@
 
 from typing import Annotated
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Amount, Positive, Share
+from wsicl_jax.config.fields import RULES, Amount, Positive, Share
 from wsicl_jax.config.reading import ReadingConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class InferenceConfig(ReadingConfig):
     """How a trained network segments images of any size; a `Segmenter` takes these settings."""
 
     refine: bool | None = None
-    """Look a second time, at the target's own resolution, in tiles around what was found in the
-    whole; None: if the network was trained on such views (`episode.crop_share`) and
-    `refine_min_downsampling` says so."""
+    """Refine the coarse prediction in tiles at full resolution. None: if the network was trained
+    with crops (`episode.crop_share`) and the target's downsampling reaches
+    `refine_min_downsampling`."""
     refine_min_downsampling: Amount = 1.5
-    """With `fine` left open, a second look is taken where a voxel of the working grid holds at
-    least this many of the target's along an axis."""
+    """With `refine` None, the least downsampling for refinement: the target's voxels per voxel of
+    the working grid, along any axis."""
     refine_margin: Amount = 0.25
-    """Tiles reach this far beyond what was found, as a share of its extent."""
+    """Tiles reach beyond the coarse prediction by this share of its extent."""
     refine_overlap: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of a tile's side in which neighbouring tiles overlap and fade into each other."""
+    """Overlap of neighbouring tiles, as a share of a tile's side; they are blended there."""
     refine_max_tiles: Positive = 32
-    """Most tiles for one structure; where more would be needed, they cover coarser voxels."""
+    """Most tiles for one structure; if more are needed, tiles cover larger voxels."""
     refine_min_dice: Share = 0.7
-    """Dice with the first look below which a tile is not taken: a second look moves borders, and
-    one that overturns what was found shows that the network does not know so close a view."""
+    """A tile whose Dice with the coarse prediction is lower is not used."""

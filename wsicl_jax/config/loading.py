@@ -1,76 +1,55 @@
-"""Configurations from YAML, with inheritance and overrides.
+"""Settings from YAML files, with inheritance and overrides.
 
-A YAML file under `configs/` gives the settings that differ from the defaults. It may name one
-other file as `inherits`. `section.key=value` on the command line comes last.
+A YAML file names the settings that differ from their defaults. `inherits: OTHER.yaml` starts from
+another file instead, which may inherit in turn. `section.key=value` on the command line comes
+last.
+
+Paths in YAML files are relative to the working directory, like paths on the command line. The
+exceptions are names of other YAML files (`inherits`, and `base` of an ablation): these are
+relative to the file that names them, so that a folder of configurations can be moved.
 """
 
 import os
 import re
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import (
-    TypeAdapter,
-    ValidationError,
-)
+from typing import Any
 
 from wsicl_jax.config.ablation import AblationConfig
 from wsicl_jax.config.evaluation import SweepConfig
 from wsicl_jax.config.experiment import ExperimentConfig
 from wsicl_jax.config.fields import SYNTHETIC
-from wsicl_jax.config.inference import InferenceConfig
-from wsicl_jax.config.preparation import PreparationConfig
-from wsicl_jax.config.reading import ReadingConfig
-from wsicl_jax.errors import ConfigError, hint, reason
+from wsicl_jax.config.validation import config_from_dict, config_to_dict, validated
+from wsicl_jax.errors import ConfigError, reason
 from wsicl_jax.storage.documents import DocumentError, parse_yaml, read_file
-
-_LONGEST_KEY = 200
-"""Characters of a key that a message shows."""
-
-
-def preparation_from_dict(settings: Mapping[str, Any]) -> PreparationConfig:
-    """A preparation from plain values. Raises `ConfigError` as `load_config` does."""
-    return _validated(PreparationConfig, settings)
-
-
-def inference_config(**settings: Any) -> InferenceConfig:
-    """Settings of a segmenter. Raises `ConfigError` as `load_config` does."""
-    return _validated(InferenceConfig, settings)
-
-
-def reading_config(**settings: Any) -> ReadingConfig:
-    """How files of images are read. Raises `ConfigError` as `load_config` does."""
-    return _validated(ReadingConfig, settings)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Read an experiment from YAML, with dotted overrides such as `train.steps=100`.
+    """Read an experiment from YAML, with overrides such as `train.steps=100`.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping; a key is there twice, unknown (what
-            may have been meant is named), ill-typed or out of range; `inherits` goes deeper than
-            once.
+        ConfigError: a file is missing, is no YAML mapping, or inherits from itself; a key is
+            repeated or unknown; a value is ill-typed, out of range or contradicts another.
     """
     return config_from_dict(_settings(ExperimentConfig, path, overrides))
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read a sweep from YAML, as `load_config` reads an experiment. Raises `ConfigError`."""
-    return _validated(SweepConfig, _settings(SweepConfig, path, overrides))
+    """Read a sweep from YAML. Raises `ConfigError` as `load_config` does."""
+    return validated(SweepConfig, _settings(SweepConfig, path, overrides))
 
 
 def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationConfig:
-    """Read an ablation from YAML; `base` becomes a path as seen from here.
+    """Read an ablation from YAML; its `base` becomes relative to the working directory.
 
-    Overrides of the ablation itself, such as `output=runs/other`, change it; all others are
-    settings that every cell gets. Raises `ConfigError` as `load_config` does.
+    Overrides of the ablation's own settings, such as `output=runs/other`, change these. All
+    other overrides apply to every cell. Raises `ConfigError` as `load_config` does.
     """
-    names = [own.name for own in fields(AblationConfig)]
+    names = [setting.name for setting in fields(AblationConfig)]
     own = [text for text in overrides if re.split(r"[.=]", text)[0] in names]
-    ablation = _validated(AblationConfig, _settings(AblationConfig, path, own))
+    ablation = validated(AblationConfig, _settings(AblationConfig, path, own))
     common = dict(ablation.overrides)
     for override in overrides:
         if override not in own:
@@ -79,35 +58,12 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationCo
     return replace(ablation, base=str(Path(path).parent / ablation.base), overrides=common)
 
 
-def _settings(kind: type, path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    settings = read_settings(Path(path))
-    parent = settings.pop("inherits", None)
-    if parent is not None:
-        if not isinstance(parent, str):
-            raise ConfigError(f"{path}: inherits is {reprlib.repr(parent)}; expected a file's name")
-        home = os.path.expanduser(parent)  # noqa: PTH111 - leaves ~UNKNOWN
-        base = read_settings(Path(path).parent / home)
-        if "inherits" in base:
-            raise ConfigError(f"{path} inherits {parent}, which inherits again; one level only")
-        settings = _merged(kind, base, settings)
-    for override in overrides:
-        _apply_override(settings, override)
-    return settings
-
-
-def config_from_dict(settings: Mapping[str, Any]) -> ExperimentConfig:
-    """An experiment from nested settings. Raises `ConfigError` as `load_config` does."""
-    return _validated(ExperimentConfig, settings)
-
-
 def override_config(
-    config: ExperimentConfig,
-    overrides: Sequence[str],
-    sections: Collection[str] | None = None,
+    config: ExperimentConfig, overrides: Sequence[str], sections: Collection[str] | None = None
 ) -> ExperimentConfig:
-    """The experiment with dotted overrides, such as `evaluation.contexts=8`.
+    """The experiment with overrides, such as `evaluation.contexts=8`.
 
-    With `sections`, only settings of these may be changed.
+    With `sections`, only settings in these may change.
 
     Raises:
         ConfigError: as `load_config`, or an override is of another section.
@@ -123,78 +79,8 @@ def override_config(
     return config_from_dict(settings)
 
 
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as nested plain values: the inverse of `config_from_dict`."""
-    return _plain(asdict(config))
-
-
-def _validated(kind: type, settings: Mapping[str, Any]) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(dict(settings))
-    except ValidationError as error:
-        problems = error.errors()
-        # A list with a bad entry is reported as too short as well.
-        causes = [p for p in problems if not any(_lies_below(q, p) for q in problems)]
-        raise ConfigError("; ".join(_explain(kind, problem) for problem in causes[:3])) from None
-
-
-def _lies_below(problem: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    deep, shallow = problem["loc"], other["loc"]
-    return len(deep) > len(shallow) and deep[: len(shallow)] == shallow
-
-
-def _explain(kind: type, problem: Mapping[str, Any]) -> str:
-    where = [part for part in problem["loc"] if not str(part).startswith("function-")]
-    key = ".".join(map(str, where))
-    shown = repr(key) if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]!r}..."
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"unknown setting {shown}; {_hint(kind, where)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}" if key and key not in message else message
-    given = reprlib.repr(problem["input"])
-    return f"{shown[1:-1]} = {given} does not fit: {message[0].lower()}{message[1:]}"
-
-
-def _hint(kind: type, where: Sequence[Any]) -> str:
-    """What may have been meant by an unknown setting: of its section, or of another one."""
-    *section, name = map(str, where)
-    prefix = ".".join([*section, ""])
-    known = [own.name for own in fields(_section_at(kind, where[:-1]))]
-    said = hint(name, known, prefix)
-    if said.startswith("nearest"):
-        return said
-    if elsewhere := [key for key in _all_settings(kind) if key.rpartition(".")[2] == name]:
-        return f"there is {', '.join(map(repr, elsewhere))}"
-    return said
-
-
-def _all_settings(kind: type, prefix: str = "") -> Iterator[str]:
-    for own in fields(kind):
-        yield f"{prefix}{own.name}"
-        if section := _section_in(own.type):
-            number = "" if section is own.type else "0."
-            yield from _all_settings(section, f"{prefix}{own.name}.{number}")
-
-
-def _section_at(kind: type, path: Sequence[Any]) -> type:
-    for part in path:
-        if not isinstance(part, int):
-            kind = _section_in(next(f.type for f in fields(kind) if f.name == part))
-    return kind
-
-
-def _section_in(kind: Any) -> type | None:
-    """The section that a setting is, or a list of which it is; None: it is a plain value."""
-    while not is_dataclass(kind):
-        if not (parts := get_args(kind)):
-            return None
-        kind = parts[0]
-    return kind
-
-
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a YAML file gives, not checked for what they are; {} if it is empty.
+    """The settings in one YAML file, not yet validated; {} if it is empty.
 
     Raises:
         ConfigError: the file is missing, cannot be read, or is no mapping in YAML.
@@ -202,7 +88,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = parse_yaml(read_file(path))
     except FileNotFoundError:
-        raise ConfigError(f"no configuration at {path}; examples are in configs/") from None
+        raise ConfigError(f"no configuration at {path}; `wsicl configs` lists examples") from None
     except (OSError, DocumentError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {reason(error)}") from None
     if settings is None:
@@ -212,7 +98,29 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _settings(kind: type, path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    settings = _inherited(kind, Path(path))
+    for override in overrides:
+        _apply_override(settings, override)
+    return settings
+
+
+def _inherited(kind: type, path: Path, children: Sequence[Path] = ()) -> dict[str, Any]:
+    """The settings of a file and of the files that it inherits from."""
+    if path.resolve() in children:
+        raise ConfigError(f"{path} inherits from itself; remove one `inherits` of {children[0]}")
+    settings = read_settings(path)
+    parent = settings.pop("inherits", None)
+    if parent is None:
+        return settings
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: inherits is {reprlib.repr(parent)}; expected a file's name")
+    parent_path = path.parent / os.path.expanduser(parent)  # noqa: PTH111 - leaves ~UNKNOWN
+    return _merged(kind, _inherited(kind, parent_path, [*children, path.resolve()]), settings)
+
+
 def _merged(kind: type, base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `top` over those of `base`: sections are merged, other values replaced."""
     merged = {**base, **top}
     for section in fields(kind):
         both = base.get(section.name), top.get(section.name)
@@ -255,9 +163,3 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             node = node.setdefault(part, {})
         else:
             node = node[part]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value

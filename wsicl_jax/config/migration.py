@@ -1,14 +1,14 @@
-"""Stored settings of earlier versions under today's names.
+"""Settings that earlier versions stored, under their present names.
 
-Runs, checkpoints and exported files hold the settings that they were made with. Settings that a
-user writes today must have today's names.
+Runs, checkpoints and exported files keep the settings that they were made with. YAML files that
+users write must have the present names.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from wsicl_jax.config.experiment import ExperimentConfig
-from wsicl_jax.config.loading import config_from_dict
+from wsicl_jax.config.validation import config_from_dict
 
 _RENAMED: Mapping[str, Mapping[str, str]] = {
     "volume": {"prompt_halo": "prompt_smoothing"},
@@ -36,8 +36,9 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
         "turn_each": "rotate90_each",
     },
     "train": {"beginning": "initialization", "weights": "initial_weights"},
+    "evaluation": {"looks": "target_dependence"},
 }
-"""Section of the settings to its old names and their new ones."""
+"""Section to its old names and their present ones."""
 
 
 def config_from_stored(settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -50,7 +51,7 @@ def config_from_stored(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def migrate_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored settings with every old name replaced; settings of today come back unchanged."""
+    """Stored settings with every old name replaced; present names stay."""
     return {name: _migrated(value, name) for name, value in settings.items()}
 
 

@@ -2,26 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Count, Positive
+from wsicl_jax.config.fields import RULES, Count, Positive
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class ContextConfig:
-    """How the context set is processed; only `truncated` changes a result."""
+    """How the context set is processed; only `gradient: truncated` changes a result."""
 
     mini_context: Count = 0
-    """Context images processed at a time, to bound memory; 0: all at once."""
+    """Context images processed at a time, which bounds memory; 0: all at once."""
     gradient: Literal["exact", "truncated"] = "exact"
-    """`truncated` is the published estimate, from one mini-context alone; for ablation."""
+    """`exact`: of the whole context set. `truncated`: estimated from one mini-context, as
+    published."""
     remat: Literal["none", "context", "stage"] = "context"
-    """What the backward pass computes anew instead of keeping it: nothing, each mini-context,
-    or each of the network's stages as well."""
+    """What the backward pass recomputes instead of storing: nothing, each mini-context, or also
+    each stage of the network."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -30,7 +28,7 @@ class ContextConfig:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class ModelConfig:
     """The dual-branch network."""
 
@@ -39,9 +37,9 @@ class ModelConfig:
     context: ContextConfig = ContextConfig()
     """Processing of the context set."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of activations and products; parameters and the mean over the context set
-    are float32 in either case. Accelerators make products of float32 as JAX's
-    `jax_default_matmul_precision` says, by default with fewer bits."""
+    """Number format of activations and products. Parameters and the mean over the context set are
+    always float32. Accelerators multiply float32 with the precision that JAX's
+    `jax_default_matmul_precision` names, by default with fewer bits."""
 
     @property
     def size_multiple(self) -> int:

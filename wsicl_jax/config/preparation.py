@@ -2,40 +2,34 @@
 
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Amount, Positive, Spacing, _check_percentiles
+from wsicl_jax.config.fields import RULES, AboveZero, Percentiles, Positive
 from wsicl_jax.config.reading import AssumptionConfig
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class PreparationConfig(AssumptionConfig):
-    """What `wsicl convert` does to every case, once; recorded in the store, so that it can be
-    undone. A store of cases as they were needs none of it."""
+    """What `wsicl convert` does to every case. The store records it, so that predictions can be
+    mapped back. The default changes nothing."""
 
     ras: bool = False
-    """Axes are permuted and mirrored to RAS+ order: to the right, to the front, up."""
+    """Permute and flip the axes to RAS+ order: right, anterior, superior."""
     crop: bool = False
-    """Only the box is kept in which a channel, without its margins of one value, or a label is."""
-    spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
-    """Volumes are resampled to about this voxel spacing in mm, so that a whole number of voxels
-    covers them."""
+    """Crop to the content: the box outside of which all channels are constant and no label is."""
+    spacing_mm: tuple[AboveZero, AboveZero, AboveZero] | None = None
+    """Resample to this voxel spacing in mm, rounded so that whole voxels cover the volume."""
     grid: tuple[Positive, Positive, Positive] | None = None
-    """Volumes are resized as a whole to this number of voxels; with `ras`, training at an equal
-    `volume.grid` has nothing left to do."""
-    percentiles: tuple[Amount, Amount] | None = None
-    """Intensities are clipped to these percentiles (0 to 100) of what `crop` leaves, and scaled to
-    [0, 1]."""
+    """Resize each volume to this number of voxels. With `ras` and an equal `volume.grid`,
+    training has nothing left to resize."""
+    percentiles: Percentiles | None = None
+    """Clip intensities to these percentiles (0 to 100) after `crop`, and scale them to [0, 1]."""
     replace_nonfinite: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Voxels that are NaN or infinite become this; without it their cases are left out."""
+    """Value for voxels that are NaN or infinite; None: cases with such voxels are skipped."""
 
     @model_validator(mode="after")
     def _check(self):
         if self.spacing_mm and self.grid:
             raise ValueError("spacing_mm and grid cannot both be; give one of them")
-        _check_percentiles(self.percentiles or (0.0, 100.0))
         return self

@@ -3,28 +3,26 @@
 from dataclasses import field
 from typing import Literal
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Amount, Positive, PromptKind
+from wsicl_jax.config.fields import RULES, Amount, PromptKind, Range
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class PromptConfig:
     """Prompts on the context images in training."""
 
     kinds: dict[PromptKind, Amount] = field(default_factory=lambda: {"box": 1.0})
     """Relative frequency of each kind of prompt."""
     mixing: Literal["episode", "image", "prompt"] = "episode"
-    """What has one kind: all of an episode, each context image, or each prompt by itself."""
-    count: tuple[Positive, Positive] = (1, 5)
-    """Fewest and most prompts on each context image; drawn once per episode. An image has at most
-    one `box3d` and one `mask`."""
+    """Unit for which the kind is sampled: a whole episode, a context image, or a prompt."""
+    count: Range = (1, 5)
+    """Fewest and most prompts on each context image; the number is sampled once per episode. An
+    image has at most one `box3d` and one `mask`."""
     jitter: Amount = 0.0
-    """Standard deviation of a person's error as a share of the structure's or box's size; 0: all
-    prompts are exact."""
+    """Standard deviation of a person's error, as a share of the size of the structure or box;
+    0: prompts are exact."""
 
     @model_validator(mode="after")
     def _check(self):

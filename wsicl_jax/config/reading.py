@@ -2,22 +2,22 @@
 
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import _RULES, Orientation, Spacing
+from wsicl_jax.config.fields import RULES, AboveZero, Orientation
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class AssumptionConfig:
-    """What is taken for granted of images whose files do not say it."""
+    """What is assumed of images whose files do not state it."""
 
     assume_orientation: Orientation | None = None
-    """Where the axes run of images that do not say it, such as RAS: to the right, to the front,
-    up; None: as most readers of the format take them, with a remark."""
+    """Direction of the axes of images that do not state it, such as RAS: right, anterior,
+    superior. None: as most readers of the format assume, with a remark."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_RULES)
+@dataclass(frozen=True, kw_only=True, config=RULES)
 class ReadingConfig(AssumptionConfig):
-    """How files of images are read."""
+    """How image files are read."""
 
-    max_memory_gb: Spacing | None = None
-    """Memory that the process may take in all, in GB of 10^9 bytes; None: what is needed, but to
-    read an image no more than half of the machine's memory."""
+    max_memory_gb: AboveZero | None = None
+    """Memory limit of the process in GB (10^9 bytes). None: no limit, except that one image may
+    take half of the machine's memory."""

@@ -39,7 +39,7 @@ def settings_of(config: EvaluationConfig) -> list[Setting]:
     for kind in dict.fromkeys(config.kinds):
         counts = (1,) if kind in ONCE_PER_IMAGE else sorted(set(config.prompts))
         settings += [Setting("in_context", kind, count) for count in counts]
-        if config.looks:
+        if config.target_dependence:
             settings.append(Setting("target_dependence", kind, counts[-1]))
     most = config.most_prompts if config.interactive.contexts else 0
     settings += [Setting("interactive", k, most) for k in dict.fromkeys(config.interactive.kinds)]

@@ -62,7 +62,9 @@ def test_a_shuffled_target_keeps_its_intensities(data):
 
 
 def test_target_dependence_is_measured_with_the_most_prompts_and_contexts_if_the_settings_ask(data):
-    settings = EvaluationConfig(kinds=("box",), prompts=(1, 2), contexts=(1, 3), looks=True)
+    settings = EvaluationConfig(
+        kinds=("box",), prompts=(1, 2), contexts=(1, 3), target_dependence=True
+    )
     (setting,) = [s for s in settings_of(settings) if s.protocol == "target_dependence"]
     scores = score(setting, Answers(prompts_alone), data, settings, "it")
     assert {(s.prompts, s.contexts, s.replacement) for s in scores} == {
@@ -71,7 +73,8 @@ def test_target_dependence_is_measured_with_the_most_prompts_and_contexts_if_the
     }
     assert mean_dice(scores) == {}
     assert all(
-        s.protocol != "target_dependence" for s in settings_of(replace(settings, looks=False))
+        s.protocol != "target_dependence"
+        for s in settings_of(replace(settings, target_dependence=False))
     )
 
 
