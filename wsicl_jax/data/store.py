@@ -216,7 +216,7 @@ def read_root(location: Location) -> Root | None:
                 f"{remedy}"
             )
         entry = checked(_ROOTS, root)
-        preparation = preparation_from_dict(entry.preparation)
+        preparation = validated(PreparationConfig, entry.preparation)
     except (LookupError, TypeError, DocumentError, ConfigError) as error:
         raise DataError(
             f"{location / 'zarr.json'} is damaged: {error}; convert the data again"
