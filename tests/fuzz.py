@@ -194,9 +194,9 @@ def _work(
 
 
 def _written(files: Mapping[str, bytes], folder: Path) -> Path:
-    folder.mkdir(parents=True)
+    for place in {(folder / name).parent for name in files}:
+        place.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder / next(iter(files))
 

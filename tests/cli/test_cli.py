@@ -13,7 +13,8 @@ import yaml
 
 from wsicl_jax import cli
 from wsicl_jax.cli import main
-from wsicl_jax.data.store import Store, finish_store, write_case
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.store_writer import finish_store, write_case
 
 DATA = Path(__file__).parents[1] / "data"
 SHAPE = (20, 14, 18)
@@ -189,7 +190,7 @@ def test_a_dry_run_tells_what_predict_would_do_and_all_that_is_wrong(
     arguments = ["predict", str(run), "imagesTr/case1_0000.nii.gz", "--output", str(tmp_path / "o")]
     assert main([*arguments, *examples(source), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for text in ("1 mask", "20 x 14 x 18", "case1.nii.gz", "8 x 8 x 8", "at one time"):
+    for text in ("1 mask", "20 x 14 x 18", "case1.nii.gz", "8 x 8 x 8", "peak"):
         assert text in printed
     assert not (tmp_path / "o").exists()
     # What is wrong with a target alone does not stop the others.

@@ -15,17 +15,8 @@ from wsicl_jax.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from wsicl_jax.data.store import (
-    CATALOGUE,
-    SKIPPED,
-    Store,
-    create_store,
-    finish_store,
-    is_intact,
-    read_case,
-    read_skipped,
-    write_case,
-)
+from wsicl_jax.data.store import CATALOGUE, SKIPPED, Store, is_intact, read_case, read_skipped
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import WsiclError
 from wsicl_jax.storage.digests import CHECKSUM, with_digest

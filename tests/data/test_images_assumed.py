@@ -6,8 +6,8 @@ import pytest
 from dicom_written import write_series
 
 from wsicl_jax.config import ReadingConfig
+from wsicl_jax.data.formats.writing import write_label_map
 from wsicl_jax.data.images import read_channels, read_label, read_volume
-from wsicl_jax.data.label_maps import write_label_map
 from wsicl_jax.errors import DataError
 
 SHAPE = (4, 5, 7)

@@ -9,7 +9,7 @@ import pytest
 import referencing
 import zarr
 
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 
 SHAPE = (5, 70, 6)
 RAS = np.array([[0.7, 0, 0, 3], [0, 1.5, 0, -2], [0, 0, 3, 9], [0, 0, 0, 1]])

@@ -5,7 +5,7 @@ import pytest
 
 from wsicl_jax.config import PriorConfig, SynthConfig
 from wsicl_jax.data.seen import Seen, SeenDataSet, seen_as_priors
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 
 
 def seen(name="liver", use="training", cases=("a", "b")) -> Seen:

@@ -16,14 +16,12 @@ from wsicl_jax.data.store import (
     CATALOGUE,
     SKIPPED,
     Store,
-    create_store,
-    finish_store,
+    complete_cases,
     is_intact,
     read_case,
     read_skipped,
-    whole_cases,
-    write_case,
 )
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
@@ -281,7 +279,7 @@ def test_a_case_is_whole_only_when_everything_of_it_is_written(tmp_path, monkeyp
     def told(self, key, content):
         if key.startswith("cases/a"):
             seen.append(key)
-            assert whole_cases(self) == set()
+            assert complete_cases(self) == set()
         write(self, key, content)
 
     seen, write = [], Location.write
@@ -289,7 +287,7 @@ def test_a_case_is_whole_only_when_everything_of_it_is_written(tmp_path, monkeyp
     monkeypatch.setattr(wsicl_jax.data.store.Location, "write", told)
     write_case(tmp_path / "s", "a", IMAGE, LABEL, AFFINE)
     assert seen[-1] == "cases/a/zarr.json"
-    assert whole_cases(Location.of(tmp_path / "s")) == {"a"}
+    assert complete_cases(Location.of(tmp_path / "s")) == {"a"}
 
 
 def test_what_a_case_had_before_is_gone_when_it_is_written_again(path):

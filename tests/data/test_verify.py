@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from wsicl_jax.cli import main
-from wsicl_jax.data.store import CATALOGUE, create_store, finish_store, write_case
+from wsicl_jax.data.store import CATALOGUE
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import DataError
 

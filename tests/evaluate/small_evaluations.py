@@ -12,7 +12,7 @@ from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.manifest import manifest_of, write_manifest
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.evaluate.planning import Planned, plan_experiment, with_prompts
 from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.model.dual_branch import DualBranch

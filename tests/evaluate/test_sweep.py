@@ -17,7 +17,8 @@ from evaluate.small_evaluations import (
 
 from wsicl_jax.config import DatasetConfig, SweepConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
-from wsicl_jax.data.store import Store, create_store, finish_store, write_case
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import CheckpointError, ConfigError, DataError
 from wsicl_jax.evaluate import baselines
 from wsicl_jax.evaluate import sweep as sweep_module

@@ -13,7 +13,7 @@ from wsicl_jax.cli import main
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.manifest import read_manifest, write_manifest
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata

@@ -16,11 +16,11 @@ from wsicl_jax.data.store import (
     CATALOGUE,
     IMAGE,
     LABEL,
+    complete_cases,
     digest_of,
     open_array,
     read_case,
     read_root,
-    whole_cases,
 )
 from wsicl_jax.errors import DataError, reason
 from wsicl_jax.storage.documents import parse_json
@@ -49,7 +49,7 @@ def verify(path: str | Path | Location) -> tuple[int, list[Damage]]:
     location = Location.of(path)
     if read_root(location) is None:
         raise DataError(f"no store at {location}; check the path")
-    there = whole_cases(location)
+    there = complete_cases(location)
     content = location.read(CATALOGUE)
     found: list[Damage] = []
     catalogue: dict[str, Case] = {}

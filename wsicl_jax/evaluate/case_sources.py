@@ -17,13 +17,9 @@ from wsicl_jax.config import (
     config_to_dict,
 )
 from wsicl_jax.data.datasets import DataSet
-from wsicl_jax.data.episodes.sources import (
-    Subject,
-    case_crop,
-    mask_of,
-    synthetic_subjects,
-    working_grid_case,
-)
+from wsicl_jax.data.episodes.cached_cases import case_crop, working_grid_case
+from wsicl_jax.data.episodes.sources import synthetic_subjects
+from wsicl_jax.data.subject_group import Subject, mask_of
 from wsicl_jax.data.synthesis.cohort import fingerprint
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid

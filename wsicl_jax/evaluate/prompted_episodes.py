@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from wsicl_jax.config import EvaluatedKind, VolumeConfig
 from wsicl_jax.data.episodes.sampling import Episode, prompted_episode
-from wsicl_jax.data.episodes.sources import mask_of
+from wsicl_jax.data.subject_group import mask_of
 from wsicl_jax.evaluate.case_sources import Cases, structure_mask
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode, decoded
 from wsicl_jax.evaluate.predictor import Predictor

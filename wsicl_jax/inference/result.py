@@ -1,4 +1,4 @@
-"""What was found in a target, on its own grid."""
+"""The result of a target: a label map on the target's own grid."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16, UInt8, UInt16
+from jaxtyping import Bool, Float, Float16, Integer, UInt8, UInt16
 
+from wsicl_jax.data.formats.writing import write_label_map
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box
 
+_MM3_PER_ML = 1000
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """The structures of a task in one target."""
 
     label_map: UInt8[np.ndarray, "x y z"] | UInt16[np.ndarray, "x y z"]
-    """Each structure's value, 0 outside; where structures overlap, that of the higher score."""
+    """Value of the structure at each voxel, 0 for none; in an overlap, the higher score wins."""
     structures: Mapping[str, int]
     """Value of each structure."""
     affine: Float[np.ndarray, "4 4"]
@@ -25,17 +28,25 @@ class Segmentation:
     probabilities: Mapping[str, Float16[np.ndarray, "x y z"]]
     """The network's output for each structure, clipped to [0, 1]; empty unless asked for."""
     remarks: tuple[str, ...] = ()
-    """What was done otherwise than usual, and what looks like a mistake."""
+    """Unusual choices, and likely mistakes."""
     crop: Box | None = None
-    """What of the target the network was shown, in its voxels: all but margins of one value."""
+    """The box of the target without margins, in its voxels: the network's input."""
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.label_map.shape))
+        volumes = ", ".join(f"{name} {volume:.4g} ml" for name, volume in self.volumes_ml.items())
+        kept = ", with probabilities" if self.probabilities else ""
+        count = len(self.remarks)
+        remarks = f", {count} remark{'s' * (count > 1)}" if count else ""
+        return f"Segmentation({shape} voxels: {volumes}{kept}{remarks})"
 
     @property
     def mask(self) -> Bool[np.ndarray, "x y z"]:
-        """Where any structure is; of a task with one structure, its mask."""
+        """The union of all structures; of a task with one structure, its mask."""
         return self.label_map != 0
 
     def mask_of(self, name: str) -> Bool[np.ndarray, "x y z"]:
-        """Where a structure is.
+        """The mask of one structure.
 
         Raises:
             DataError: the task has no such structure.
@@ -58,17 +69,32 @@ class Segmentation:
             raise DataError(f"there are several structures, {names}; take one of `probabilities`")
         return next(iter(self.probabilities.values()))
 
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each structure in ml."""
+        voxel_ml = abs(float(np.linalg.det(self.affine[:3, :3]))) / _MM3_PER_ML
+        counts = count_voxels(self.label_map, self.structures)
+        return {name: count * voxel_ml for name, count in counts.items()}
+
     def save(self, path: str | os.PathLike, source: Sequence[str | os.PathLike] = ()) -> None:
         """Write the label map in the format of the file's ending.
 
-        NIfTI (.nii.gz, .nii), NRRD (.nrrd, .seg.nrrd), MetaImage (.mha), DICOM-SEG (.dcm). What
-        of the target's `source` files belongs to a result is taken over: NIfTI's geometry as it
-        was written, DICOM's patient and study.
+        NIfTI (.nii.gz, .nii), NRRD (.nrrd, .seg.nrrd), MetaImage (.mha), DICOM-SEG (.dcm). Of the
+        target's `source` files, the result takes over NIfTI's geometry as it was written, or
+        DICOM's patient and study.
 
         Raises:
-            DataError: as `data.results.write_label_map`.
+            DataError: as `data.formats.writing.write_label_map`.
         """
-        from wsicl_jax.data.label_maps import write_label_map
-
         files = [Path(file) for file in source]
         write_label_map(Path(path), self.label_map, self.affine, self.structures, files)
+
+
+def count_voxels(
+    label_map: Integer[np.ndarray, "x y z"], structures: Mapping[str, int]
+) -> dict[str, int]:
+    """Number of voxels of each structure; `structures` gives the value of each."""
+    length = max(structures.values()) + 1
+    # Plane by plane: counting takes eight bytes for each voxel.
+    counts = sum(np.bincount(plane.ravel(), minlength=length) for plane in label_map)
+    return {name: int(counts[value]) for name, value in structures.items()}

@@ -9,7 +9,7 @@ from wsicl_jax.config import AUGMENTATIONS, AugmentConfig
 from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.augmentation.masks import dilated, eroded, sobel_edge
 from wsicl_jax.data.augmentation.spatial import quarter_turns, subsampled
-from wsicl_jax.data.episodes.sources import Group
+from wsicl_jax.data.subject_group import Group
 
 DEFAULTS = AugmentConfig()
 ALL = DEFAULTS.only(**dict.fromkeys(AUGMENTATIONS, 1.0))

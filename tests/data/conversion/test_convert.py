@@ -12,7 +12,7 @@ import pytest
 from wsicl_jax.config import PreparationConfig
 from wsicl_jax.data.conversion import convert as conversion
 from wsicl_jax.data.conversion.convert import convert
-from wsicl_jax.data.store import CATALOGUE, Store, read_skipped, whole_cases
+from wsicl_jax.data.store import CATALOGUE, Store, complete_cases, read_skipped
 from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import DataError
 from wsicl_jax.storage.location import Location
@@ -297,7 +297,7 @@ def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
 
     with pytest.raises(DataError, match="is not finished"):
         Store.open(store)
-    whole = whole_cases(Location.of(store))
+    whole = complete_cases(Location.of(store))
     assert 5 <= len(whole) < 60
     summary = convert(source, store)
     assert set(summary.there) == whole

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsicl_jax.data.episodes.crops import FullResolutionCase, random_crops
+from wsicl_jax.data.episodes.crops import FullResolutionCase, random_crop
 from wsicl_jax.geometry.grids import WorkingGrid
 
 GRID = (8, 8, 8)
@@ -21,32 +21,31 @@ def test_all_images_show_the_same_part_of_the_structure_at_the_same_extent():
     one = case((40, 40, 40), (1, 1, 1), (14, 16, 16), (12, 8, 8))
     other = case((80, 40, 40), (0.5, 1.0, 1.0), (28, 16, 16), (24, 8, 8))
     for seed in range(20):
-        views = random_crops([one, other], np.random.default_rng(seed))
-        (image, mask), (image2, mask2) = views
+        (image, image2), (mask, mask2) = random_crop([one, other], np.random.default_rng(seed))
         assert image.shape == mask.shape == GRID
         np.testing.assert_allclose(image[:, 4, 4], image2[:, 4, 4], atol=1.0)
         assert abs(mask.mean() - mask2.mean()) < 0.15
 
 
-def test_views_are_never_closer_than_the_targets_own_resolution():
+def test_crops_never_exceed_the_targets_full_resolution():
     one = case((40, 40, 40), (1, 1, 1), (10, 12, 14), (12, 8, 8))
     steps = []
     for seed in range(100):
-        image, _ = random_crops([one], np.random.default_rng(seed))[0]
+        (image,), _ = random_crop([one], np.random.default_rng(seed))
         steps.append(np.diff(image[:, 0, 0]).mean())
     assert min(steps) >= 0.99
     assert min(steps) < 1.3 and 4 < max(steps) <= 5.01
 
 
-def test_there_is_no_closer_view_of_what_the_working_grid_shows_already():
+def test_a_working_grid_at_full_resolution_has_no_crops():
     assert (
-        random_crops([case((8, 8, 8), (1, 1, 1), (2, 2, 2), (3, 3, 3))], np.random.default_rng(0))
+        random_crop([case((8, 8, 8), (1, 1, 1), (2, 2, 2), (3, 3, 3))], np.random.default_rng(0))
         is None
     )
 
 
 @pytest.mark.parametrize("size", [(3, 3, 3), (30, 4, 4)])
-def test_a_view_shows_the_structure(size):
+def test_a_crop_shows_the_structure(size):
     one = case((40, 40, 40), (1, 1, 1), (5, 12, 14), size)
-    shown = [random_crops([one], np.random.default_rng(s))[0][1].any() for s in range(50)]
-    assert np.mean(shown) > 0.8
+    is_seen = [random_crop([one], np.random.default_rng(s)).masks[0].any() for s in range(50)]
+    assert np.mean(is_seen) > 0.8

@@ -22,6 +22,7 @@ from wsicl_jax.config import (
 )
 from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.datasets import DataSet
+from wsicl_jax.data.episodes.cached_cases import working_grid_case
 from wsicl_jax.data.episodes.sampling import (
     Episode,
     EpisodeSource,
@@ -30,9 +31,10 @@ from wsicl_jax.data.episodes.sampling import (
     paired_episode,
     prompted_episode,
 )
-from wsicl_jax.data.episodes.sources import Group, prepared_case
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.data.store import Store, create_store, finish_store, write_case
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
+from wsicl_jax.data.subject_group import Group
 from wsicl_jax.errors import DataError
 from wsicl_jax.prompts import draw, kind_of, smoothed_prompts, to_channel
 
@@ -235,7 +237,7 @@ def test_named_structures_are_what_a_truth_shows(experiment, store):
 def prepared(store, config) -> dict[bytes, np.ndarray]:
     """Labels of the store's cases by their images."""
     opened = Store.open(store)
-    cases = [prepared_case(opened, name, 0, config.volume) for name in opened.cases]
+    cases = [working_grid_case(opened, name, 0, config.volume) for name in opened.cases]
     return {image.tobytes(): label for image, label in cases}
 
 
@@ -270,7 +272,7 @@ def test_episodes_leave_cached_cases_as_they_were(experiment, store):
     opened = Store.open(store)
     config = store_only(changed(experiment, augment=dict.fromkeys(NO_CHANGES, 1.0)))
     before = {
-        name: [part.copy() for part in prepared_case(opened, name, 0, config.volume)]
+        name: [part.copy() for part in working_grid_case(opened, name, 0, config.volume)]
         for name in opened.cases
     }
     source = EpisodeSource(config)
@@ -278,7 +280,7 @@ def test_episodes_leave_cached_cases_as_they_were(experiment, store):
         for part in source[index]:
             part *= -1
     for name, parts in before.items():
-        for part, now in zip(parts, prepared_case(opened, name, 0, config.volume), strict=True):
+        for part, now in zip(parts, working_grid_case(opened, name, 0, config.volume), strict=True):
             np.testing.assert_array_equal(now, part)
 
 

@@ -12,17 +12,11 @@ from fabricated import dataset, store_of
 from wsicl_jax.config import DatasetConfig, EpisodeConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data.datasets import dataset_of
 from wsicl_jax.data.episodes import sources
-from wsicl_jax.data.episodes.sources import (
-    StoreSource,
-    SyntheticSource,
-    case_crop,
-    full_resolution_case,
-    group_of,
-    mask_of,
-    prepared_case,
-    synthetic_subjects,
-)
-from wsicl_jax.data.store import Store, create_store, finish_store, write_case
+from wsicl_jax.data.episodes.cached_cases import case_crop, full_resolution_case, working_grid_case
+from wsicl_jax.data.episodes.sources import StoreSource, SyntheticSource, synthetic_subjects
+from wsicl_jax.data.store import Store
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
+from wsicl_jax.data.subject_group import group_of, mask_of
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box
 
@@ -62,7 +56,7 @@ def source_of(path: Path, contexts: int = 2, volume=VOLUME, **episode) -> StoreS
 
 def test_a_prepared_case_is_normalised_on_the_working_grid(path):
     store = Store.open(path)
-    image, label = prepared_case(store, "case00", 0, VolumeConfig(grid=(16, 8, 4)))
+    image, label = working_grid_case(store, "case00", 0, VolumeConfig(grid=(16, 8, 4)))
     assert image.shape == label.shape == (16, 8, 4)
     assert image.dtype == np.float32
     assert 0 <= image.min() < image.max() <= 1
@@ -71,10 +65,10 @@ def test_a_prepared_case_is_normalised_on_the_working_grid(path):
 
 def test_a_prepared_case_is_read_once(path, monkeypatch):
     store, volume = Store.open(path), VolumeConfig(grid=(8, 8, 16))
-    first = prepared_case(store, "case00", 0, volume)
+    first = working_grid_case(store, "case00", 0, volume)
     monkeypatch.setattr(Store, "read", None)
     for again in (store, Store.open(path)):
-        assert prepared_case(again, "case00", 0, volume)[0] is first[0]
+        assert working_grid_case(again, "case00", 0, volume)[0] is first[0]
 
 
 def test_prepared_cases_differ_by_case_channel_and_volume(path):
@@ -85,7 +79,7 @@ def test_prepared_cases_differ_by_case_channel_and_volume(path):
         ("case00", 1, VOLUME),
         ("case00", 0, VolumeConfig(grid=(8, 8, 8), percentiles=(10, 90))),
     ]
-    images = {prepared_case(store, *key)[0].tobytes() for key in keys}
+    images = {working_grid_case(store, *key)[0].tobytes() for key in keys}
     assert len(images) == 4
 
 
@@ -94,8 +88,8 @@ def drawn_cases(source, monkeypatch, count: int, draws: int) -> list[list[str]]:
     names = []
     monkeypatch.setattr(
         sources,
-        "prepared_case",
-        lambda store, name, *rest: names.append(name) or prepared_case(store, name, *rest),
+        "working_grid_case",
+        lambda store, name, *rest: names.append(name) or working_grid_case(store, name, *rest),
     )
     for index in range(draws):
         source.group(index, count, np.random.default_rng(index))
@@ -150,7 +144,10 @@ def test_every_channel_of_a_store_is_shown(path):
         source.group(0, 3, np.random.default_rng(seed)).images[0].tobytes() for seed in range(80)
     }
     both = [
-        {prepared_case(source.store, n, channel, VOLUME)[0].tobytes() for n in source.store.cases}
+        {
+            working_grid_case(source.store, n, channel, VOLUME)[0].tobytes()
+            for n in source.store.cases
+        }
         for channel in (0, 1)
     ]
     assert all(shown & channel for channel in both)
@@ -245,7 +242,7 @@ def asked(monkeypatch, source: StoreSource, draws: int, count: int = 2) -> list[
         image = np.zeros((2, 2, 2), np.float32)
         return image, np.tile(np.array([0, 1], np.uint8), 4).reshape(2, 2, 2)
 
-    monkeypatch.setattr(sources, "prepared_case", case)
+    monkeypatch.setattr(sources, "working_grid_case", case)
     monkeypatch.setattr(sources, "mask_of", lambda label, labels: shown.append(labels) or label > 0)
     for index in range(draws):
         drawn.clear()
@@ -403,19 +400,19 @@ def padded(tmp_path_factory):
     return Store.open(path)
 
 
-@pytest.mark.parametrize("read", [prepared_case, full_resolution_case])
+@pytest.mark.parametrize("read", [working_grid_case, full_resolution_case])
 def test_a_margin_changes_no_case(padded, read):
     plain, around = (read(padded, name, 0, VOLUME) for name in ("plain", "padded"))
     np.testing.assert_array_equal(around[0], plain[0])
     np.testing.assert_array_equal(around[1], plain[1])
     kept = replace(VOLUME, crop=False)
-    assert not np.array_equal(prepared_case(padded, "padded", 0, kept)[0], plain[0])
+    assert not np.array_equal(working_grid_case(padded, "padded", 0, kept)[0], plain[0])
 
 
 def test_what_is_to_be_kept_of_a_margin_stays(padded):
     keep = Box((1, 8, 4), (2, 9, 5))
     crop = case_crop(padded, "padded", 0, VOLUME, keep)
     assert crop == Box((1, 2, 1), (12, 9, 9))
-    _, label = prepared_case(padded, "padded", 0, VolumeConfig(grid=(7, 11, 8)), keep)
+    _, label = working_grid_case(padded, "padded", 0, VolumeConfig(grid=(7, 11, 8)), keep)
     # Its axes are turned: y is the first, against its direction.
     assert label.shape == (7, 11, 8) and label[0, 0, 3] == 2

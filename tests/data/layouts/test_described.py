@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wsicl_jax.data.conversion.reading import source_files
+from wsicl_jax.data.conversion.source_case import source_files
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.errors import DataError
 

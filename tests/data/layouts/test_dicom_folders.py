@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from dicom_written import write_segmentation, write_series
 
-from wsicl_jax.data.conversion.reading import read_case, scan_labels, source_files
+from wsicl_jax.data.conversion.source_case import read_case, scan_labels, source_files
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.errors import DataError
 

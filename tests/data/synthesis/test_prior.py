@@ -7,7 +7,7 @@ import pytest
 
 from wsicl_jax.config import PriorConfig, ScannerConfig, SynthConfig, VolumeConfig, config_from_dict
 from wsicl_jax.data.episodes.sources import synthetic_subjects
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.synthesis.cohort import draw_cohort, fingerprint
 from wsicl_jax.data.synthesis.prior import draw_prior, prior_anatomy
 from wsicl_jax.errors import ConfigError, DataError

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from wsicl_jax.cli import main
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.tools.bench import loading_speed
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(loading_speed, "_SECONDS", 0.05)
-    monkeypatch.setattr(loading_speed, "_MADE_SHAPE", (32, 32, 16))
+    monkeypatch.setattr(loading_speed, "_RANDOM_SHAPE", (32, 32, 16))
 
 
 SETTINGS = ["volume.grid=[16, 16, 16]", "episode.contexts=[1, 2]"]
 
 
-def test_every_way_is_measured_and_memory_is_watched_to_the_end(tmp_path, capsys):
+def test_every_reading_is_measured_and_memory_is_watched_to_the_end(tmp_path, capsys):
     file = tmp_path / "found.json"
     arguments = ["bench", "loader", *SETTINGS, "--episodes", "20", "--json", str(file)]
     assert main(arguments) == 0
@@ -43,4 +43,4 @@ def test_the_cases_of_a_store_may_be_measured(tmp_path, capsys):
     finish_store(path)
     arguments = ["bench", "loader", f"data={path}", *SETTINGS, "--episodes", "5"]
     assert main(arguments) == 0
-    assert "Memory as episodes go by" in capsys.readouterr().out
+    assert "Memory by number of episodes read" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from wsicl_jax.cli import main
 from wsicl_jax.config import ModelConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.datasets import open_datasets
 from wsicl_jax.data.manifest import manifest_of, write_manifest
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.distributed.placement import AXES, make_mesh
 from wsicl_jax.model import ops
 from wsicl_jax.model.dual_branch import DualBranch

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from wsicl_jax.cli import main
-from wsicl_jax.data.store import create_store, finish_store, write_case
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.terminal.progress import console
 from wsicl_jax.tools.show.store_listing import listing

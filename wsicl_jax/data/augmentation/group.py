@@ -17,7 +17,7 @@ from wsicl_jax.data.augmentation.spatial import (
     quarter_turns,
     subsampled,
 )
-from wsicl_jax.data.episodes.sources import Group, is_visible
+from wsicl_jax.data.subject_group import Group, is_visible
 
 
 def augment_group(

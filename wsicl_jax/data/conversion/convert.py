@@ -21,9 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import PreparationConfig, ReadingConfig
-from wsicl_jax.data import store
-from wsicl_jax.data.conversion.preparation import prepare_case
-from wsicl_jax.data.conversion.reading import read_case, scan_labels, source_files
+from wsicl_jax.data import store, store_writer
+from wsicl_jax.data.conversion.source_case import read_source_case, scan_labels, source_files
+from wsicl_jax.data.conversion.stored_case import to_stored_case
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Kind, Layout
 from wsicl_jax.errors import DataError
@@ -191,7 +191,9 @@ def _begin(
     if root is None:
         names = dict(known or scan_labels(layout, reading))
         try:
-            store.create_store(location, layout.name, layout.channel_names, names, preparation)
+            store_writer.create_store(
+                location, layout.name, layout.channel_names, names, preparation
+            )
         except DataError:
             # Another part may have begun it since; then it is compared like any other.
             root = store.read_root(location)
@@ -247,17 +249,17 @@ def _convert_case(
         before = store.read_case(location, name)
         if before and before.source.files == sources and store.is_intact(location, before):
             return _Outcome(name, "there", remarks=before.remarks)
-        raw = read_case(
+        raw = read_source_case(
             layout, files, label_names, reading, replace_nonfinite=preparation.replace_nonfinite
         )
-        case = prepare_case(raw.image, raw.label, raw.affine, sources, preparation)
+        case = to_stored_case(raw.image, raw.label, raw.affine, sources, preparation)
     except DataError as error:
         _unfinish(location)
         location.write(f"{_REFUSED}{name}.json", json.dumps({"reason": str(error)}).encode())
         location.delete(f"cases/{name}/")
         return _Outcome(name, "left out", reason=str(error))
     _unfinish(location)
-    store.write_case(
+    store_writer.write_case(
         location,
         name,
         case.image,
@@ -281,7 +283,7 @@ def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
     refused = {
         key.removeprefix(_REFUSED).removesuffix(".json"): key for key in location.keys(_REFUSED)
     }
-    there = store.whole_cases(location)
+    there = store.complete_cases(location)
     if missing := planned - there - refused.keys():
         return (), len(missing)
     removed = tuple(sorted(there - planned))
@@ -298,7 +300,7 @@ def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
     }
     skipped = json.dumps(reasons | layout.skipped, indent=1, sort_keys=True)
     location.write(store.SKIPPED, skipped.encode())
-    store.finish_store(location, usable)
+    store_writer.finish_store(location, usable)
     return removed, 0
 
 

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Num
 from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind
 from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.datasets import DataSet, open_datasets
-from wsicl_jax.data.episodes.restoration import Degradation
-from wsicl_jax.data.episodes.sources import Group, Source, StoreSource, SyntheticSource
+from wsicl_jax.data.episodes.degradation import Degradation
+from wsicl_jax.data.episodes.sources import Source, StoreSource, SyntheticSource
 from wsicl_jax.data.random_streams import RandomStream
+from wsicl_jax.data.subject_group import Group
 from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, draw, to_channels
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wsicl_jax.data.layouts.described import decathlon, is_decathlon, is_described, nnunet
-from wsicl_jax.data.layouts.dicom import dicom_folders, has_dicom
+from wsicl_jax.data.layouts.dicom_folders import dicom_folders, has_dicom
 from wsicl_jax.data.layouts.layout import Kind, Layout
 from wsicl_jax.data.layouts.paired import is_paired, paired
 from wsicl_jax.errors import DataError

@@ -15,14 +15,14 @@ from rich.text import Text
 
 from wsicl_jax.config import ReadingConfig
 from wsicl_jax.data.formats.dicom_file import is_dicom
-from wsicl_jax.data.images import Volume
-from wsicl_jax.data.label_maps import (
+from wsicl_jax.data.formats.writing import (
     HAVE_NAMES,
     check_installed,
     format_of,
     write_label_map,
     write_probabilities,
 )
+from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.inference.batch.finished import Finished, read_record
 from wsicl_jax.inference.batch.targets import Target, as_file_name, read_target

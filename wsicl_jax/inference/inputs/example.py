@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 from wsicl_jax.config import ReadingConfig
-from wsicl_jax.data.conversion.reading import label_on_grid
+from wsicl_jax.data.conversion.source_case import label_on_grid
 from wsicl_jax.data.images import LabelMap, Volume, check_same_grid
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.geometry.axes import Box

@@ -1,4 +1,4 @@
-"""How fast episodes come from disk, against what the disk's libraries can do at most."""
+"""Measures how fast episodes are read from disk, against plain reading by the libraries."""
 
 import itertools
 import tempfile
@@ -25,25 +25,18 @@ from wsicl_jax.config import (
 from wsicl_jax.data.conversion.stored_case import to_stored_case
 from wsicl_jax.data.episodes.loader import batches
 from wsicl_jax.data.episodes.sampling import EpisodeSource
-from wsicl_jax.data.store import (
-    IMAGE,
-    LABEL,
-    Store,
-    create_store,
-    finish_store,
-    open_array,
-    write_case,
-)
+from wsicl_jax.data.store import IMAGE, LABEL, Store, open_array
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.geometry.grids import WorkingGrid, content_box
 from wsicl_jax.geometry.intensity import normalise
 from wsicl_jax.terminal.progress import track
 from wsicl_jax.tools.bench.machine import machine
 
-_MADE_SHAPE = (192, 160, 128)
-_MADE_CASES = 12
-_MOST_CASES = 32
+_RANDOM_SHAPE = (192, 160, 128)
+_RANDOM_CASES = 12
+_MAX_CASES = 32
 _SECONDS = 4.0
-"""How long each way is measured, at least."""
+"""Least time for which each reading is measured."""
 
 _MEMORY_ENTRIES = 5
 
@@ -54,19 +47,20 @@ _PLAIN_EPISODES = "episodes, store at the working grid"
 
 @dataclass(frozen=True)
 class Rate:
-    """One way to get volumes, an image with its label map."""
+    """Speed of one kind of reading; a volume is an image with its label map."""
 
-    way: str
+    reading: str
     volumes_per_second: float
 
 
 def bench_loader(
     config: ExperimentConfig, *, episodes: int, show: Callable[[RenderableType], None]
 ) -> dict[str, Any]:
-    """Volumes per second of several ways from disk, and the memory over many episodes, shown.
+    """Show volumes per second of several readings, and memory over many episodes.
 
-    The cases are those of the first store in `config.data`, at most 32, or made up: int16 of
-    192 x 160 x 128 voxels. They are written anew to files and stores in a temporary directory.
+    The cases are those of the first store in `config.data`, at most 32, or random ones: int16 of
+    192 x 160 x 128 voxels. They are copied to files and stores in a temporary directory. Returns
+    the numbers for JSON.
     """
     with tempfile.TemporaryDirectory() as folder:
         files, raw, ready = _write(config, Path(folder))
@@ -91,9 +85,9 @@ def _rates(config: ExperimentConfig, files: Sequence[Path], raw: Store, ready: S
         if config.volume.crop:
             inside = content_box(image).slices
             image, label = image[inside], label[inside]
-        way = WorkingGrid.of(image.shape, affine, grid)
-        way.image(normalise(image, percentiles))
-        way.label(label)
+        working = WorkingGrid.of(image.shape, affine, grid)
+        working.image(normalise(image, percentiles))
+        working.label(label)
 
     def arrays(store: Store, name: str) -> None:
         opened = (open_array(store.location, store.case(name), array) for array in (IMAGE, LABEL))
@@ -101,25 +95,25 @@ def _rates(config: ExperimentConfig, files: Sequence[Path], raw: Store, ready: S
         for read in [image.read(), label.read()]:
             read.result()
 
-    def episodes(store: Store, *, cache: bool, changed: bool = True) -> Iterator[int]:
-        augment = config.augment if changed else config.augment.only()
+    def episodes(store: Store, *, cache: bool, augmented: bool = True) -> Iterator[int]:
+        augment = config.augment if augmented else config.augment.only()
         return _stream(_experiment(replace(config, augment=augment), store, cache=cache))
 
-    ways: list[tuple[str, Callable[[], Iterator[int]]]] = [
+    readings: list[tuple[str, Callable[[], Iterator[int]]]] = [
         ("nibabel, .nii.gz: read", lambda: _each(_read_files, files)),
         (_FILES_ON_GRID, lambda: _each(on_grid, files)),
         ("TensorStore, store as converted: read", lambda: _each_of(arrays, raw)),
         (_PLAIN_READING, lambda: _each_of(arrays, ready)),
-        (_PLAIN_EPISODES, lambda: episodes(ready, cache=False, changed=False)),
+        (_PLAIN_EPISODES, lambda: episodes(ready, cache=False, augmented=False)),
         ("episodes, the same, augmented", lambda: episodes(ready, cache=False)),
         ("episodes, store as converted, augmented", lambda: episodes(raw, cache=False)),
-        ("episodes, cached", lambda: episodes(ready, cache=True, changed=False)),
+        ("episodes, cached", lambda: episodes(ready, cache=True, augmented=False)),
         ("episodes, cached, augmented", lambda: episodes(ready, cache=True)),
     ]
     rates = []
-    with track(len(ways), "measuring") as bar:
-        for way, volumes in ways:
-            rates.append(Rate(way, _rate(volumes())))
+    with track(len(readings), "measuring") as bar:
+        for reading, volumes in readings:
+            rates.append(Rate(reading, _rate(volumes())))
             bar.advance()
     return rates
 
@@ -160,17 +154,17 @@ def _experiment(config: ExperimentConfig, store: Store, *, cache: bool) -> Exper
 
 def _memory(config: ExperimentConfig, episodes: int) -> list[tuple[int, float]]:
     """Megabytes of this process and its workers after some numbers of episodes."""
-    found, done, process = [], 0, psutil.Process()
+    samples, done, process = [], 0, psutil.Process()
     stream = batches(EpisodeSource(config))
     with track(episodes, "watching memory") as bar:
         while done < episodes:
-            made = len(next(stream).target)
-            done += made
-            bar.advance(made)
-            if done * _MEMORY_ENTRIES // episodes > len(found):
-                everyone = [process, *process.children(recursive=True)]
-                found.append((done, sum(p.memory_info().rss for p in everyone) / 1e6))
-    return found
+            batch = len(next(stream).target)
+            done += batch
+            bar.advance(batch)
+            if done * _MEMORY_ENTRIES // episodes > len(samples):
+                processes = [process, *process.children(recursive=True)]
+                samples.append((done, sum(p.memory_info().rss for p in processes) / 1e6))
+    return samples
 
 
 def _write(config: ExperimentConfig, folder: Path) -> tuple[list[Path], Store, Store]:
@@ -181,7 +175,7 @@ def _write(config: ExperimentConfig, folder: Path) -> tuple[list[Path], Store, S
     )
     stores = {"raw": PreparationConfig(), "ready": at_grid}
     source = config.data[0].store
-    cases, label_names = _from_store(source) if source != SYNTHETIC else _made_up()
+    cases, label_names = _from_store(source) if source != SYNTHETIC else _random_cases()
     for kind, preparation in stores.items():
         create_store(folder / kind, kind, ("image",), label_names, preparation)
     files = []
@@ -212,19 +206,19 @@ def _from_store(path: str) -> tuple[list[Callable[[], Volume]], dict[int, str]]:
             store.case(name).affine,
         )
 
-    return [case(name) for name in store.cases[:_MOST_CASES]], store.label_names
+    return [case(name) for name in store.cases[:_MAX_CASES]], store.label_names
 
 
-def _made_up() -> tuple[list[Callable[[], Volume]], dict[int, str]]:
+def _random_cases() -> tuple[list[Callable[[], Volume]], dict[int, str]]:
     def case(seed: int) -> Volume:
         rng = np.random.default_rng(seed)
-        coarse = rng.normal(0, 300, [side // 16 for side in _MADE_SHAPE]).astype(np.float32)
+        coarse = rng.normal(0, 300, [side // 16 for side in _RANDOM_SHAPE]).astype(np.float32)
         smooth = ndimage.zoom(coarse, 16, order=1)
         label = np.digitize(smooth, (150, 300)).astype(np.uint8)
         image = smooth + 15 * rng.standard_normal(smooth.shape, np.float32)
         return image.astype(np.int16), label, np.diag([1.0, 1.0, 2.0, 1.0])
 
-    return [lambda seed=seed: case(seed) for seed in range(_MADE_CASES)], {1: "one", 2: "two"}
+    return [lambda seed=seed: case(seed) for seed in range(_RANDOM_CASES)], {1: "one", 2: "two"}
 
 
 def _write_files(stem: Path, image: np.ndarray, label: np.ndarray, affine: np.ndarray) -> Path:
@@ -243,13 +237,13 @@ def _read_files(stem: Path) -> Volume:
 
 
 def _rate_table(rates: Sequence[Rate]) -> Table:
-    table = Table("way", title="Volumes, each an image and its label map")
+    table = Table("reading", title="Volumes, each an image and its label map")
     table.add_column("volumes/s", justify="right")
     table.add_column("of nibabel's on the grid", justify="right")
-    per_second = {rate.way: rate.volumes_per_second for rate in rates}
+    per_second = {rate.reading: rate.volumes_per_second for rate in rates}
     on_files = per_second[_FILES_ON_GRID]
-    for way, rate in per_second.items():
-        table.add_row(Text(way), f"{rate:,.1f}", f"{rate / on_files:,.1f} x")
+    for reading, rate in per_second.items():
+        table.add_row(Text(reading), f"{rate:,.1f}", f"{rate / on_files:,.1f} x")
     table.add_section()
     share = per_second[_PLAIN_EPISODES] / per_second[_PLAIN_READING]
     table.add_row("episodes, as a share of plain reading", f"{share:.2f}", "")
@@ -257,7 +251,7 @@ def _rate_table(rates: Sequence[Rate]) -> Table:
 
 
 def _memory_table(memory: Sequence[tuple[int, float]]) -> Table:
-    table = Table(title="Memory as episodes go by")
+    table = Table(title="Memory by number of episodes read")
     table.add_column("episodes", justify="right")
     table.add_column("MB, all processes", justify="right")
     for episodes, megabytes in memory:

@@ -1,4 +1,4 @@
-"""What segmenting one target takes, from its file to the file of its label map."""
+"""Times the segmentation of one target, from its file to the file of its label map."""
 
 import statistics
 import tempfile
@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import psutil
 from flax import nnx
@@ -30,60 +31,68 @@ from wsicl_jax.terminal.progress import track
 from wsicl_jax.tools.bench.machine import machine
 
 _COARSE = 64
-"""Sides of the synthetic subjects before they are brought to the shape that is measured."""
+"""Sides of the synthetic subjects before they are resized to the measured shape."""
 
-_SECONDS_BETWEEN_LOOKS = 0.01
+_SECONDS_BETWEEN_SAMPLES = 0.01
 
 
 @dataclass
 class Stages:
-    """Seconds of one target, by what they went into."""
+    """Seconds of one target, by stage."""
 
     reading: float = 0.0
     """Reading the file and preparing the image."""
     network: float = 0.0
-    """The network, both looks."""
+    """The network: coarse prediction and refinement."""
     composing: float = 0.0
-    """Views of the images, and the label map on the target's own grid."""
+    """Tiles of the images, and the label map on the target's own grid."""
     writing: float = 0.0
     """Writing the label map."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all stages."""
         return self.reading + self.network + self.composing + self.writing
 
 
-@dataclass
-class _Watch:
-    """The most memory of this process while it is watched."""
+class _MemoryWatch:
+    """The largest memory of this process, in bytes, while the block runs."""
 
-    peak: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
+    peak = 0
 
-    def look(self) -> None:
+    def __enter__(self) -> "_MemoryWatch":
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
         process = psutil.Process()
-        while not self.stopped.is_set():
+        while not self._stopped.is_set():
             self.peak = max(self.peak, process.memory_info().rss)
-            self.stopped.wait(_SECONDS_BETWEEN_LOOKS)
+            self._stopped.wait(_SECONDS_BETWEEN_SAMPLES)
 
 
-class _Timed(Segmenter):
-    """Adds up the seconds that go into the network."""
+class _TimedSegmenter(Segmenter):
+    """Adds up the seconds that the network takes."""
 
     seconds = 0.0
 
     def encode(self, target: Any) -> Any:
-        with self._counted():
-            # Waited for, or else the time would go to whoever asks for it first.
-            return _ready(super().encode(target))
+        with self._timed():
+            # JAX returns at once: without waiting, the time would be counted elsewhere.
+            return jax.block_until_ready(super().encode(target))
 
-    def predict(self, *given: Any) -> Any:
-        with self._counted():
-            return super().predict(*given)
+    def predict(self, *inputs: Any) -> Any:
+        with self._timed():
+            return super().predict(*inputs)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _timed(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
@@ -100,34 +109,27 @@ def bench_predict(
     repeats: int,
     show: Callable[[RenderableType], None],
 ) -> dict[str, Any]:
-    """Seconds and memory for a synthetic target of this shape, as a .nii.gz file, shown.
+    """Show seconds and memory for a synthetic .nii.gz target of this shape; return them for JSON.
 
-    The network is that of a checkpoint, or a random one of `config`. Subjects of one synthetic
-    cohort, all of this shape, are the target and the context images, with masks as prompts. The
-    first of the runs, which compiles, is not counted.
+    The network is that of a checkpoint, or a random one of `config`. Target and context images
+    are subjects of one synthetic cohort, all of this shape, with masks as prompts. The first run,
+    which compiles, is not counted.
 
     Raises:
         CheckpointError: there is no such checkpoint.
     """
-    segmenter = _segmenter(config, checkpoint, fine)
+    segmenter = _segmenter(config, checkpoint, refine)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         task = _task(segmenter, folder, shape, contexts, structures)
         target = folder / "target.nii.gz"
         planned = task.plan(shape, np.eye(4)).peak_bytes
         before = psutil.Process().memory_info().rss
-        watch = _Watch()
-        looking = threading.Thread(target=watch.look)
-        looking.start()
-        try:
+        with _MemoryWatch() as watch, track(repeats + 1, "segmenting") as bar:
             runs = []
-            with track(repeats + 1, "segmenting") as bar:
-                for _ in range(repeats + 1):
-                    runs.append(_run(task, segmenter, target))
-                    bar.advance()
-        finally:
-            watch.stopped.set()
-            looking.join()
+            for _ in range(repeats + 1):
+                runs.append(_run(task, segmenter, target))
+                bar.advance()
     memory = {"before": before, "peak": watch.peak, "planned": planned}
     show(machine())
     show(_table(runs[1:], memory))
@@ -142,60 +144,56 @@ def bench_predict(
     }
 
 
-def _segmenter(config: ExperimentConfig, checkpoint: Path | None, refine: bool | None) -> _Timed:
+def _segmenter(
+    config: ExperimentConfig, checkpoint: Path | None, refine: bool | None
+) -> _TimedSegmenter:
     if checkpoint is not None:
-        return _Timed.load(checkpoint, refine=fine)
+        return _TimedSegmenter.load(checkpoint, refine=refine)
     model = DualBranch(config.model, rngs=nnx.Rngs(0))
-    return _Timed(model, config.volume, InferenceConfig(refine=fine))
+    return _TimedSegmenter(model, config.volume, InferenceConfig(refine=refine))
 
 
 def _task(
     segmenter: Segmenter, folder: Path, shape: Shape3, contexts: int, structures: int
 ) -> Task:
     cohort = draw_cohort((0,), (_COARSE,) * 3, SynthConfig())
-    examples: list[Path] = []
+    images: list[Path] = []
     labels: list[Path] = []
     with track(contexts + 1, "writing synthetic images") as bar:
         for number in range(contexts + 1):
             image, label = cohort.subject(number)
             noise = np.random.default_rng(number).integers(-10, 11, shape, dtype=np.int16)
-            # Whole numbers as a scanner gives them.
-            fine = (1000 * resize(image, shape)).astype(np.int16) + noise
+            # Integers, as scanners store them.
+            voxels = (1000 * resize(image, shape)).astype(np.int16) + noise
             name = f"context_{number}.nii.gz" if number < contexts else "target.nii.gz"
-            write_label_map(folder / name, fine - fine.min(), np.eye(4), {})
+            write_label_map(folder / name, voxels - voxels.min(), np.eye(4), {})
             if number < contexts:
-                examples.append(folder / name)
+                images.append(folder / name)
                 labels.append(folder / f"label_{number}.nii.gz")
                 write_label_map(labels[-1], resize_nearest(label, shape), np.eye(4), {})
             bar.advance()
     largest = np.argsort(np.bincount(label.ravel())[1:])[::-1][:structures] + 1
-    shown = {
+    examples_of = {
         f"structure {value}": [
             Example(image, mask=mask, labels=[int(value)])
-            for image, mask in zip(examples, labels, strict=True)
+            for image, mask in zip(images, labels, strict=True)
         ]
         for value in largest
     }
-    return segmenter.task(shown)
+    return segmenter.task(examples_of)
 
 
-def _run(task: Task, segmenter: _Timed, target: Path) -> Stages:
+def _run(task: Task, segmenter: _TimedSegmenter, target: Path) -> Stages:
     segmenter.seconds = 0.0
     start = time.perf_counter()
     task.open(target)
     opened = time.perf_counter()
-    found = task.segment(show=False)
+    result = task.segment(show=False)
     segmented = time.perf_counter()
-    found.save(target.with_name("found.nii.gz"), [target])
+    result.save(target.with_name("result.nii.gz"), [target])
     written = time.perf_counter()
     network = segmenter.seconds
     return Stages(opened - start, network, segmented - opened - network, written - segmented)
-
-
-def _ready(value: Any) -> Any:
-    import jax
-
-    return jax.block_until_ready(value)
 
 
 def _table(runs: Sequence[Stages], memory: dict[str, int]) -> Table:
@@ -204,14 +202,14 @@ def _table(runs: Sequence[Stages], memory: dict[str, int]) -> Table:
     table.add_column("spread", justify="right")
     table.add_column("share", justify="right")
     total = statistics.median(run.total for run in runs)
-    for what in ("reading", "network", "composing", "writing", "total"):
-        seconds = [getattr(run, what) for run in runs]
+    for stage in ("reading", "network", "composing", "writing", "total"):
+        seconds = [getattr(run, stage) for run in runs]
         middle = statistics.median(seconds)
-        if what == "total":
+        if stage == "total":
             table.add_section()
         spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
-        table.add_row(what, f"{middle:.2f}", spread, f"{middle / total:.0%}")
+        table.add_row(stage, f"{middle:.2f}", spread, f"{middle / total:.0%}")
     table.add_section()
-    for what, size in memory.items():
-        table.add_row(f"memory, {what} (GB)", f"{size / GB:.2f}", "", "")
+    for name, size in memory.items():
+        table.add_row(f"memory, {name} (GB)", f"{size / GB:.2f}", "", "")
     return table

@@ -17,7 +17,7 @@ from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.augmentation.spatial import quarter_turns
 from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource, prompted_episode
-from wsicl_jax.data.episodes.sources import Group
+from wsicl_jax.data.subject_group import Group
 from wsicl_jax.distributed.placement import make_mesh
 
 _DRAWS = 16

@@ -18,7 +18,8 @@ import numpy as np
 
 from wsicl_jax.config import SynthConfig, config_to_dict
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.data.store import CATALOGUE, create_store, finish_store, write_case
+from wsicl_jax.data.store import CATALOGUE
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.synthesis.cohort import Cohort, draw_cohort, fingerprint
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Shape3

@@ -11,14 +11,14 @@ from dicom_written import write_series
 from scipy.spatial.transform import Rotation
 
 from wsicl_jax.data.formats.dicom_seg import read_segmentation
-from wsicl_jax.data.images import read_label, read_volume
-from wsicl_jax.data.label_maps import (
+from wsicl_jax.data.formats.writing import (
     FORMATS,
     check_installed,
     format_of,
     write_label_map,
     write_probabilities,
 )
+from wsicl_jax.data.images import read_label, read_volume
 from wsicl_jax.errors import DataError
 
 SHAPE = (7, 5, 4)

@@ -13,7 +13,7 @@ import pytest
 from wsicl_jax.cli import main
 from wsicl_jax.config import SynthConfig
 from wsicl_jax.data.store import Store
-from wsicl_jax.data.synthesis.write import numbered_cohort, write_cohorts
+from wsicl_jax.data.synthesis.cohort_stores import numbered_cohort, write_cohorts
 from wsicl_jax.errors import DataError
 
 GRID = (12, 14, 16)

@@ -19,7 +19,7 @@ from wsicl_jax.geometry.grids import WorkingGrid, content_box
 from wsicl_jax.geometry.intensity import percentile_range, scaled
 
 
-class PreparedCase(NamedTuple):
+class StoredCase(NamedTuple):
     """A case as it is stored."""
 
     image: Num[np.ndarray, "c x y z"]
@@ -28,13 +28,13 @@ class PreparedCase(NamedTuple):
     source: SourceGrid
 
 
-def prepare_case(
+def to_stored_case(
     image: Num[np.ndarray, "c x y z"],
     label: Integer[np.ndarray, "_ _ _"],
     affine: Float[np.ndarray, "4 4"],
     files: Sequence[SourceFile],
     config: PreparationConfig,
-) -> PreparedCase:
+) -> StoredCase:
     """A case from its files' voxels.
 
     Intensities are scaled by percentiles of what cropping leaves, before it is resampled, as
@@ -51,7 +51,7 @@ def prepare_case(
         )
     # `label` picks voxels and keeps their type; where no voxel changes, so may an image.
     bring = way.label if way.grid == way.covered.extent else way.image
-    return PreparedCase(
+    return StoredCase(
         np.stack([bring(channel) for channel in image]),
         way.label(label),
         way.affine(affine),

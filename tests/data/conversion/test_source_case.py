@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from wsicl_jax.data.conversion.reading import read_case, scan_labels, source_files
+from wsicl_jax.data.conversion.source_case import read_source_case, scan_labels, source_files
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Layout
 from wsicl_jax.errors import DataError
@@ -44,7 +44,7 @@ def case(folder, **changed):
 
 
 def test_channels_of_several_files_come_together(tmp_path):
-    raw = read_case(*case(tmp_path), NAMES)
+    raw = read_source_case(*case(tmp_path), NAMES)
     np.testing.assert_array_equal(raw.image, np.stack([image(0), image(1)]))
     np.testing.assert_array_equal(raw.label, label())
     np.testing.assert_array_equal(raw.affine, AFFINE)
@@ -62,7 +62,7 @@ def test_channels_of_one_file_stay_together(tmp_path):
     }
     (tmp_path / "dataset.json").write_text(json.dumps(description))
     layout = find_layout(tmp_path)
-    raw = read_case(layout, layout.cases[0], layout.label_names)
+    raw = read_source_case(layout, layout.cases[0], layout.label_names)
     np.testing.assert_array_equal(raw.image, np.moveaxis(array, -1, 0))
 
 
@@ -74,7 +74,7 @@ def test_a_label_map_with_its_axes_in_another_order_is_turned_to_the_image(tmp_p
         affine[:3, 3] += affine[:3, axis] * (SHAPE[axis] - 1)
         affine[:3, axis] *= -1
     stored = np.flip(label(), flips).transpose(order)
-    raw = read_case(*case(tmp_path, label=stored, affine=affine[:, [*order, 3]]), NAMES)
+    raw = read_source_case(*case(tmp_path, label=stored, affine=affine[:, [*order, 3]]), NAMES)
     np.testing.assert_array_equal(raw.label, label())
     np.testing.assert_allclose(raw.affine, AFFINE, atol=1e-6)
     turned = (order, flips) != ((0, 1, 2), ())
@@ -83,7 +83,9 @@ def test_a_label_map_with_its_axes_in_another_order_is_turned_to_the_image(tmp_p
 
 def test_affines_that_differ_by_rounding_are_one_grid(tmp_path):
     rounded = AFFINE + 1e-4 * (AFFINE != 0) * [[1], [1], [1], [0]]
-    np.testing.assert_array_equal(read_case(*case(tmp_path, affine=rounded), NAMES).label, label())
+    np.testing.assert_array_equal(
+        read_source_case(*case(tmp_path, affine=rounded), NAMES).label, label()
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_affines_that_differ_by_rounding_are_one_grid(tmp_path):
 )
 def test_a_case_that_cannot_be_used_says_why(tmp_path, change, reason):
     with pytest.raises(DataError) as error:
-        read_case(*case(tmp_path, **change), NAMES)
+        read_source_case(*case(tmp_path, **change), NAMES)
     assert reason in str(error.value)
 
 
@@ -119,7 +121,7 @@ def test_a_case_that_cannot_be_used_says_why(tmp_path, change, reason):
     ],
 )
 def test_what_is_unusual_but_clear_is_taken_with_a_remark(tmp_path, change, remark):
-    (found,) = read_case(*case(tmp_path, **change), NAMES).remarks
+    (found,) = read_source_case(*case(tmp_path, **change), NAMES).remarks
     assert remark in found
 
 
@@ -137,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, file, spoil, reason):
     layout, files = case(tmp_path)
     spoil(tmp_path / file)
     with pytest.raises(DataError, match=reason) as error:
-        read_case(layout, files, NAMES)
+        read_source_case(layout, files, NAMES)
     assert str(tmp_path / file) in str(error.value)
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from wsicl_jax.config import RestorationTask
-from wsicl_jax.data.episodes.restoration import Degradation
+from wsicl_jax.data.episodes.degradation import Degradation
 
 TASKS = RestorationTask.__args__
 SHAPE = (24, 18, 30)

@@ -23,7 +23,7 @@ _OFF_VOXELS = 0.1
 """A label map this close to an image's voxels differs by rounding only."""
 
 
-class RawCase(NamedTuple):
+class SourceCase(NamedTuple):
     """A case as its files have it."""
 
     image: Num[np.ndarray, "c x y z"]
@@ -33,14 +33,14 @@ class RawCase(NamedTuple):
     """What was unusual, but accepted."""
 
 
-def read_case(
+def read_source_case(
     layout: Layout,
     files: CaseFiles,
     label_names: Mapping[int, str],
     reading: ReadingConfig | None = None,
     *,
     replace_nonfinite: float | None = None,
-) -> RawCase:
+) -> SourceCase:
     """The voxels of a case.
 
     `replace_nonfinite` takes the place of voxels that are NaN or infinite.
@@ -70,7 +70,7 @@ def read_case(
         raise DataError(f"{files.labels[0]} has labels {unknown} that have no name")
     if values == [0]:
         said = (*said, "empty label map")
-    return RawCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *said])))
+    return SourceCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *said])))
 
 
 def source_files(layout: Layout, files: CaseFiles) -> tuple[SourceFile, ...]:
