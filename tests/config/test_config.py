@@ -549,8 +549,9 @@ def test_a_childs_free_keys_replace_its_parents_and_sections_are_merged(write):
 def test_a_tilde_is_the_home_directory(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     text = "run: ~/runs/a\ndata: ~/stores/a\ntrain: {initial_weights: ~/w.safetensors}\n"
-    config = load_config(write("a.yaml", text), ["synth.prior=~/prior"])
-    paths = config.run, config.data[0].store, config.train.initial_weights, config.synth.prior
+    config = load_config(write("a.yaml", text), ["synth.priors=[{store: ~/prior}]"])
+    prior = config.synth.priors[0].store
+    paths = config.run, config.data[0].store, config.train.initial_weights, prior
     home = "/home/somebody"
     assert paths == tuple(f"{home}/{p}" for p in ("runs/a", "stores/a", "w.safetensors", "prior"))
     sweep = "output: ~/s\ndata: [{store: synthetic}]\ncheckpoints: {a: ~/runs/a}"

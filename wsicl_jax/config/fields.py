@@ -23,7 +23,7 @@ def _check_axes(letters: str) -> str:
     return letters
 
 
-def _check_ascending(limits: tuple[float, float]) -> tuple[float, float]:
+def _check_ascending(limits: tuple[int | float, int | float]) -> tuple[int | float, int | float]:
     if limits[0] > limits[1]:
         raise ValueError(f"{limits}: give the smaller number first")
     return limits
