@@ -178,7 +178,10 @@ def _dataclass_in(hint: Any) -> tuple[type | None, bool]:
 
 
 def _meaning(kind: type, name: str) -> str:
-    return _one_line(kind.__pydantic_fields__[name].description or "")
+    # pydantic keeps the docstring of a field only with the class that defines it.
+    classes = (c for c in reversed(kind.__mro__) if name in getattr(c, "__dataclass_fields__", ()))
+    owner = next(classes)
+    return _one_line(owner.__pydantic_fields__[name].description or "")
 
 
 def _default_text(field: Any) -> str:

@@ -174,7 +174,7 @@ def test_predict_is_shown_the_task_by_cases_of_a_data_set(run, source, tmp_path,
 def test_predict_with_labels_writes_a_label_map_names_and_probabilities(run, source, tmp_path):
     target = str(source / "imagesTr" / "case1_0000.nii.gz")
     arguments = ["predict", str(run), target, *examples(source), "--labels", "l=1,r=2"]
-    arguments += ["--output", str(tmp_path / "out"), "--probabilities", "--no-fine"]
+    arguments += ["--output", str(tmp_path / "out"), "--probabilities", "--no-refine"]
     assert main(arguments) == 0
     assert seen(tmp_path / "out") == {
         *("case1.nii.gz", "case1_l_prob.nii.gz", "case1_r_prob.nii.gz", "labels.json"),
@@ -510,7 +510,7 @@ def test_masks_on_another_grid_are_told_by_name(listed, masks, tmp_path, capsys)
     ],
 )
 def test_names_that_begin_with_a_dash_stand_behind_two(words, found):
-    options = vars(cli._parse(words.split()))
+    options = vars(cli.parse(words.split()))
     assert {name: options[name] for name in found} == found
 
 
