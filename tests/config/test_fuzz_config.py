@@ -83,6 +83,6 @@ def test_a_damaged_configuration_is_refused_or_read(tmp_path, name, count):
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_damaged_configuration_of_a_run_is_refused_or_read(tmp_path, count):
-    seeds = [{"config.yaml": (CONFIGS / "small" / "01_looks.yaml").read_bytes()}]
+    seeds = [{"config.yaml": (CONFIGS / "small" / "01_appearance.yaml").read_bytes()}]
     found = failures(read_run, seeds, tmp_path, count=count, words=WORDS)
     assert not found, "\n".join(map(str, found))
