@@ -234,7 +234,7 @@ def test_a_turned_volume_can_be_written_through():
 
 def test_a_view_is_moved_into_the_volume_and_takes_short_axes_whole():
     grid = WorkingGrid.of((20, 10, 5), np.eye(4), (8, 8, 8))
-    view = grid.view(np.array([1.0, 5, 2]), np.array([8.0, 4, 9]))
+    view = grid.cropped_around(np.array([1.0, 5, 2]), np.array([8.0, 4, 9]))
     assert view.covered == Box((0, 3, 0), (8, 7, 5))
     assert view.grid == (8, 8, 8)
 

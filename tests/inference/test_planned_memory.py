@@ -17,9 +17,8 @@ def planned(**changes):
         "tiles": 0,
         "tile_voxels": 64**3,
         "probabilities": False,
-        "refine": False,
         "program_bytes": 10**8,
-        "looks": "the whole",
+        "steps": "the whole",
     }
     return plan(LARGE, **{**settings, **changes})
 
@@ -36,7 +35,7 @@ def test_a_plan_grows_with_what_is_asked_for():
 def test_a_plan_that_needs_more_than_is_allowed_is_refused_and_says_what_for():
     planned().check(1000.0)
     planned().check(None)
-    message = r"needs \d+\.\d\d GB \(the process as it is .*max_memory_gb is 0.5; allow more"
+    message = r"needs \d+\.\d\d GB \(the process so far .*max_memory_gb is 0.5; allow more"
     with pytest.raises(DataError, match=message):
         planned().check(0.5)
 

@@ -15,10 +15,10 @@ from wsicl_jax.errors import DataError, PromptError, ShapeError, WsiclError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.geometry.intensity import normalise
-from wsicl_jax.inference import contexts as contexts_module
+from wsicl_jax.inference import prepared_images as contexts_module
 from wsicl_jax.inference import task as task_module
 from wsicl_jax.inference.inputs.example import Example
-from wsicl_jax.inference.refinement import refine as look_module
+from wsicl_jax.inference.refinement import tiles as look_module
 from wsicl_jax.inference.result import Segmentation
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.prompts import Point, smoothed_prompts, to_channel
@@ -231,7 +231,7 @@ def test_prompts_on_the_target_alone_say_what_is_meant(segmenter):
     task = segmenter.task()
     with pytest.raises(PromptError, match="no target yet"):
         task.add_point((1, 1, 1))
-    with pytest.raises(PromptError, match="nothing shows what 'structure' is"):
+    with pytest.raises(PromptError, match="'structure' has no context image and no prompt"):
         task.segment(volume(9))
     task.add_point((4, 4, 2))
     assert task.segment().mask.shape == SHAPE
@@ -256,7 +256,7 @@ def test_another_target_forgets_the_prompts_of_the_last_one(segmenter):
 def test_a_prompt_on_the_target_names_its_structure_where_there_are_several(segmenter):
     task = segmenter.task(two_structures())
     before = task.segment(volume(9), probabilities=True)
-    with pytest.raises(PromptError, match="is not said; expected one of first, second"):
+    with pytest.raises(PromptError, match="is missing; expected one of first, second"):
         task.add_point((1, 1, 1))
     with pytest.raises(PromptError, match="'third'; expected one of first, second"):
         task.add_point((1, 1, 1), structure="third")
@@ -296,7 +296,7 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
     segmenter, monkeypatch, bounded, expected
 ):
     task = with_settings(segmenter, max_memory_gb=bounded).task(examples())
-    read, known, found = [], [], task._found
+    read, known, found = [], [], task._segmented
 
     def slow(*given, **options):
         # A reader that runs ahead is waited for; one that must not gets the time to be caught.
@@ -307,7 +307,7 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
         known.append(len(read))
         return found(*given, **options)
 
-    monkeypatch.setattr(task, "_found", slow)
+    monkeypatch.setattr(task, "_segmented", slow)
     list(task.stream([7, 8, 9], read=lambda seed: read.append(1) or volume(seed), show=False))
     assert known == expected
 
@@ -448,7 +448,7 @@ def test_a_second_look_that_contradicts_the_first_is_left_out_and_that_is_said(m
     found = strict.task(examples()).segment(target, probabilities=True)
     once = strict.task(examples()).segment(target, probabilities=True, refine=False)
     np.testing.assert_array_equal(found.probability, once.probability)
-    assert "structure: " in found.remarks[0] and "left out" in found.remarks[0]
+    assert "structure: " in found.remarks[0] and "were skipped" in found.remarks[0]
 
 
 def test_the_target_with_prompts_is_seen_in_the_same_tile_as_the_target(
@@ -556,7 +556,7 @@ def test_a_second_look_has_a_progress_bar_that_a_stream_does_without(close_segme
     shown.clear()
     task.segment(volume(9, (24, 18, 30)))
     list(task.stream([volume(9, (24, 18, 30))]))
-    look = "second look, structure"
+    look = "refining structure"
     assert shown == [(look, True), ("segmenting", True), (look, False)]
 
 

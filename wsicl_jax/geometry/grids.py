@@ -165,14 +165,16 @@ class WorkingGrid:
         """The way from the same volume to a grid over a box of the turned volume."""
         return replace(self, crop=crop, grid=grid)
 
-    def view(self, middle: Float[np.ndarray, "3"], extent: Num[np.ndarray, "3"]) -> "WorkingGrid":
-        """The way to a grid of the same size over a part of the volume.
+    def cropped_around(
+        self, centre: Float[np.ndarray, "3"], extent: Num[np.ndarray, "3"]
+    ) -> "WorkingGrid":
+        """A grid of the same size over a box around a position.
 
-        `middle` and `extent` are in voxels of the turned volume, from its first faces. The part
-        is moved as little as needed to lie in the volume; an axis that is shorter is taken whole.
+        `centre` and `extent` are in voxels of the turned volume, from its first faces. The box is
+        moved as little as needed to lie in the volume; an axis that is shorter is taken whole.
         """
         size = np.clip(np.rint(extent), 1, self.turned_shape).astype(int)
-        start = np.clip(np.rint(middle - size / 2), 0, self.turned_shape - size).astype(int)
+        start = np.clip(np.rint(centre - size / 2), 0, self.turned_shape - size).astype(int)
         crop = Box(tuple(start.tolist()), tuple((start + size).tolist()))
         return self.cropped(crop, self.grid)
 

@@ -1,6 +1,6 @@
-"""What looks like a mistake in what was given, or in what was found, and what to do about it.
+"""Remarks on likely mistakes in images, masks and results, each with what to check.
 
-Each remark is for people: the work goes on, since all of it may be meant.
+A remark stops nothing, since everything may be intended.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,41 +8,60 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Integer, Num
 
-_MANY_LABELS = 20
-"""A label map of more labels than this is seldom meant as one structure."""
+from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.inference.result import count_voxels
 
-_IMAGE_VALUES = 256
-"""Fewer values than these are no image, however they are spread."""
+_MANY_LABELS = 20
+"""A label map with more labels is rarely intended as one structure."""
+
+_MIN_IMAGE_VALUES = 256
+"""A volume with fewer values is no image."""
 
 _NEARLY_ALL = 0.95
-"""Share of an image from which on a mask of it tells hardly anything apart."""
+"""A mask of more than this share of an image is suspicious."""
 
-_OF_LABELS = 0.7
-"""Share of neighbours with the same value from which on an image is taken for a label map."""
+_LABEL_MAP_SHARE = 0.7
+"""Share of equal neighbours from which on an image looks like a label map."""
 
-_OF_INTENSITIES = 0.4
-"""The share below which a label map is taken for an image; small parcels have more."""
+_IMAGE_SHARE = 0.4
+"""Share of equal neighbours below which a label map looks like an image."""
+
+_MIN_SLICES = 4
+"""An image with fewer slices along an axis is hardly a volume."""
 
 _SAMPLED_VOXELS = 2**21
-"""About so many voxels of a large image are looked at."""
+"""Voxels of a large image that are examined, about."""
 
 
 def on_image(image: Num[np.ndarray, "x y z"]) -> tuple[str, ...]:
-    """Of an image that is to be segmented, or that shows a structure."""
+    """Remarks on a target or a context image."""
     # The first voxel against all others, before anything costs more.
     if (image == image.flat[0]).all():
         return (
-            f"the image is {float(image.flat[0]):g} everywhere, so that nothing can be seen in it; "
-            "check the file and its channel",
+            f"the image is {float(image.flat[0]):g} everywhere, so it shows no structure; check "
+            "the file and its channel",
         )
     sample = _sampled(image)
-    whole = sample.min() >= 0 and np.array_equal(np.rint(sample), sample)
-    if whole and _share_of_same_neighbours(sample) >= _OF_LABELS:
+    is_whole = sample.min() >= 0 and np.array_equal(np.rint(sample), sample)
+    if is_whole and _share_of_equal_neighbours(sample) >= _LABEL_MAP_SHARE:
         return (
             "the image looks like a label map: neighbours mostly have the same whole number; check "
-            "that it was not exchanged with its labels",
+            "that image and label map are not exchanged",
         )
     return ()
+
+
+def on_grid(grid: WorkingGrid) -> tuple[str, ...]:
+    """A remark on an image with so few slices that it is hardly a volume."""
+    slices = min(grid.turned_shape)
+    if slices >= _MIN_SLICES:
+        return ()
+    cells = grid.grid[grid.turned_shape.index(slices)]
+    return (
+        f"only {slices} slice{'s' * (slices > 1)} along an axis, where the working grid has "
+        f"{cells}; a structure needs more than {cells // (2 * slices)} slices of that grid to be "
+        "visible, and the network knows volumes only: do not rely on this result",
+    )
 
 
 def on_mask(
@@ -50,60 +69,58 @@ def on_mask(
     inside: Bool[np.ndarray, "x y z"],
     labels: Sequence[int] | None,
 ) -> tuple[str, ...]:
-    """Of a label map that shows a structure on a context image.
+    """Remarks on the label map of a context image.
 
-    `inside` is what was taken of it, `labels` the values that were chosen; None: all but 0.
+    `inside` is the structure's mask, `labels` its labels; None: all but 0.
     """
     sample = _sampled(label)
     values = np.unique(sample)
-    if len(values) > _IMAGE_VALUES and _share_of_same_neighbours(sample) < _OF_INTENSITIES:
+    many_values = len(values) > _MIN_IMAGE_VALUES
+    if many_values and _share_of_equal_neighbours(sample) < _IMAGE_SHARE:
         return (
             f"the mask looks like an image: {len(values)} values that change from voxel to voxel; "
-            "check that it was not exchanged with its image",
+            "check that image and mask are not exchanged",
         )
-    said = []
+    remarks = []
     count = len(np.setdiff1d(values, 0))
     if labels is None and count > _MANY_LABELS:
-        said.append(
+        remarks.append(
             f"all {count} labels of the mask are taken as one structure; choose some with `labels`"
         )
     share = np.count_nonzero(inside) / inside.size
     if share > _NEARLY_ALL:
-        said.append(
+        remarks.append(
             f"the mask covers {share:.0%} of its image; check that inside and outside are not "
             "exchanged"
         )
-    return tuple(said)
+    return tuple(remarks)
 
 
 def on_result(
     label_map: Integer[np.ndarray, "x y z"], structures: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Of the label map that was found in a target; `structures` gives the value of each."""
-    largest = max(structures.values())
-    # Plane by plane: counting takes eight bytes for each voxel.
-    counts = sum(np.bincount(plane.ravel(), minlength=largest + 1) for plane in label_map)
-    missing = [name for name, value in structures.items() if not counts[value]]
-    said = []
-    if missing:
-        said.append(
-            f"nothing was found of {', '.join(missing)}; check that the context images show it as "
-            "the target does, add some, or mark it on the target"
+    """Remarks on the label map of a target; `structures` gives the value of each."""
+    counts = count_voxels(label_map, structures)
+    remarks = []
+    if missing := [name for name, count in counts.items() if not count]:
+        remarks.append(
+            f"nothing was found of {', '.join(missing)}; check that the context images resemble "
+            "the target, add some, or mark it on the target"
         )
-    for name, value in structures.items():
-        share = counts[value] / label_map.size
+    for name, count in counts.items():
+        share = count / label_map.size
         if share > _NEARLY_ALL:
-            said.append(
+            remarks.append(
                 f"{share:.0%} of the image is marked as {name}; check the prompts of the context "
                 "images"
             )
-    return tuple(said)
+    return tuple(remarks)
 
 
-def on_own_context(place: int) -> str:
-    """Of a target that is one of its own context images, counted from 1."""
+def on_same_image(number: int) -> str:
+    """A remark on a target that is also one of its context images, counted from 1."""
     return (
-        f"the target is its own context image {place}: the result says nothing of how other "
+        f"the target is its own context image {number}: this result does not show how well other "
         "images are segmented"
     )
 
@@ -113,10 +130,10 @@ def _sampled(voxels: np.ndarray) -> np.ndarray:
     return voxels[:, :, :: max(voxels.size // _SAMPLED_VOXELS, 1)]
 
 
-def _share_of_same_neighbours(voxels: np.ndarray) -> float:
-    """Along the longer of the first two axes, where there is anything but background."""
+def _share_of_equal_neighbours(voxels: np.ndarray) -> float:
+    """Along the longer of the first two axes, where either neighbour is not background."""
     along = np.moveaxis(voxels, int(np.argmax(voxels.shape[:2])), 0)
-    here, there = along[:-1], along[1:]
+    first, second = along[:-1], along[1:]
     background = voxels.flat[0]
-    counted = (here != background) | (there != background)
-    return float((here == there)[counted].mean()) if counted.any() else 0.0
+    foreground = (first != background) | (second != background)
+    return float((first == second)[foreground].mean()) if foreground.any() else 0.0

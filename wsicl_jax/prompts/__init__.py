@@ -20,7 +20,7 @@ from wsicl_jax.prompts.kinds import (
     kind_of,
 )
 from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
-from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid
+from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid, turned_bounds
 from wsicl_jax.prompts.smoothing import contains_mask, smoothed_prompts, to_channels
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "smoothed_prompts",
     "to_channel",
     "to_channels",
+    "turned_bounds",
 ]

@@ -84,6 +84,25 @@ def bounds(prompt: Prompt) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3
     return np.array(box.start) - 0.5, np.array(box.stop) - 0.5
 
 
+def turned_bounds(
+    prompts: Sequence[Prompt], grid: WorkingGrid
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Lower and upper faces of the box around prompts, of which there is at least one.
+
+    In voxels of the volume turned to RAS+, counted from its first faces.
+    """
+    each = [bounds(prompt) for prompt in prompts]
+    low = np.min([a for a, _ in each], axis=0) + 0.5
+    high = np.max([b for _, b in each], axis=0) + 0.5
+    ends = np.array(
+        [
+            (size - high[axis], size - low[axis]) if flip else (low[axis], high[axis])
+            for axis, flip, size in zip(grid.order, grid.flips, grid.turned_shape, strict=True)
+        ]
+    )
+    return ends[:, 0], ends[:, 1]
+
+
 def box_around(prompts: Sequence[Prompt], shape: Shape3) -> Box | None:
     """The smallest box of voxels of a volume around the prompts on it; None without any."""
     around = None

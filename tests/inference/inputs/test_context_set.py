@@ -124,12 +124,12 @@ def test_masks_of_other_structures_than_the_json_file_shows_are_refused(
     of_json, tmp_path, structures, labels
 ):
     path = of_json(**{name: [] for name in structures})
-    with pytest.raises(PromptError, match="both must show one and the same"):
+    with pytest.raises(PromptError, match="both must have the same one structure"):
         from_files(path, [(tmp_path / "a", tmp_path / "m")], labels)
 
 
 def test_labels_without_masks_and_nothing_at_all_are_refused(of_json):
-    with pytest.raises(DataError, match="give images with masks"):
+    with pytest.raises(DataError, match="add images with masks"):
         from_files(of_json(liver=[]), labels={1: "liver"})
     with pytest.raises(PromptError, match="no context set"):
         from_files(None)
@@ -175,7 +175,7 @@ def test_targets_never_show_themselves(nnunet):
     assert sorted(image for image, _, _ in shown(found, "liver")) == [
         *("c4_0000.nii.gz", "c5_0000.nii.gz"),
     ]
-    with pytest.raises(DataError, match="no training case left: 6 are there, of which 6 are tar"):
+    with pytest.raises(DataError, match="no training case to use: of 6, 6 are targets"):
         from_dataset(nnunet, targets=[nnunet / f"imagesTr/{n}_0000.nii.gz" for n in CASES])
 
 
@@ -205,7 +205,26 @@ def test_folders_of_images_and_labels_are_named_by_the_user(tmp_path):
     assert shown(found, "gall bladder") == [("a.nii.gz", "a.nii.gz", [5])]
 
 
-def test_a_damaged_case_is_passed_over_and_told(nnunet, tmp_path):
+def test_a_structure_that_no_case_has_is_skipped_with_a_note_unless_it_was_requested(nnunet):
+    labels = {1: "liver", 9: "heart", 10: "aorta"}
+    context = from_dataset(nnunet, labels=labels)
+    assert context.values == {"liver": 1} and list(context.structures) == ["liver"]
+    assert context.notes[1] == f"{nnunet}: skipped heart, aorta, which no training case has"
+    with pytest.raises(DataError, match=r"no training case of .* has heart; choose other"):
+        from_dataset(nnunet, labels=labels, structures=["liver", "heart"])
+
+
+def test_excluded_structures_are_not_in_the_task(nnunet):
+    assert from_dataset(nnunet, exclude=["spleen"]).values == {"liver": 1, "gall bladder": 5}
+    both = from_dataset(nnunet, structures=["liver", "spleen"], exclude=["spleen"])
+    assert both.values == {"liver": 1}
+    with pytest.raises(DataError, match=r"no structures \['heart'\]"):
+        from_dataset(nnunet, exclude=["heart"])
+    with pytest.raises(DataError, match=r"all structures of .* are excluded"):
+        from_dataset(nnunet, structures=["liver"], exclude=["liver"])
+
+
+def test_a_damaged_case_is_skipped_with_a_note(nnunet, tmp_path):
     for name in ("c1", "c2"):
         save(tmp_path / f"imagesTr/{name}_0000.nii.gz", np.ones(SHAPE, np.int16))
         save(tmp_path / f"labelsTr/{name}.nii.gz", label_of(name))
@@ -234,5 +253,5 @@ def test_what_a_data_set_does_not_have_is_told(nnunet, options, reason):
 def test_dicom_is_refused(tmp_path):
     files = write_series(tmp_path / "p1/ct", np.ones(SHAPE, np.int16), np.eye(4))
     write_segmentation(tmp_path / "p1/seg.dcm", files, {"liver": np.ones(SHAPE, bool)})
-    with pytest.raises(DataError, match=r"is DICOM; .* convert them to label maps"):
+    with pytest.raises(DataError, match=r"is DICOM, .* convert them to label maps"):
         from_dataset(tmp_path)

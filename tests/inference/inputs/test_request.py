@@ -332,9 +332,9 @@ def test_a_missing_request_is_refused(tmp_path):
 
 
 def test_the_published_schema_is_what_the_reader_says():
-    published = importlib.resources.files("wsicl_jax.inference") / "prompts.schema.json"
+    published = importlib.resources.files("wsicl_jax.inference.inputs") / "prompts.schema.json"
     assert json.loads(published.read_text()) == schema(), (
-        "write json.dumps(schema(), indent=2) to wsicl_jax/infer/prompts.schema.json"
+        "write json.dumps(schema(), indent=2) to wsicl_jax/inference/inputs/prompts.schema.json"
     )
 
 

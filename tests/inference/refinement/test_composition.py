@@ -71,7 +71,7 @@ def test_probabilities_lie_on_the_masks_side_of_one_half_though_they_are_rounded
 def test_of_overlapping_structures_the_higher_score_wins_in_any_order():
     grid = grid_of()
     a, b, c = (Scores(score(i)) for i in range(3))
-    whole = np.stack([grid.restore(s.whole) for s in (a, b, c)])
+    whole = np.stack([grid.restore(s.coarse) for s in (a, b, c)])
     expected = np.where(whole.max(0) > 0.5, whole.argmax(0) + 1, 0)
     found = composed(grid, a, b, c).label_map
     np.testing.assert_array_equal(found, expected)

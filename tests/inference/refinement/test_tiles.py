@@ -7,21 +7,17 @@ from inference.volumes import TURNS, VOLUME, reoriented, volume
 from wsicl_jax.config import InferenceConfig
 from wsicl_jax.data.images import Volume
 from wsicl_jax.geometry.axes import Box
-from wsicl_jax.inference.prepared_image import prepare_image
-from wsicl_jax.inference.refinement.tiles import (
-    crop_of_context,
-    extent_of_prompts,
-    fade,
-    tiles_around,
-)
-from wsicl_jax.prompts import Point
+from wsicl_jax.inference.prepared_images import prepare_image
+from wsicl_jax.inference.refinement.composition import fade
+from wsicl_jax.inference.refinement.tiles import crop_of_context, tiles_around
+from wsicl_jax.prompts import Point, turned_bounds
 
 quick = settings(max_examples=60, deadline=None)
 
 
 def target_of(shape, affine=None):
     image = np.random.default_rng(0).random(shape).astype(np.float32)
-    return prepare_image(Volume(image, np.eye(4) if affine is None else affine), VOLUME, own=True)
+    return prepare_image(Volume(image, np.eye(4) if affine is None else affine), VOLUME, full=True)
 
 
 def covered(boxes, shape):
@@ -105,10 +101,10 @@ def test_faces_of_prompts_follow_the_turn_of_the_image(order, flips):
     copy, turn = reoriented(stored, order, flips)
     marked = np.zeros(stored.image.shape, bool)
     marked[2:5, 1:3, 4] = True
-    here = extent_of_prompts([marked], prepare_image(stored, VOLUME, own=False).grid)
-    there = extent_of_prompts([turn(marked)], prepare_image(copy, VOLUME, own=False).grid)
+    here = turned_bounds([marked], prepare_image(stored, VOLUME, full=False).grid)
+    there = turned_bounds([turn(marked)], prepare_image(copy, VOLUME, full=False).grid)
     np.testing.assert_allclose(here, there)
-    extent = np.sort(here.high - here.low)
+    extent = np.sort(here[1] - here[0])
     np.testing.assert_allclose(extent, [1, 2, 3])
 
 
@@ -121,7 +117,7 @@ def test_a_view_of_a_context_shows_the_same_place_at_the_same_extent_in_mm():
     tiles = tiles_around(found, target, InferenceConfig())
     tile = Box((14, 14, 14), (22, 20, 24))
     # The middle of what is marked is at voxel (15, 10, 10) of the context's faces.
-    prompted = extent_of_prompts([Point(14.5, 9.5, 9.5)], context.grid)
+    prompted = turned_bounds([Point(14.5, 9.5, 9.5)], context.grid)
     view = crop_of_context(context, prompted, tile, tiles, target)
     assert view.covered.extent == (4, 3, 5)
     middle = np.add(view.covered.start, view.covered.stop) / 2
@@ -132,15 +128,15 @@ def test_a_view_of_a_context_shows_the_same_place_at_the_same_extent_in_mm():
 @quick
 @given(position=st.tuples(st.integers(0, 8), st.integers(0, 6), st.integers(0, 4)), data=st.data())
 def test_a_view_of_a_context_stays_in_its_image_and_touches_its_prompts(position, data):
-    context = prepare_image(volume(1), VOLUME, own=True)
+    context = prepare_image(volume(1), VOLUME, full=True)
     target = target_of((40, 40, 40))
     found = np.zeros(VOLUME.grid, bool)
     found[tuple(data.draw(st.integers(0, n - 1)) for n in VOLUME.grid)] = True
     tiles = tiles_around(found, target, InferenceConfig(refine_margin=3.0))
-    prompted = extent_of_prompts([Point(*map(float, position))], context.grid)
+    prompted = turned_bounds([Point(*map(float, position))], context.grid)
     for tile in tiles.boxes:
         view = crop_of_context(context, prompted, tile, tiles, target)
         assert min(view.covered.start) >= 0
         assert np.less_equal(view.covered.stop, context.grid.turned_shape).all()
-        assert (prompted.low < np.array(view.covered.stop) + 0.5).all()
-        assert (prompted.high > np.array(view.covered.start) - 0.5).all()
+        assert (prompted[0] < np.array(view.covered.stop) + 0.5).all()
+        assert (prompted[1] > np.array(view.covered.start) - 0.5).all()

@@ -164,7 +164,7 @@ def _of_network(plans: Sequence[Plan]) -> list[RenderableType]:
     """How the targets would be looked at, and what the one that needs most memory would take."""
     if not plans:
         return []
-    looks = Counter(plan.looks for plan in plans)
+    looks = Counter(plan.steps for plan in plans)
     lines = [
         Text(f"network, for {count} target{'s' * (count != 1)}: {how}")
         for how, count in looks.items()

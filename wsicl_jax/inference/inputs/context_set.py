@@ -17,22 +17,22 @@ from wsicl_jax.inference.inputs.example import UNNAMED, Example
 from wsicl_jax.inference.inputs.request import read_context
 
 SUBJECTS = 8
-"""Cases of a data set that show a task, unless said otherwise; beyond, accuracy hardly grows."""
+"""Default number of cases from a data set; with more, accuracy hardly grows."""
 
-_TOLD = 3
-"""Most cases that are named where some cannot be used."""
+_MAX_NAMED = 3
+"""Largest number of skipped cases that a note names."""
 
 
 class ContextSet(NamedTuple):
-    """What shows a task; images are not read yet."""
+    """The context images of each structure, not read yet."""
 
     structures: dict[str, list[Example]]
     values: dict[str, int]
     """Value of each structure in label maps."""
     files: tuple[Path, ...]
-    """All that it comes from, so that no result replaces one."""
+    """All source files, so that no result replaces one."""
     notes: tuple[str, ...] = ()
-    """What was chosen for it, and what could not be used."""
+    """What was chosen, and what was skipped."""
 
 
 def from_files(
@@ -40,18 +40,18 @@ def from_files(
     pairs: Sequence[tuple[Path, Path]] = (),
     labels: Mapping[int, str] | None = None,
 ) -> ContextSet:
-    """The context set of a JSON file, and of images with their masks.
+    """The context set of a JSON file, of images with their masks, or of both.
 
-    `labels` names values of the masks, each a structure; without, all voxels that are not zero
+    `labels` names values of the masks, each a structure; without it, all voxels that are not zero
     are one structure.
 
     Raises:
-        DataError: the JSON file cannot be read, or `labels` come without a mask.
-        PromptError: the JSON file is not of its form, or there is no context image; masks of
-            several structures, or of another one, cannot be added to the structures of a file.
+        DataError: the JSON file cannot be read, or there are `labels` without a mask.
+        PromptError: the JSON file has another form, or there is no context image; the masks have
+            several structures, or another one than the file.
     """
     if labels and not pairs:
-        raise DataError("labels name values of masks, and there is none; give images with masks")
+        raise DataError("labels name values of masks, but there is no mask; add images with masks")
     structures: dict[str, list[Example]] = {}
     values: dict[str, int] = {}
     files: list[Path] = []
@@ -67,24 +67,24 @@ def from_files(
             examples = structures.setdefault(name, [])
             values.setdefault(name, 1 if named is None else named[name])
             for number, (image, mask) in enumerate(pairs, 1):
-                called = f"example {number}"
-                examples.append(Example(image, mask=mask, labels=chosen, name=called))
+                label = f"example {number}"
+                examples.append(Example(image, mask=mask, labels=chosen, name=label))
     if not structures:
-        raise PromptError("no context set: nothing shows what is to be segmented")
-    examples = [example for shown in structures.values() for example in shown]
+        raise PromptError("no context set; give context images with prompts")
+    examples = [example for each in structures.values() for example in each]
     files += [file for example in examples for file in example.files]
     return ContextSet(structures, values, tuple(dict.fromkeys(files)))
 
 
 def _joined(structures: Mapping[str, object], named: Mapping[str, int] | None) -> list[str]:
-    """The structures that masks show, beside those of a file."""
+    """The structures of masks that join the structures of a file."""
     if not structures:
         return list(named or {UNNAMED: 1})
     if len(structures) > 1 or (named is not None and list(named) != list(structures)):
-        own = list(named) if named else "one"
+        other = list(named) if named else "one structure"
         raise PromptError(
-            f"the JSON file shows the structures {list(structures)}, to which masks of {own} "
-            "cannot be added; both must show one and the same, or name all of them in the file"
+            f"the JSON file has the structures {list(structures)}, so masks of {other} cannot be "
+            "added; both must have the same one structure, or the file must name all of them"
         )
     return list(structures)
 
@@ -95,6 +95,7 @@ def from_dataset(
     subjects: int = SUBJECTS,
     seed: int = 0,
     structures: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     channel: int = 0,
     labels: Mapping[int, str] | None = None,
     targets: Collection[Path] = (),
@@ -102,28 +103,33 @@ def from_dataset(
 ) -> ContextSet:
     """Training cases of a data set of nnU-Net, the Decathlon or paired folders, with their masks.
 
-    `subjects` cases are drawn by `seed`; where they lack a structure, further ones join for it.
-    `structures` chooses among those that dataset.json names; `labels` names them where the folder
-    does not. Cases of `targets` are left out, which would show themselves their own truth.
+    `seed` samples `subjects` cases; if they lack a structure, further cases join for it.
+    `structures` chooses among those that dataset.json names, `exclude` drops some; `labels` names
+    them if the folder does not. Cases among `targets` are not used: their truth is not for the
+    network. A structure that no case has is skipped with a note, unless `structures` names it.
 
     Raises:
-        DataError: the folder is of no such layout or has no case left; a structure or channel is
-            unknown, or no case has it.
+        DataError: the folder has another layout or no case; a structure or channel is unknown, or
+            no case has it.
     """
     layout = find_layout(folder)
-    values = _chosen(layout, structures, labels)
-    taken = {file.resolve() for file in targets}
-    cases = [c for c in layout.cases if not any(f.resolve() in taken for i in c.images for f in i)]
+    values = _values(layout, structures, exclude, labels)
+    excluded = {file.resolve() for file in targets}
+    cases = [
+        case
+        for case in layout.cases
+        if not any(file.resolve() in excluded for image in case.images for file in image)
+    ]
     if not cases:
         raise DataError(
-            f"{folder} has no training case left: {len(layout.cases)} are there, of which "
+            f"{folder} has no training case to use: of {len(layout.cases)}, "
             f"{len(layout.cases) - len(cases)} are targets themselves"
         )
-    found: dict[str, list[Example]] = {name: [] for name in values}
+    context: dict[str, list[Example]] = {name: [] for name in values}
     used: list[CaseFiles] = []
     skipped = dict(layout.skipped)
     for number in np.random.default_rng((seed, RandomStream.CONTEXT_SET)).permutation(len(cases)):
-        missing = [name for name, examples in found.items() if not examples]
+        missing = [name for name, examples in context.items() if not examples]
         if len(used) >= subjects and not missing:
             break
         case = cases[number]
@@ -132,37 +138,46 @@ def from_dataset(
         except DataError as error:
             skipped[case.name] = str(error)
             continue
-        lacking = missing if len(used) >= subjects else list(values)
-        shown = [name for name in lacking if values[name] in present]
-        if shown:
+        candidates = missing if len(used) >= subjects else list(values)
+        names = [name for name in candidates if values[name] in present]
+        if names:
             image = _image(layout, case, channel, reading)
             used.append(case)
-        for name in shown:
-            mask, chosen = case.labels[0], [values[name]]
-            found[name].append(Example(image, mask=mask, labels=chosen, name=case.name))
-    if nowhere := [name for name, examples in found.items() if not examples]:
+        for name in names:
+            mask, labels_of = case.labels[0], [values[name]]
+            context[name].append(Example(image, mask=mask, labels=labels_of, name=case.name))
+    absent = [name for name, examples in context.items() if not examples]
+    if absent and (structures is not None or len(absent) == len(context)):
         raise DataError(
-            f"no training case of {folder} has {', '.join(nowhere)}; leave it out of structures"
+            f"no training case of {folder} has {', '.join(absent)}; choose other structures"
         )
-    names = ", ".join(sorted(case.name for case in used))
-    notes = [f"{folder}: {len(used)} of {len(layout.cases)} training cases: {names}"]
+    case_names = ", ".join(sorted(case.name for case in used))
+    notes = [f"{folder}: {len(used)} of {len(layout.cases)} training cases: {case_names}"]
+    if absent:
+        notes.append(f"{folder}: skipped {', '.join(absent)}, which no training case has")
+        context = {name: examples for name, examples in context.items() if examples}
+        values = {name: values[name] for name in context}
     if skipped:
-        told = "; ".join(f"{name} {why}" for name, why in list(skipped.items())[:_TOLD])
-        more = f"; and {len(skipped) - _TOLD} more" if len(skipped) > _TOLD else ""
-        notes.append(f"{folder}: not used: {told}{more}")
-    # All cases are protected, since any may be drawn the next time.
+        listed = list(skipped.items())[:_MAX_NAMED]
+        reasons = "; ".join(f"{name} {reason}" for name, reason in listed)
+        more = f"; and {len(skipped) - _MAX_NAMED} more" if len(skipped) > _MAX_NAMED else ""
+        notes.append(f"{folder}: skipped cases: {reasons}{more}")
+    # Another seed may use any case, so all are protected.
     files = [f for case in layout.cases for i in (*case.images, case.labels) for f in i]
-    return ContextSet(found, values, tuple(files), tuple(notes))
+    return ContextSet(context, values, tuple(files), tuple(notes))
 
 
-def _chosen(
-    layout: Layout, structures: Sequence[str] | None, labels: Mapping[int, str] | None
+def _values(
+    layout: Layout,
+    structures: Sequence[str] | None,
+    exclude: Sequence[str],
+    labels: Mapping[int, str] | None,
 ) -> dict[str, int]:
-    """The value of each structure that is asked for."""
+    """The value of each structure of the task."""
     if layout.kind == "dicom":
         raise DataError(
-            f"{layout.source} is DICOM; its segmentations cannot show a task yet, convert them to "
-            "label maps and pair these with --example"
+            f"{layout.source} is DICOM, whose segmentations are not supported as a context set; "
+            "convert them to label maps and pair these with --example"
         )
     known = labels or layout.label_names
     if known is None:
@@ -171,17 +186,18 @@ def _chosen(
             "--labels liver=1,spleen=2"
         )
     values = {name: value for value, name in known.items()}
-    if structures is None:
-        return values
-    if unknown := [name for name in structures if name not in values]:
+    if unknown := [name for name in (*(structures or ()), *exclude) if name not in values]:
         raise DataError(f"{layout.source} has no structures {unknown}; it has {list(values)}")
-    return {name: values[name] for name in dict.fromkeys(structures)}
+    chosen = [name for name in dict.fromkeys(structures or values) if name not in exclude]
+    if not chosen:
+        raise DataError(f"all structures of {layout.source} are excluded: {list(exclude)}")
+    return {name: values[name] for name in chosen}
 
 
 def _image(
     layout: Layout, case: CaseFiles, channel: int, reading: ReadingConfig | None
 ) -> Path | Volume:
-    """The channel of a case, read where its file holds several."""
+    """One channel of a case, read here if the file has several."""
     count = max(len(layout.channel_names), len(case.images))
     if channel >= count:
         raise DataError(
@@ -190,7 +206,7 @@ def _image(
         )
     if len(case.images) == count:
         return case.images[channel][0]
-    found = read_channels(case.images[0], reading)
-    for remark in found.remarks:
+    channels = read_channels(case.images[0], reading)
+    for remark in channels.remarks:
         warnings.warn(f"{case.images[0][0]}: {remark}", stacklevel=2)
-    return Volume(found.image[channel].astype(np.float32, copy=False), found.affine)
+    return Volume(channels.image[channel].astype(np.float32, copy=False), channels.affine)
