@@ -7,6 +7,7 @@ from pathlib import Path
 from wsicl_jax.cli.values import (
     Verb,
     above_0,
+    add_convention,
     add_reading,
     at_least,
     check_writable,
@@ -65,7 +66,7 @@ def _data_show(options: argparse.Namespace) -> int:
     case = options.case or next(iter(store.cases), "")
     output = Path(options.output or f"{case}.png")
     check_writable(output)
-    case_figure(store, case, output)
+    case_figure(store, case, output, convention=options.convention)
     print(output)
     return 0
 
@@ -205,6 +206,7 @@ def add_data(verbs, verb: Verb) -> None:
     )
     shown.add_argument("store")
     shown.add_argument("case", nargs="?", help="name of the case (the first)")
+    add_convention(shown)
     shown.add_argument("--output", metavar="FILE.png", help="the picture (CASE.png)")
 
     verified = verb(

@@ -4,7 +4,14 @@ import argparse
 import functools
 from pathlib import Path
 
-from wsicl_jax.cli.values import Verb, add_reading, at_least, check_writable, label_names
+from wsicl_jax.cli.values import (
+    Verb,
+    add_convention,
+    add_reading,
+    at_least,
+    check_writable,
+    label_names,
+)
 from wsicl_jax.errors import DataError, WsiclError
 
 
@@ -144,11 +151,21 @@ def _show(options: argparse.Namespace) -> int:
     )
     if (options.image is None) == (options.context is None):
         raise DataError("give an image with or without a label map, or --context FILE")
+    if options.prediction and not options.labels:
+        raise DataError("--prediction is compared with a label map; give IMAGE LABELS too")
     if options.context is not None:
-        context_figure(read_context(options.context).structures, output, reading)
+        structures = read_context(options.context).structures
+        context_figure(structures, output, reading, convention=options.convention)
     else:
-        labels = Path(options.labels) if options.labels else None
-        image_figure(Path(options.image), labels, options.names or {}, output, reading)
+        image_figure(
+            Path(options.image),
+            Path(options.labels) if options.labels else None,
+            options.names or {},
+            output,
+            reading,
+            prediction=Path(options.prediction) if options.prediction else None,
+            convention=options.convention,
+        )
     print(output)
     return 0
 
@@ -286,11 +303,15 @@ def add_show(verb: Verb) -> None:
     show.add_argument("labels", nargs="?", metavar="LABELS", help="a label map on its grid")
     show.add_argument("--context", metavar="FILE", help="a context set in JSON, instead")
     show.add_argument(
+        "--prediction", metavar="FILE", help="a second label map, drawn dotted beside LABELS"
+    )
+    show.add_argument(
         "--names",
         type=label_names,
         metavar="NAME=VALUE,...",
         help="names of the label map's values",
     )
+    add_convention(show)
     add_reading(show, "refuse images that would need more")
     show.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
 

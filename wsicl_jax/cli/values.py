@@ -73,6 +73,17 @@ def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
     )
 
 
+def add_convention(verb: argparse._ActionsContainer) -> None:
+    """The option of which side of the subject pictures show at the left."""
+    verb.add_argument(
+        "--convention",
+        choices=("neurological", "radiological"),
+        default="neurological",
+        help="neurological: the subject's left is drawn at the left; radiological, as 3D Slicer: "
+        "its right (neurological); the picture says which",
+    )
+
+
 def check_writable(path: Path) -> None:
     """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
     from wsicl_jax.storage.atomic import why_not_writable

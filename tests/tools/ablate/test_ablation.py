@@ -15,9 +15,11 @@ import yaml
 
 from wsicl_jax.cli import main
 from wsicl_jax.config import AUGMENTATIONS, config_to_dict, load_ablation
+from wsicl_jax.errors import LockedError
+from wsicl_jax.storage.lock import locked
 from wsicl_jax.tools.ablate import jobs
 from wsicl_jax.tools.ablate.cells import cells_of
-from wsicl_jax.tools.ablate.jobs import CellFiles, CellTakenError, Training, read_attempts
+from wsicl_jax.tools.ablate.jobs import CellFiles, Training, read_attempts
 from wsicl_jax.tools.ablate.local import _places
 
 STAND_IN = """
@@ -167,7 +169,7 @@ def test_a_signal_lets_the_trainings_save_and_a_repeated_call_goes_on(
         signal.signal(signal.SIGINT, before)
     assert capfd.readouterr().err.count("stopped on request") == 2
     assert starts("batch=3,seed=0") == 0
-    assert [a["code"] for a in read_attempts(CellFiles(Path("out"), "batch=9,seed=0"))] == [75]
+    assert [a.code for a in read_attempts(CellFiles(Path("out"), "batch=9,seed=0"))] == [75]
     assert main(["ablate", file]) == 0
     assert starts("batch=9,seed=0") == 2 and starts("batch=3,seed=0") == 1
 
@@ -182,14 +184,18 @@ def test_a_cell_in_training_is_not_started_twice(stand_in, sweep, capsys):
     wait_for(Path("out/batch=9/waits"))
     assert main(["ablate", file]) == 1
     assert "running" in capsys.readouterr().out
-    # The lock is the training's as well, should its launcher be gone.
+    with pytest.raises(LockedError, match="cell batch=9 is in use by another process"):
+        Training(CellFiles(Path("out"), "batch=9"))
     process.kill()
     process.wait()
-    assert main(["ablate", file]) == 1
-    with pytest.raises(CellTakenError):
-        Training(CellFiles(Path("out"), "batch=9"))
+    # Now only the training goes on, which holds its run; the stand-in does not.
+    with locked(Path("out/batch=9/.lock"), "the run"):
+        assert main(["ablate", file]) == 1
+        assert "running" in capsys.readouterr().out
+        with pytest.raises(LockedError, match="cell batch=9 is in training"):
+            Training(CellFiles(Path("out"), "batch=9"))
     assert starts("batch=9") == 1
-    os.kill(read_attempts(CellFiles(Path("out"), "batch=9"))[-1]["pid"], signal.SIGTERM)
+    os.kill(read_attempts(CellFiles(Path("out"), "batch=9"))[-1].pid, signal.SIGTERM)
 
 
 def test_a_training_that_was_lost_is_told_and_goes_on(stand_in, sweep, capsys):
@@ -203,7 +209,7 @@ def test_a_training_that_was_lost_is_told_and_goes_on(stand_in, sweep, capsys):
     capsys.readouterr()
     main(["ablate", file, "--dry-run"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "failed, 5 of 2000 steps: was lost without a word on node7" in told
+    assert "failed, 5 of 2000 steps: was lost on node7" in told
     assert main(["ablate", file]) == 0
 
 
@@ -237,7 +243,7 @@ def test_an_evaluation_that_was_cut_off_does_not_count(stand_in, sweep):
     file = sweep(grid={"train.batch": [1]})
     assert main(["ablate", file]) == 0
     files = CellFiles(Path("out"), "batch=1")
-    attempts = read_attempts(files)
+    attempts = json.loads(files.attempts.read_text())
     files.attempts.write_text(json.dumps([*attempts, attempts[0] | {"code": None}]))
     assert main(["ablate", file]) == 0
     assert starts("batch=1") == 1  # scores are newer than the last start: it came to its end
@@ -346,7 +352,7 @@ def test_a_real_cell_that_was_killed_goes_on_from_where_it_was(sweep):
 
     def kill():
         wait_for(Path("out/seed=0/checkpoints/5"))
-        os.kill(read_attempts(CellFiles(Path("out"), "seed=0"))[0]["pid"], signal.SIGKILL)
+        os.kill(read_attempts(CellFiles(Path("out"), "seed=0"))[0].pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -355,5 +361,5 @@ def test_a_real_cell_that_was_killed_goes_on_from_where_it_was(sweep):
     assert [row["state"] for row in rows().values()] == ["failed", "finished"]
     assert main(["ablate", file]) == 0
     for name, codes in {"seed=0": [-9, 0], "seed=1": [0]}.items():
-        assert [a["code"] for a in read_attempts(CellFiles(Path("out"), name))] == codes
+        assert [a.code for a in read_attempts(CellFiles(Path("out"), name))] == codes
         assert steps(name) == list(range(1, 61))

@@ -54,7 +54,7 @@ def job_of(name: str) -> str:
 
 
 def codes(name: str) -> list[int | None]:
-    return [attempt["code"] for attempt in read_attempts(CellFiles(Path("out"), name))]
+    return [attempt.code for attempt in read_attempts(CellFiles(Path("out"), name))]
 
 
 def in_queue(cluster) -> bool:
@@ -174,7 +174,7 @@ def test_without_slurm_here_it_is_told(sweep, capsys, monkeypatch):
     Path("out/jobs").mkdir(parents=True)
     Path("out/jobs/batch=1.job").write_text("12_3")
     assert main(["ablate", "sweep.yaml"]) == 2
-    assert "batch=1 was given to Slurm, which cannot be asked" in capsys.readouterr().err
+    assert "batch=1 was submitted to Slurm, but its queue cannot be read" in capsys.readouterr().err
 
 
 def test_training_goes_on_over_the_time_limit_to_its_end(cluster, sweep):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from wsicl_jax.cli import main
 from wsicl_jax.config import ContextConfig, config_from_dict
-from wsicl_jax.tools.bench.context_cost import cost_table, measure, remat_levels, ways
+from wsicl_jax.tools.bench.context_cost import cost_table, measure, processings, remat_levels
 from wsicl_jax.tools.bench.device_exchange import Exchange, compared_meshes, exchange_table
 
 TINY = config_from_dict({"volume": {"grid": [16, 8, 8]}, "model": {"channels": [2, 4]}})
@@ -31,7 +31,7 @@ def test_every_size_is_measured_and_memory_does_not_grow_with_it():
 
 
 def test_the_configured_mini_context_is_the_one_compared():
-    assert "exact, 3 at a time" in ways(ContextConfig(mini_context=3))
+    assert "exact, 3 at a time" in processings(ContextConfig(mini_context=3))
     assert {c.mini_context for c in remat_levels(ContextConfig(mini_context=3)).values()} == {3}
 
 
@@ -82,6 +82,8 @@ def test_the_command_writes_what_it_measured(tmp_path):
     ],
 )
 def test_what_cannot_be_measured_is_told(arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr("wsicl_jax.tools.bench.device_exchange.simulate_devices", lambda count: None)
+    monkeypatch.setattr(
+        "wsicl_jax.tools.bench.device_exchange.simulate_devices", lambda count: None
+    )
     assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err

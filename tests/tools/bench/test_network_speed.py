@@ -13,6 +13,7 @@ from wsicl_jax.config import ModelConfig, TrainConfig
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.tools.bench import network_speed as bench
 from wsicl_jax.tools.bench.pytorch_runner import FORMATS
+from wsicl_jax.tools.bench.timed_episode import random_episode
 
 SETTINGS = ["model.channels=[2, 4]", "volume.grid=[4, 6, 8]"]
 
@@ -24,12 +25,13 @@ def test_both_networks_are_timed_in_turns(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "ratio" in printed and "2 to 4" in printed and "4 x 6 x 8" in printed
     found = json.loads(file.read_text())
-    assert [case["what"] for case in found["cases"]] == ["training step", "forward"]
+    assert [case["operation"] for case in found["cases"]] == ["training step", "forward"]
     for case in found["cases"]:
-        assert len(case["ours"]) == len(case["twin"]) == 3
-        assert min(case["ours"]) > 0 and case["pytorch_format"] in FORMATS
+        assert len(case["jax_seconds"]) == len(case["pytorch_seconds"]) == 3
+        assert min(case["jax_seconds"]) > 0 and case["pytorch_format"] in FORMATS
         assert case["grid"] == [4, 6, 8] and case["contexts"] == 2
-        assert case["ratio"] == pytest.approx(np.median(case["ours"]) / np.median(case["twin"]))
+        medians = (np.median(case[f"{name}_seconds"]) for name in ("jax", "pytorch"))
+        assert case["ratio"] == pytest.approx(np.divide(*medians))
 
 
 def test_without_a_case_the_three_of_the_goals_are_compared(monkeypatch, capsys):
@@ -39,22 +41,22 @@ def test_without_a_case_the_three_of_the_goals_are_compared(monkeypatch, capsys)
     assert seen == [bench.CASES]
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_training_step_of_both_changes_the_parameters_alike(form, monkeypatch):
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_training_step_of_both_changes_the_parameters_alike(format, monkeypatch):
     """What is timed is the same work: loss, exact gradient and an update by Adam."""
-    from wsicl_jax.tools.bench import pytorch_runner as twin_module
+    from wsicl_jax.tools.bench import pytorch_runner as module
 
     config = ModelConfig(channels=(2, 4))
     model = DualBranch(config, rngs=nnx.Rngs(0))
     before = jax.tree.map(np.array, nnx.state(model, nnx.Param))
-    inputs = bench._episode((4, 6, 8), 2)
+    episode = random_episode((4, 6, 8), 2)
     kept = []
-    torch_network_of = twin_module.torch_network_of
+    torch_network_of = module.torch_network_of
     monkeypatch.setattr(
-        twin_module, "torch_network_of", lambda m: kept.append(torch_network_of(m)) or kept[0]
+        module, "torch_network_of", lambda m: kept.append(torch_network_of(m)) or kept[0]
     )
-    twin_module.pytorch_runner("training step", model, TrainConfig(), inputs, form)()
-    bench._runner("training step", model, TrainConfig(), inputs)()
+    module.pytorch_runner("training step", model, TrainConfig(), episode, format)()
+    bench._jax_runner("training step", model, TrainConfig(), episode)()
     # Adam's first update moves every parameter by the learning rate, against its gradient.
     moved = [p.detach().numpy() for p in kept[0].parameters()]
     expected = [p.detach().numpy() for p in torch_network_of(model).parameters()]
@@ -70,7 +72,7 @@ def test_pytorch_keeps_the_outputs_in_either_format():
 
     model = DualBranch(ModelConfig(channels=(2, 4)), rngs=nnx.Rngs(0))
     target, images, prompts, _ = (
-        torch.from_numpy(np.moveaxis(x, -1, -4).copy()) for x in bench._episode((4, 6, 8), 2)
+        torch.from_numpy(np.moveaxis(x, -1, -4).copy()) for x in random_episode((4, 6, 8), 2)
     )
     plain = torch_network_of(model)(target, images, prompts)
     last = torch_network_of(model).to(memory_format=torch.channels_last_3d)

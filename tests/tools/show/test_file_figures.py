@@ -1,11 +1,14 @@
-"""Files as pictures."""
+"""Pictures of files: letters at the sides, labels, predictions and every prompt."""
 
 import json
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from wsicl_jax.cli import main
@@ -51,6 +54,64 @@ def test_a_context_set_is_drawn_with_its_prompts(image, tmp_path):
     assert one.height > 1.7 * Image.open(two).height
 
 
+@pytest.fixture
+def drawn(image, tmp_path, monkeypatch):
+    """`drawn(*arguments)`: the figure of `wsicl show`; a.nii.gz and label.nii.gz are there."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.chdir(tmp_path)
+
+    def draw(*arguments: str) -> Figure:
+        assert main(["show", *arguments, "--output", "x.png"]) == 0
+        return figures[-1]
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("options", "convention", "sides"),
+    [
+        ([], "neurological", ["PAIS", "LRIS", "LRPA"]),
+        (["--convention", "radiological"], "radiological", ["APIS", "RLIS", "RLPA"]),
+    ],
+)
+def test_title_and_letters_say_which_side_is_drawn_at_the_left(drawn, options, convention, sides):
+    figure = drawn("a.nii.gz", *options)
+    assert f"{convention} convention" in figure.get_suptitle()
+    for axis, letters in zip(figure.axes, sides, strict=True):
+        assert "".join(text.get_text() for text in axis.texts) == letters
+        # Arrays are drawn in RAS+ order: the first column is left or posterior.
+        assert axis.xaxis_inverted() == (letters[0] in "AR")
+
+
+def test_every_prompt_has_an_outline_on_every_plane_dotted_where_the_plane_does_not_cut_it(drawn):
+    boxes = [[[2, 6], [2, 7], [z, z + 1]] for z in (1, 2, 5)]
+    entry = {"image": "a.nii.gz", "boxes": boxes, "points": [[1, 1, 1], [10, 7, 6], [5, 5, 5]]}
+    Path("context.json").write_text(json.dumps({"context": [entry]}))
+    for axis in drawn("--context", "context.json").axes:
+        assert len(axis.patches) == 6
+    axial = axis
+    (index,) = (int(number) for number in re.findall(r"\d+", axial.get_title()))
+    styles = [patch.get_linestyle() for patch in axial.patches if isinstance(patch, Rectangle)]
+    assert styles == ["solid" if index == z else "dotted" for z in (1, 2, 5)]
+
+
+def test_a_prediction_is_drawn_dotted_beside_the_label_map(drawn):
+    figure = drawn("a.nii.gz", "label.nii.gz", "--prediction", "label.nii.gz", "--names", "a=1,b=2")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["a", "b", "solid: label map", "dotted: prediction"]
+    styles = [line.get_linestyle()[0][1] is None for line in figure.axes[2].collections]
+    assert sorted(styles) == [False, False, True, True]
+
+
+def test_the_legend_names_every_label(drawn):
+    label = np.zeros(SHAPE, np.uint8)
+    label.flat[:60] = np.arange(60)
+    nib.save(nib.Nifti1Image(label, np.diag([-1.0, 1, 2.5, 1])), "many.nii.gz")
+    texts = [text.get_text() for text in drawn("a.nii.gz", "many.nii.gz").legends[0].get_texts()]
+    assert texts == [str(value) for value in range(1, 60)]
+
+
 @pytest.mark.parametrize("name", ["$x_{$", "_hidden", "x" * 300])
 def test_a_context_set_is_drawn_whatever_its_structures_are_called(image, tmp_path, name):
     entry = {"image": "a.nii.gz", "points": [[4, 4, 3]], "structure": name}
@@ -65,11 +126,12 @@ def test_a_context_set_is_drawn_whatever_its_structures_are_called(image, tmp_pa
         ([], "give an image"),
         (["a.nii.gz", "--context", "context.json"], "give an image"),
         (["missing.nii"], "missing.nii is missing"),
+        (["a.nii.gz", "--prediction", "label.nii.gz"], "give IMAGE LABELS too"),
         (["a.nii.gz", "other.nii"], "other.nii is .* but"),
         (["--context", "missing.json"], "missing.json"),
     ],
 )
-def test_what_cannot_be_drawn_is_told_and_nothing_is_written(
+def test_what_cannot_be_drawn_is_an_error_and_nothing_is_written(
     image, tmp_path, monkeypatch, capsys, words, message
 ):
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,5 @@
-"""The training of one cell in a process of its own, and what OUTPUT/jobs keeps of it."""
+"""Trains one cell in a process of its own, and keeps its record in OUTPUT/jobs."""
 
-import errno
-import fcntl
 import json
 import os
 import shlex
@@ -10,79 +8,79 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Required
 
 import yaml
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict
 
 from wsicl_jax.config import config_to_dict
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.errors import LockedError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.documents import checked, parse_json, read_file
+from wsicl_jax.storage.lock import is_held, locked
 from wsicl_jax.tools.ablate.cells import JOBS, Cell
+from wsicl_jax.train.run_directory import LOCK
 
 SAVED = 75
 """Exit code of training that was stopped by SIGTERM and saved."""
 
 STOPPED = (SAVED, -signal.SIGTERM)
-"""How training ends on SIGTERM; the second: there was nothing to save yet."""
+"""Exit codes of training on SIGTERM; the second: there was nothing to save yet."""
 
 WSICL = (sys.executable, "-m", "wsicl_jax")
 """The command that trains, before its verb."""
 
-_TRIES, _PAUSE = 3, 0.1
-_TAIL = 4096
-_MOST_SAID = 300
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_TAIL_BYTES = 4096
+_MAX_LINE = 300
 
 
-class _Attempt(TypedDict, total=False):
-    started: str
-    host: Required[str]
-    pid: int
-    slurm_job: str | None
-    code: Required[int | None]
-    seconds: float
-    said: str
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a cell's training."""
+
+    host: str
+    code: int | None
+    """Exit code, negative for a signal. None: it goes on, or its machine was lost."""
+    started: str = ""
+    pid: int = 0
+    slurm_job: str | None = None
+    seconds: float = 0.0
+    """Wall time; 0 until it ends."""
+    last_line: str = ""
+    """The last line of a failed training's log."""
 
 
-_ATTEMPTS = TypeAdapter(list[_Attempt])
-
-
-class CellTakenError(ConfigError):
-    """Another process trains this cell."""
+_ATTEMPTS = TypeAdapter(list[Attempt])
 
 
 @dataclass(frozen=True)
 class CellFiles:
-    """What is kept of a cell's training, all in one directory."""
+    """Paths of the record of a cell's training."""
 
     output: Path
     """Directory of the ablation."""
     name: str
     """Name of the cell."""
     task: int = 0
-    """Which of the tasks that train the cell together, each with a log of its own."""
+    """Number of the task, if several train the cell together; each has a log of its own."""
 
     @property
     def config(self) -> Path:
-        """The experiment, as it was when the cell was last given to a launcher."""
+        """The experiment, as it was when the cell was last started."""
         return self.output / JOBS / f"{self.name}.yaml"
 
     @property
     def log(self) -> Path:
-        """All that its training said."""
+        """The output of its trainings."""
         return self._file("log")
 
     @property
     def attempts(self) -> Path:
-        """When and where it was started, how it ended, how long it took."""
+        """Every `Attempt`, as JSON."""
         return self._file("json")
 
     @property
@@ -92,8 +90,13 @@ class CellFiles:
 
     @property
     def lock(self) -> Path:
-        """Locked for as long as it is in training."""
+        """Held by the launcher that trains the cell."""
         return self._file("lock")
+
+    @property
+    def run_lock(self) -> Path:
+        """Held by the training itself, which can outlive its launcher."""
+        return self.output / self.name / LOCK
 
     def _file(self, ending: str) -> Path:
         task = f"@{self.task}" if self.task else ""
@@ -101,50 +104,40 @@ class CellFiles:
 
 
 def write_job(cell: Cell, files: CellFiles) -> None:
-    """Write the experiment that a cell's training will read, whatever becomes of its sources."""
+    """Write the experiment for the training, so that later edits of its sources do not count."""
     files.config.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config_to_dict(cell.config), sort_keys=False)
     write_whole(files.config, text.encode())
 
 
-def read_attempts(files: CellFiles) -> list[dict[str, Any]]:
-    """How the cell was trained so far: one entry for each start, oldest first.
-
-    `code` is None while one is in progress, and stays so if the machine was lost.
-    """
+def read_attempts(files: CellFiles) -> list[Attempt]:
+    """Every start of the cell's training, oldest first; none if the record cannot be read."""
     try:
         return checked(_ATTEMPTS, parse_json(read_file(files.attempts)))
     except (OSError, ValueError):
         return []
 
 
-def is_taken(files: CellFiles) -> bool:
+def is_in_training(files: CellFiles) -> bool:
     """Whether some process, here or on another machine, trains the cell now."""
-    try:
-        lock = os.open(files.lock, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _lock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)
+    return is_held(files.lock) or is_held(files.run_lock)
 
 
 class Training:
     """`wsicl train --resume` of one cell in a process of its own.
 
-    The cell's lock is held as long as this object or that process lives, so it outlasts a
-    launcher that was killed. Who starts it also closes it.
+    This object holds the cell's lock, and the process the lock of its run, so that no second
+    training starts even if this launcher is killed. Whoever makes it must close it.
 
     Args:
         files: of the cell, with the experiment written there.
         environment: variables of the process besides those of this one.
-        blocked: signals that the process shall never get.
-        apart: whether it is out of reach of the terminal's Ctrl-C.
+        blocked: signals that the process never receives.
+        apart: whether the terminal's Ctrl-C does not reach it.
         slurm_job: number of the job in Slurm that this is part of.
 
     Raises:
-        CellTakenError: another process trains it.
+        LockedError: another process trains it.
     """
 
     def __init__(
@@ -159,52 +152,55 @@ class Training:
         command = ["train", str(files.config), "--resume"]
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         self._files, self._start = files, time.monotonic()
-        self._process: subprocess.Popen | None = None
-        self._lock = _taken(files)
-        try:
+        with ExitStack() as lock:
+            lock.enter_context(locked(files.lock, f"cell {files.name}"))
+            # The tasks of one job train the same run, whose lock the first one holds.
+            if files.task == 0 and is_held(files.run_lock):
+                raise LockedError(
+                    f"cell {files.name} is in training by another process, which holds "
+                    f"{files.run_lock}; wait for its end, or stop it"
+                )
             with files.log.open("ab") as log:
                 log.write(f"--- {started}: wsicl {shlex.join(command)}\n".encode())
                 log.flush()
-                self._said_from = log.tell()
-                # What is blocked stays so in the new process; a handler would not.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-                try:
+                self._log_start = log.tell()
+                with _signals_blocked(blocked):
                     self._process = subprocess.Popen(
                         [*WSICL, *command],
                         env={**os.environ, **(environment or {})},
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        pass_fds=(self._lock,),
                         start_new_session=apart,
                     )
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            attempt = {"started": started, "host": socket.gethostname(), "pid": self._process.pid}
-            attempt |= {"slurm_job": slurm_job, "code": None}
+            attempt = Attempt(
+                socket.gethostname(), None, started, self._process.pid, slurm_job=slurm_job
+            )
             self._attempts = [*read_attempts(files), attempt]
-            self._write_attempts()
-        except BaseException:
-            if self._process:
+            try:
+                self._write_attempts()
+            except BaseException:
                 self.stop()
-            os.close(self._lock)
-            raise
+                raise
+            self._lock = lock.pop_all()
 
     def close(self) -> None:
-        """Write down how it ended and leave the lock; stops it if it has not ended."""
-        if self.poll() is None:
-            self.stop()
-            self._process.wait()
-        code, seconds = self.poll(), round(time.monotonic() - self._start, 1)
-        said = self.said() if code else ""
-        self._attempts[-1] |= {"code": code, "seconds": seconds, "said": said}
-        try:
+        """Record how it ended and release the lock; stops it if it still runs."""
+        with self._lock:
+            if self.poll() is None:
+                self.stop()
+                self._process.wait()
+            code = self.poll()
+            self._attempts[-1] = replace(
+                self._attempts[-1],
+                code=code,
+                seconds=round(time.monotonic() - self._start, 1),
+                last_line=self.last_line() if code else "",
+            )
             self._write_attempts()
-        finally:
-            os.close(self._lock)
 
     def poll(self) -> int | None:
-        """The exit code, negative if a signal ended it; None: it goes on."""
+        """The exit code, negative for a signal; None: it still runs."""
         return self._process.poll()
 
     def stop(self) -> None:
@@ -212,9 +208,9 @@ class Training:
         self._process.terminate()
 
     def wait_in_handler(self) -> int | None:
-        """`poll`, but waits for the end; for a handler that may have interrupted `poll`.
+        """Wait for the end, also in a signal handler that interrupted `poll`.
 
-        None: it has ended, nobody knows how.
+        Returns the exit code; None: it has ended with an unknown one.
         """
         try:
             ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
@@ -222,49 +218,37 @@ class Training:
             return self._process.returncode
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
-    def said(self) -> str:
-        """The last line that it has written to the log."""
+    def last_line(self) -> str:
+        """The last line that it has written to the log; empty: none yet."""
         with self._files.log.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._said_from, end - _TAIL))
+            log.seek(max(self._log_start, end - _TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
-        return next((line.strip()[:_MOST_SAID] for line in reversed(lines) if line.strip()), "")
+        return next((line.strip()[:_MAX_LINE] for line in reversed(lines) if line.strip()), "")
 
     def _write_attempts(self) -> None:
-        write_whole(self._files.attempts, json.dumps(self._attempts, indent=1).encode())
+        content = [asdict(attempt) for attempt in self._attempts]
+        write_whole(self._files.attempts, json.dumps(content, indent=1).encode())
 
 
-def reason(code: int | None, said: str) -> str:
-    """How a training ended that did not come to its end, for people."""
+def failure_reason(code: int | None, last_line: str) -> str:
+    """How a training ended that did not finish, as the end of a sentence."""
     if code is None:
-        return "was lost without a word"
+        return "was lost"
     if code < 0:
-        how = f"was ended by {signal.Signals(-code).name}"
-        return f"{how}, often for want of memory" if code == -signal.SIGKILL else how
-    return f"ended with code {code}: {said or 'no word'}"
+        name = signal.Signals(-code).name
+        return f"was ended by {name}" + (", often for want of memory" if name == "SIGKILL" else "")
+    return f"ended with code {code}: {last_line or 'it wrote nothing'}"
 
 
-def _taken(files: CellFiles) -> int:
-    lock = os.open(files.lock, os.O_RDWR | os.O_CREAT, 0o666)
-    for _ in range(_TRIES):  # whoever only looks holds it for a moment
-        if _lock(lock, fcntl.LOCK_EX):
-            return lock
-        time.sleep(_PAUSE)
-    os.close(lock)
-    raise CellTakenError(f"{files.name} is trained by another process, which holds {files.lock}")
-
-
-def _lock(file: int, kind: int) -> bool:
+@contextmanager
+def _signals_blocked(blocked: Collection[signal.Signals]) -> Iterator[None]:
+    """Processes that start within never receive these signals; a handler would not be inherited."""
+    if not blocked:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        warnings.warn(
-            "this file system has no locks (flock): never start an ablation a second time while "
-            "it runs",
-            stacklevel=2,
-        )
-    return True
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

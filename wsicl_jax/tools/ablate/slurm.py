@@ -1,4 +1,4 @@
-"""Cells as jobs of Slurm, by submitit: one array, each of its elements a cell."""
+"""Submits cells to Slurm with submitit, as one job array."""
 
 import re
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from wsicl_jax.tools.ablate.slurm_job import CellJob
 if TYPE_CHECKING:
     from submitit import AutoExecutor
 
-_USUAL = {
-    "signal_delay_s": 180,  # before the time limit
+_DEFAULTS = {
+    "signal_delay_s": 180,  # seconds before the time limit
     "max_num_timeout": 100,
-    "srun_args": ["--kill-on-bad-exit=0"],  # not to end the others when the first has saved
+    "srun_args": ["--kill-on-bad-exit=0"],  # the first task that has saved must not end the others
     "additional_parameters": {"requeue": True},
 }
-"""What is asked of submitit unless the ablation says otherwise."""
+"""Parameters for submitit where the ablation sets none."""
 
-_OF_ALL = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")
-_OF_ALL += ("tasks_per_node", "stderr_to_stdout")
-"""What submitit calls alike on every kind of cluster; the rest it wants as `slurm_...`."""
+_COMMON = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node")
+_COMMON += ("tasks_per_node", "stderr_to_stdout")
+"""Parameters that submitit has for every kind of cluster; others are named `slurm_...`."""
 
 
 def executor_of(ablation: AblationConfig) -> "AutoExecutor":
-    """What hands jobs to Slurm as the ablation asks; nothing is written or handed over yet.
+    """The submitit executor with the ablation's settings; nothing is written or submitted yet.
 
     Raises:
         MissingExtraError: submitit is not installed.
@@ -43,31 +43,31 @@ def executor_of(ablation: AblationConfig) -> "AutoExecutor":
             "'wsicl_jax[sweep]', or take --launcher local"
         ) from None
     output = Path(ablation.output)
-    asked = {**_USUAL, "name": output.name, **ablation.slurm}
-    minutes = asked.pop("time_min", None)
+    parameters = {**_DEFAULTS, "name": output.name, **ablation.slurm}
+    minutes = parameters.pop("time_min", None)
     if not isinstance(minutes, int) or minutes < 1:
-        given = "missing" if minutes is None else minutes
-        raise ConfigError(f"slurm.time_min is {given}; expected the minutes that a job may take")
-    most = asked.pop("max_num_timeout")
+        value = "missing" if minutes is None else minutes
+        raise ConfigError(f"slurm.time_min is {value}; expected the minutes that a job may take")
+    max_timeouts = parameters.pop("max_num_timeout")
     try:
         executor = submitit.AutoExecutor(
-            output / JOBS / "slurm", cluster="slurm", slurm_max_num_timeout=most
+            output / JOBS / "slurm", cluster="slurm", slurm_max_num_timeout=max_timeouts
         )
     except RuntimeError:
         raise ConfigError(
-            "there is no Slurm here (no srun); start this where jobs are submitted, or take "
+            "there is no Slurm here (no srun); run this where jobs are submitted, or take "
             "--launcher local"
         ) from None
-    for key, value in {"timeout_min": minutes, **asked}.items():
+    for key, value in {"timeout_min": minutes, **parameters}.items():
         _set(executor, key, value)
     return executor
 
 
 def submit(executor: "AutoExecutor", cells: Sequence[Cell], output: Path) -> None:
-    """Hand these cells to Slurm and write down the numbers of their jobs.
+    """Submit these cells to Slurm and record the numbers of their jobs.
 
     Raises:
-        ConfigError: Slurm takes none.
+        ConfigError: Slurm accepts no job.
     """
     for cell in cells:
         write_job(cell, CellFiles(output, cell.name))
@@ -76,7 +76,7 @@ def submit(executor: "AutoExecutor", cells: Sequence[Cell], output: Path) -> Non
         jobs = executor.map_array(CellJob(), [str(output.absolute())] * len(names), names)
     except RuntimeError as error:  # submitit's
         for pickle in executor.folder.glob("*.pkl"):
-            if "_" not in pickle.stem:  # those of jobs begin with their number and _
+            if "_" not in pickle.stem:  # pickles of jobs are named NUMBER_...
                 pickle.unlink()
         raise ConfigError(f"Slurm took no job: {' '.join(str(error).split())}") from None
     for name, job in zip(names, jobs, strict=True):
@@ -85,10 +85,10 @@ def submit(executor: "AutoExecutor", cells: Sequence[Cell], output: Path) -> Non
 
 def _set(executor: "AutoExecutor", key: str, value: Any) -> None:
     try:
-        executor.update_parameters(**{key if key in _OF_ALL else f"slurm_{key}": value})
+        executor.update_parameters(**{key if key in _COMMON else f"slurm_{key}": value})
     except NameError as error:
         listed = re.search(r"Valid arguments: (.*)", str(error))
-        known = [*_OF_ALL, *(listed[1].split(", ") if listed else ())]
+        known = [*_COMMON, *(listed[1].split(", ") if listed else ())]
         raise ConfigError(f"slurm.{key} is unknown to submitit; {hint(key, known)}") from None
     except (AssertionError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())

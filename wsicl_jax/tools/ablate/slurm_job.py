@@ -1,11 +1,13 @@
-"""What a job of Slurm does for its cell: train, and be queued again when it was stopped.
+"""The job in Slurm that trains a cell and queues itself again when it was stopped.
 
-Slurm signals all processes of a job. Ahead of the time limit it sends submitit's signal (USR2,
-or what `SUBMITIT_PREEMPT_SIGNAL` says), which the training never gets: submitit asks for
-`checkpoint`, the training gets SIGTERM, saves and ends, and submitit queues the job again.
-SIGTERM, which comes before a preemption or by `scancel --signal=TERM`, reaches the training by
-itself; when it has saved, the job is queued again in the same way, unless Slurm is taking it
-down anyhow: then it was cancelled, or Slurm itself has queued it again.
+Slurm sends signals to all processes of a job:
+
+* Before the time limit it sends submitit's signal: USR2, or `SUBMITIT_PREEMPT_SIGNAL`. The
+  training does not receive it. submitit calls `checkpoint`, which sends the training SIGTERM;
+  the training saves and ends, and submitit queues the job again.
+* Before a preemption, or by `scancel --signal=TERM`, SIGTERM reaches the training itself. After
+  the training has saved, the job is queued again in the same way, unless Slurm is ending it: then
+  it was cancelled, or Slurm itself has queued it again.
 """
 
 import os
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsicl_jax.config import load_config
-from wsicl_jax.errors import ConfigError, TrainingError
+from wsicl_jax.errors import ConfigError, LockedError, TrainingError
 from wsicl_jax.tools.ablate.cells import Cell
-from wsicl_jax.tools.ablate.jobs import SAVED, STOPPED, CellFiles, CellTakenError, Training, reason
+from wsicl_jax.tools.ablate.jobs import SAVED, STOPPED, CellFiles, Training, failure_reason
 from wsicl_jax.tools.ablate.slurm_queue import job_state
 from wsicl_jax.tools.ablate.states import is_finished
 
@@ -29,14 +31,14 @@ _PAUSE = 0.5
 
 
 class CellJob:
-    """What submitit calls in every task of a job, with the ablation's directory and a cell."""
+    """submitit calls it in every task of a job, with the ablation's directory and a cell's name."""
 
     def __init__(self) -> None:
         self._training: Training | None = None
         self._signals = -1
 
     def __call__(self, output: str, name: str) -> None:
-        """Train the cell to its end.
+        """Train the cell until it is finished.
 
         Raises:
             TrainingError: the training failed.
@@ -54,10 +56,10 @@ class CellJob:
                 blocked={_submitits_signal()},
                 slurm_job=_number(),
             )
-        except CellTakenError as error:
+        except LockedError as error:
             print(error)
             return
-        self._has_got(signal.SIGTERM)  # one that came before could not reach the training
+        self._has_received(signal.SIGTERM)  # an earlier one could not reach the training
         try:
             while (code := self._training.poll()) is None:
                 time.sleep(_PAUSE)
@@ -67,26 +69,26 @@ class CellJob:
             self._training.close()
         if code not in (0, *STOPPED):
             raise TrainingError(
-                f"the training of {name} {reason(code, self._training.said())} "
-                f"(all of it in {files.log})"
+                f"the training of {name} {failure_reason(code, self._training.last_line())}; "
+                f"its log is {files.log}"
             )
 
     def checkpoint(self, output: str, name: str) -> "DelayedSubmission | None":
-        """Called by submitit ahead of the time limit: save, and be called again some day.
+        """submitit calls it before the time limit: save, and return the call to submit again.
 
-        None: there is nothing to go on with.
+        None: the training failed.
         """
         from submitit.helpers import DelayedSubmission
 
         if self._training:
-            if not self._has_got(signal.SIGTERM):  # a second one would end it at once
+            if not self._has_received(signal.SIGTERM):  # a second one would end it at once
                 self._training.stop()
             if self._training.wait_in_handler() not in (None, *STOPPED):
                 return None
         return DelayedSubmission(CellJob(), output, name)
 
-    def _has_got(self, number: signal.Signals) -> bool:
-        """Whether a signal has come since this was asked last, its handler called or not."""
+    def _has_received(self, number: signal.Signals) -> bool:
+        """Whether a signal has come since the last call, handled or not."""
         try:
             return number in os.read(self._signals, 4096)
         except BlockingIOError:
@@ -94,10 +96,9 @@ class CellJob:
 
 
 def _signals_by_arrival() -> int:
-    """A file that gets the number of every signal as it comes.
+    """A file descriptor that receives the number of every signal in order of arrival.
 
-    Python calls handlers in the order of numbers: that of USR2 before that of a SIGTERM which
-    came earlier.
+    Python calls handlers in the order of numbers: that of USR2 before that of an earlier SIGTERM.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -111,13 +112,13 @@ def _submitits_signal() -> signal.Signals:
 
 
 def _number() -> str:
-    """This job's number; `12_3` in an array, whose own number means all of it."""
+    """This job's number; `12_3` in an array, whose own number means all elements."""
     array, element = (os.environ.get(f"SLURM_ARRAY_{of}_ID") for of in ("JOB", "TASK"))
     return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _queue_again() -> None:
-    """Have submitit queue this job again, unless it is being taken down by Slurm.
+    """Let submitit queue this job again, unless Slurm is ending it.
 
     Raises:
         SystemExit: in either case.
@@ -128,5 +129,5 @@ def _queue_again() -> None:
         state = str(error)
     if state == "RUNNING":
         signal.raise_signal(_submitits_signal())  # calls `checkpoint`, then leaves
-    print(f"stopped and saved; Slurm says {state or 'nothing'} of this job, so it ends here")
+    print(f"stopped and saved; the job ends: its state in Slurm is {state or 'unknown'}")
     sys.exit(SAVED)

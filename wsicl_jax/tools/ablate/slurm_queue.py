@@ -1,4 +1,4 @@
-"""What Slurm knows of jobs that have not ended, by `squeue`: it needs no accounting."""
+"""Reads the state of unfinished jobs from `squeue`, which works without Slurm's accounting."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ def jobs_in_queue() -> dict[str, str]:
     """State of each of the user's jobs, by number; of arrays as `12_3`.
 
     Raises:
-        ConfigError: Slurm cannot be asked here.
+        ConfigError: squeue does not work here.
     """
     lines = _squeue("--array", f"--user={os.getuid()}", "--format=%i %T").splitlines()
     return dict(line.split() for line in lines if len(line.split()) == 2)
@@ -37,9 +37,9 @@ def _squeue(*options: str) -> str:
             timeout=_SECONDS,
         ).stdout
     except FileNotFoundError:
-        raise ConfigError("there is no squeue here") from None
+        raise ConfigError("squeue is not installed here") from None
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"squeue has not answered for {_SECONDS} s") from None
+        raise ConfigError(f"squeue gave no answer within {_SECONDS} s") from None
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip()
-        raise ConfigError(said.partition("\n")[0]) from None
+        message = (getattr(error, "stderr", "") or str(error)).strip()
+        raise ConfigError(message.partition("\n")[0]) from None

@@ -1,4 +1,4 @@
-"""What a context set costs: memory and time of value and gradient against its size."""
+"""Measures memory and time of loss and gradient against the size of the context set."""
 
 import json
 import os
@@ -26,24 +26,25 @@ from wsicl_jax.terminal.progress import track
 from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
 from wsicl_jax.tools.bench.machine import machine
 
-_SHARE_OF_MEMORY = 0.6
-"""What needs more of the free memory than this is compiled, but not run."""
+_MAX_SHARE_OF_MEMORY = 0.6
+"""A program that needs more of the free memory is compiled, but not run."""
 
 _REMAT_CONTEXTS = 8
-"""Size of the context set with which the levels of remat are compared."""
+"""Size of the context set for the comparison of the levels of remat."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One way of computing loss and gradient at one size of the context set."""
+    """Cost of loss and gradient with one processing of the context set, at one size of it."""
 
-    way: str
+    processing: str
+    """Name of the settings `model.context`."""
     contexts: int
     temporary_bytes: int
-    """As XLA reports it: everything but parameters, gradients and inputs."""
+    """As XLA reports them: without parameters, gradients and inputs."""
     compile_seconds: float
     seconds: float | None
-    """Of one evaluation, the fastest of the repeats; None if it was not run."""
+    """Of the fastest repeat; None if it was not run."""
 
 
 def bench_context(
@@ -54,25 +55,28 @@ def bench_context(
     repeats: int,
     show: Callable[[RenderableType], None],
 ) -> dict[str, Any]:
-    """The tables of a context set's cost on this machine, shown; and their numbers.
+    """Show the cost of a context set on this machine as tables; return the numbers for JSON.
 
-    What devices exchange is found by a process of its own, which simulates them.
+    A process of its own simulates the devices and counts what they exchange.
+
+    Raises:
+        ConfigError: no mesh of so many devices fits the batch and the grid.
     """
     context = config.model.context
-    fitting_meshes(exact(config), EXCHANGED_CONTEXTS, devices)  # told before the measuring
-    by_size = measure(config, ways(context), sizes, repeats=repeats)
+    fitting_meshes(exact(config), EXCHANGED_CONTEXTS, devices)  # errors come before long work
+    by_size = measure(config, processings(context), sizes, repeats=repeats)
     show(machine())
     show(cost_table("Loss and gradient of one episode, by size of the context set", by_size))
     show(compile_table("Seconds to compile it", by_size))
     by_remat = measure(config, remat_levels(context), [_REMAT_CONTEXTS], repeats=repeats)
-    show(cost_table("The same, by what the backward pass computes anew", by_remat))
+    show(cost_table("The same, by what the backward pass recomputes", by_remat))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "exchange.json"
         overrides = [f"{key}={json.dumps(value)}" for key, value in _flat(config)]
         command = [sys.executable, "-m", "wsicl_jax", "bench", "exchange", *overrides]
         done = subprocess.run([*command, "--devices", str(devices), "--json", str(file)])
         if done.returncode:
-            raise WsiclError("what devices exchange could not be found out, see above")
+            raise WsiclError("`wsicl bench exchange` failed in its own process; see above")
         exchange = json.loads(file.read_text())["exchange"]
     return {
         "machine": machine(),
@@ -82,8 +86,8 @@ def bench_context(
     }
 
 
-def ways(config: ContextConfig) -> dict[str, ContextConfig]:
-    """What is compared over sizes of the context set; exact is given as it is configured."""
+def processings(config: ContextConfig) -> dict[str, ContextConfig]:
+    """The settings that are compared over sizes of the context set, by name."""
     size = config.mini_context or 1
     return {
         f"exact, {size} at a time": replace(config, mini_context=size, gradient="exact"),
@@ -94,7 +98,7 @@ def ways(config: ContextConfig) -> dict[str, ContextConfig]:
 
 
 def remat_levels(config: ContextConfig) -> dict[str, ContextConfig]:
-    """The three levels of recomputation, at the configured size of a mini-context."""
+    """The three levels of rematerialization, at the configured size of a mini-context."""
     size = config.mini_context or 1
     exact = replace(config, mini_context=size, gradient="exact")
     return {level: replace(exact, remat=level) for level in ("none", "context", "stage")}
@@ -107,46 +111,51 @@ def measure(
     *,
     repeats: int,
 ) -> list[Cost]:
-    """The cost of each way at each size, for one episode on this process's first device.
+    """Cost of each processing at each size, for one episode on this process's first device.
 
-    With 0 repeats nothing is run, and memory and time to compile are all that is found.
+    With 0 repeats nothing is run: only memory and time to compile are measured.
     """
     costs = []
-    pairs = [(way, contexts) for contexts in sizes for way in compared]
+    pairs = [(name, contexts) for contexts in sizes for name in compared]
     with track(len(pairs), "measuring") as bar:
-        for way, contexts in pairs:
-            bar.status(f"{way}, {contexts} contexts")
-            model = replace(config.model, context=compared[way])
-            costs.append(_cost(replace(config, model=model), way, contexts, repeats))
+        for name, contexts in pairs:
+            bar.status(f"{name}, {contexts} contexts")
+            model = replace(config.model, context=compared[name])
+            costs.append(_cost(replace(config, model=model), name, contexts, repeats))
             bar.advance()
     return costs
 
 
 def cost_table(title: str, costs: Sequence[Cost]) -> Table:
-    """Temporary memory and time: a row for each size, two columns for each way."""
-    names = list(dict.fromkeys(cost.way for cost in costs))
-    table = Table(title=title)
-    table.add_column("contexts", justify="right")
-    for name in names:
-        table.add_column(f"{name}: MB", justify="right")
-        table.add_column("s", justify="right")
-    for contexts in dict.fromkeys(cost.contexts for cost in costs):
-        row = {cost.way: cost for cost in costs if cost.contexts == contexts}
-        cells = (cell for name in names for cell in _cells(row[name]))
-        table.add_row(str(contexts), *cells)
-    return table
+    """Temporary memory and time: a row for each size, two columns for each processing."""
+    headings = [heading for name in _names(costs) for heading in (f"{name}: MB", "s")]
+    return _table_by_size(title, headings, costs, _cells)
 
 
 def compile_table(title: str, costs: Sequence[Cost]) -> Table:
-    """Seconds to compile: a row for each size, a column for each way."""
-    names = list(dict.fromkeys(cost.way for cost in costs))
+    """Seconds to compile: a row for each size, a column for each processing."""
+    return _table_by_size(
+        title, _names(costs), costs, lambda cost: (f"{cost.compile_seconds:.1f}",)
+    )
+
+
+def _table_by_size(
+    title: str,
+    headings: Sequence[str],
+    costs: Sequence[Cost],
+    cells: Callable[[Cost], tuple[str, ...]],
+) -> Table:
     table = Table(title=title)
-    for heading in ("contexts", *names):
+    for heading in ("contexts", *headings):
         table.add_column(heading, justify="right")
     for contexts in dict.fromkeys(cost.contexts for cost in costs):
-        row = {cost.way: cost.compile_seconds for cost in costs if cost.contexts == contexts}
-        table.add_row(str(contexts), *(f"{row[name]:.1f}" for name in names))
+        row = {cost.processing: cost for cost in costs if cost.contexts == contexts}
+        table.add_row(str(contexts), *(cell for name in _names(costs) for cell in cells(row[name])))
     return table
+
+
+def _names(costs: Sequence[Cost]) -> list[str]:
+    return list(dict.fromkeys(cost.processing for cost in costs))
 
 
 def _flat(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
@@ -156,7 +165,7 @@ def _flat(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
             yield f"{section}.{key}", value
 
 
-def _cost(config: ExperimentConfig, way: str, contexts: int, repeats: int) -> Cost:
+def _cost(config: ExperimentConfig, processing: str, contexts: int, repeats: int) -> Cost:
     graph, abstract = nnx.split(DualBranch.abstract(config.model), nnx.Param)
     loss = make_loss(config.train)
 
@@ -174,12 +183,12 @@ def _cost(config: ExperimentConfig, way: str, contexts: int, repeats: int) -> Co
     compile_seconds = time.perf_counter() - start
     needed = compiled.memory_analysis().temp_size_in_bytes
     seconds = None
-    if repeats and needed < _SHARE_OF_MEMORY * _free_memory():
+    if repeats and needed < _MAX_SHARE_OF_MEMORY * _free_memory():
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         rng = np.random.default_rng(config.seed)
         arrays = [jnp.asarray(rng.random(shape, np.float32)) for shape in shapes]
         seconds = _fastest(compiled, (nnx.state(model, nnx.Param), *arrays), repeats)
-    return Cost(way, contexts, needed, compile_seconds, seconds)
+    return Cost(processing, contexts, needed, compile_seconds, seconds)
 
 
 def _fastest(compiled, arguments: tuple, repeats: int) -> float:

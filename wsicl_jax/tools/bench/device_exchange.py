@@ -1,4 +1,4 @@
-"""What devices exchange and compute, by mesh: read from the compiled network, nothing is run."""
+"""Counts what devices exchange and compute, by mesh, in the compiled network. Nothing is run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +24,10 @@ from wsicl_jax.train.state import TrainState
 from wsicl_jax.train.step import make_predict
 
 EXCHANGED_CONTEXTS = 8
-"""Size of the context set whose exchange is counted, unless another is asked for."""
+"""Default size of the context set."""
 
-# What is exchanged is settled before the part of the compilation that this leaves out.
-_QUICKLY = {"xla_backend_optimization_level": 0}
+# The collectives are fixed before the part of the compilation that this skips.
+_FAST_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Exchange:
     forward: dict[str, int]
     """Bytes received in a forward pass, by kind of collective."""
     step: dict[str, int]
-    """Bytes received in a training step, without the rare ones that have `augment.gin`."""
+    """Bytes received in a training step without `augment.gin`, which few steps have."""
     forward_flops: float
-    """XLA's count for a forward pass; loops count once, so it is made without any."""
+    """XLA's count for a forward pass without loops, for XLA counts a loop's body once."""
 
 
 def bench_exchange(
@@ -52,7 +52,7 @@ def bench_exchange(
     *,
     show: Callable[[RenderableType], None],
 ) -> dict[str, Any]:
-    """The table of what devices exchange, shown, and its numbers; the devices are simulated.
+    """Show what simulated devices exchange as a table; return the numbers for JSON.
 
     Raises:
         ConfigError: no mesh of so many devices fits the batch and the grid.
@@ -60,20 +60,20 @@ def bench_exchange(
     config = exact(config)
     meshes = fitting_meshes(config, contexts, devices)
     simulate_devices(devices)
-    found = exchanges(config, meshes, contexts, jax.devices()[:devices])
+    measured = exchanges(config, meshes, contexts, jax.devices()[:devices])
     title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
-    show(exchange_table(f"{title}, by mesh", found))
-    return {"contexts": contexts, "exchange": [asdict(one) for one in found]}
+    show(exchange_table(f"{title}, by mesh", measured))
+    return {"contexts": contexts, "exchange": [asdict(one) for one in measured]}
 
 
 def exact(config: ExperimentConfig) -> ExperimentConfig:
-    """With the exact gradient: the truncated one cannot be spread over `context`."""
+    """The configuration with the exact gradient: the truncated one cannot use `context` devices."""
     context = replace(config.model.context, gradient="exact")
     return replace(config, model=replace(config.model, context=context))
 
 
 def fitting_meshes(config: ExperimentConfig, contexts: int, devices: int) -> list[ParallelConfig]:
-    """The meshes of so many devices that are compared, less those that do not fit.
+    """The meshes of so many devices that fit the configuration.
 
     Raises:
         ConfigError: none fits.
@@ -88,7 +88,7 @@ def fitting_meshes(config: ExperimentConfig, contexts: int, devices: int) -> lis
 
 
 def compared_meshes(devices: int) -> list[ParallelConfig]:
-    """All devices along one axis, in turn, and along two or three where they can be halved."""
+    """All devices along each axis in turn, and along two or three axes if divisible by four."""
     sizes = [(devices, 1, 1), (1, devices, 1), (1, 1, devices)]
     if devices % 4 == 0:
         sizes += [(2, devices // 2, 1), (2, 1, devices // 2), (2, 2, devices // 4)]
@@ -103,15 +103,15 @@ def exchanges(
     devices: Sequence[jax.Device],
 ) -> list[Exchange]:
     """What each mesh exchanges, for the configured batch with so many context images."""
-    found = []
+    measured = []
     with track(len(meshes), "compiling") as bar:
         for parallel in meshes:
             bar.status(f"data {parallel.data}, context {parallel.context}, space {parallel.space}")
-            # XLA counts no operations within the calls of a library.
+            # XLA counts no operations within library calls.
             with ops.portable_lowering():
-                found.append(_exchange(replace(config, parallel=parallel), contexts, devices))
+                measured.append(_exchange(replace(config, parallel=parallel), contexts, devices))
             bar.advance()
-    return found
+    return measured
 
 
 def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Device]) -> Exchange:
@@ -119,13 +119,14 @@ def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Dev
     state, _ = abstract_state(config, mesh)
     batch = abstract_batch(config, mesh, contexts)
     at_once = replace(config.model, context=replace(config.model.context, mini_context=0))
-    usual = replace(config, augment=replace(config.augment, gin=0))
+    without_gin = replace(config, augment=replace(config.augment, gin=0))
     counted = _forward(replace(config, model=at_once), mesh, state, batch)
+    step = lower_step(without_gin, mesh, contexts).compile(_FAST_COMPILATION)
     return Exchange(
         tuple(mesh.devices.shape),
         config.parallel.shard_parameters,
         collective_bytes(_forward(config, mesh, state, batch).as_text()),
-        collective_bytes(lower_step(usual, mesh, contexts).compile(_QUICKLY).as_text()),
+        collective_bytes(step.as_text()),
         counted.cost_analysis()["flops"],
     )
 
@@ -133,16 +134,16 @@ def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Dev
 def _forward(config: ExperimentConfig, mesh: Mesh, state: TrainState, batch: Episode) -> Compiled:
     graph = nnx.graphdef(DualBranch.abstract(config.model))
     predict = jax.jit(make_predict(graph, config, mesh))
-    return predict.lower(state.parameters, batch, jax.random.key(0)).compile(_QUICKLY)
+    return predict.lower(state.parameters, batch, jax.random.key(0)).compile(_FAST_COMPILATION)
 
 
-def exchange_table(title: str, found: Sequence[Exchange]) -> Table:
+def exchange_table(title: str, measured: Sequence[Exchange]) -> Table:
     """A row for each mesh: what a device receives and computes."""
     table = Table(title=title)
     table.add_column("data x context x space")
-    for column in ("forward: MB", "of this halo", "training step: MB", "forward: GFLOP"):
+    for column in ("forward: MB", "halo exchange", "training step: MB", "forward: GFLOP"):
         table.add_column(column, justify="right")
-    for one in found:
+    for one in measured:
         mesh = " x ".join(map(str, one.mesh))
         table.add_row(
             f"{mesh}, parameters cut" if one.shard_parameters else mesh,

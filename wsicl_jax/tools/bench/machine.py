@@ -1,4 +1,4 @@
-"""What measured: without it a figure says nothing."""
+"""Describes the machine that a benchmark ran on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from wsicl_jax.model import ops
 
 
 def machine() -> str:
-    """The device and the versions that measured."""
+    """The first device of this process, and the versions of JAX and Python."""
     device = jax.local_devices()[0]
     versions = f"jax {jax.__version__}, Python {platform.python_version()}"
     if device.platform != "cpu":
@@ -20,8 +20,8 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's name as Linux tells it, or its architecture."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+    """The processor's name on Linux, elsewhere its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

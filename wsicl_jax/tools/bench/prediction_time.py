@@ -19,7 +19,7 @@ from rich.table import Table
 
 from wsicl_jax.config import ExperimentConfig, InferenceConfig, SynthConfig
 from wsicl_jax.data.formats.writing import write_label_map
-from wsicl_jax.data.synthesis.cohort import draw_cohort
+from wsicl_jax.data.synthesis.cohort import sample_cohort
 from wsicl_jax.geometry.axes import Shape3
 from wsicl_jax.geometry.grids import resize, resize_nearest
 from wsicl_jax.inference.inputs.example import Example
@@ -156,7 +156,7 @@ def _segmenter(
 def _task(
     segmenter: Segmenter, folder: Path, shape: Shape3, contexts: int, structures: int
 ) -> Task:
-    cohort = draw_cohort((0,), (_COARSE,) * 3, SynthConfig())
+    cohort = sample_cohort((0,), (_COARSE,) * 3, SynthConfig())
     images: list[Path] = []
     labels: list[Path] = []
     with track(contexts + 1, "writing synthetic images") as bar:

@@ -1,57 +1,61 @@
-"""The PyTorch twin, made ready to be timed."""
+"""Runs the PyTorch network for a timing. Importing this module needs PyTorch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsicl_jax.config import TrainConfig
 from wsicl_jax.errors import MissingExtraError
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.tools.bench.timed_episode import LEARNING_RATE, TimedEpisode
 from wsicl_jax.weights.export.torch_network import torch_network_of
 
 try:
     import torch
 except ImportError as error:
     raise MissingExtraError(
-        "comparing with PyTorch needs it, and it is not installed; pip install 'wsicl_jax[torch]'"
+        "a comparison with PyTorch needs PyTorch, which is not installed; "
+        "pip install 'wsicl_jax[torch]'"
     ) from error
 
-if TYPE_CHECKING:
-    from wsicl_jax.tools.bench.network_speed import Inputs
-
 FORMATS = ("contiguous", "channels last")
-"""How PyTorch may lay out its tensors."""
-
-_LEARNING_RATE = 1e-5
+"""Memory formats of PyTorch tensors that are timed."""
 
 
 def pytorch_device() -> str:
-    """What PyTorch runs on, with its version."""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    """The device that PyTorch runs on, with threads and version."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def pytorch_runner(
-    what: str, model: DualBranch, train: TrainConfig, inputs: "Inputs", form: str
+    operation: str, model: DualBranch, train: TrainConfig, episode: TimedEpisode, format: str
 ) -> Callable[[], object]:
-    """A function that runs the twin once and waits for it, with the parameters of `model`."""
+    """A function that runs the PyTorch network once and waits for it, with `model`'s parameters.
+
+    `operation` is `forward` or `training step`, `format` one of `FORMATS`.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    twin = torch_network_of(model).to(device)
+    network = torch_network_of(model).to(device)
     target, images, prompts, truth = (
-        torch.from_numpy(np.moveaxis(x, -1, -4).copy()).to(device) for x in inputs
+        torch.from_numpy(np.moveaxis(x, -1, -4).copy()).to(device) for x in episode
     )
-    if form == "channels last":
-        twin = twin.to(memory_format=torch.channels_last_3d)
+    if format == "channels last":
+        network = network.to(memory_format=torch.channels_last_3d)
         target = target.to(memory_format=torch.channels_last_3d)
-    if what == "forward":
-        return _waiting(lambda: _forward(twin, target, images, prompts), device)
-    optimizer = torch.optim.Adam(twin.parameters(), lr=_LEARNING_RATE)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(target, images, prompts)
+
+    if operation == "forward":
+        return _waiting(forward, device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        error = (twin(target, images, prompts) - truth).abs()
+        error = (network(target, images, prompts) - truth).abs()
         beta = train.loss_beta
         cubic = 0.333 * error**3 / beta**2
         loss = torch.where(error < beta, cubic, error + 0.333 * beta**3 - beta).mean()
@@ -61,15 +65,10 @@ def pytorch_runner(
     return _waiting(step, device)
 
 
-def _forward(twin: "torch.nn.Module", *inputs: "torch.Tensor") -> "torch.Tensor":
-    with torch.inference_mode():
-        return twin(*inputs)
-
-
-def _waiting(run: Callable[[], object], device: "torch.device") -> Callable[[], object]:
-    def waited() -> None:
+def _waiting(run: Callable[[], None], device: "torch.device") -> Callable[[], None]:
+    def run_and_wait() -> None:
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return waited
+    return run_and_wait

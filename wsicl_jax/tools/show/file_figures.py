@@ -1,4 +1,4 @@
-"""Files as pictures: an image with a label map, a context set with its prompts."""
+"""Draws files: an image with a label map and a prediction, or a context set with its prompts."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from wsicl_jax.config import PromptKind, ReadingConfig
-from wsicl_jax.data.images import check_same_grid, read_label, read_volume
+from wsicl_jax.config import ReadingConfig
+from wsicl_jax.data.images import Volume, check_same_grid, read_label, read_volume
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.inputs.images import as_label_map, as_volume
-from wsicl_jax.prompts import SECONDS, kind_of, to_channel
 from wsicl_jax.storage.safe_names import in_figure
 from wsicl_jax.terminal.progress import track
-from wsicl_jax.tools.show.pictures import Row, rows_figure, size_of
-
-_VALUES: dict[PromptKind, int] = {kind: value for value, kind in enumerate(SECONDS, 1)}
+from wsicl_jax.tools.show.pictures import Convention, Row, rows_figure, size_text
 
 
 def image_figure(
@@ -24,25 +21,30 @@ def image_figure(
     names: Mapping[int, str],
     path: Path,
     reading: ReadingConfig | None = None,
+    *,
+    prediction: Path | None = None,
+    convention: Convention = "neurological",
 ) -> None:
-    """Write a PNG of an image, with the outlines of a label map on its grid.
+    """Write a PNG of an image, with the outlines of a label map and of a prediction.
 
     Raises:
         DataError: a file cannot be read, or they are not on one grid.
     """
     volume = read_volume(image, reading)
-    label = np.zeros(volume.image.shape, np.uint8)
-    if labels is not None:
-        label, affine, _ = read_label(labels, reading)
-        check_same_grid((image, labels), (volume.image.shape, label.shape), (volume.affine, affine))
-    row = Row("", volume.image, label, volume.affine)
-    rows_figure([row], names, f"{in_figure(image.name)}   {size_of(volume)}", path)
+    maps = [_label_on_grid(file, image, volume, reading) for file in (labels, prediction)]
+    row = Row("", volume.image, volume.affine, *maps)
+    title = f"{in_figure(image.name)}   {size_text(volume.image.shape, volume.spacing_mm)}"
+    rows_figure([row], names, title, path, convention=convention)
 
 
 def context_figure(
-    structures: Mapping[str, Sequence[Example]], path: Path, reading: ReadingConfig | None = None
+    structures: Mapping[str, Sequence[Example]],
+    path: Path,
+    reading: ReadingConfig | None = None,
+    *,
+    convention: Convention = "neurological",
 ) -> None:
-    """Write a PNG of a context set: each image with its prompts, as large as they are painted.
+    """Write a PNG of a context set: a row for each image, with each of its prompts.
 
     Raises:
         DataError: an image cannot be read.
@@ -57,11 +59,17 @@ def context_figure(
                 functools.partial(as_label_map, reading=reading),
                 reading,
             )
-            label = np.zeros(volume.image.shape, np.uint8)
-            for prompt in prompts:
-                label[to_channel([prompt], label.shape) > 0] = _VALUES[kind_of(prompt)]
-            title = Path(str(example.image)).name if example.files else "array"
-            rows.append(Row(f"{name}: {title}", volume.image, label, volume.affine))
+            file = Path(str(example.image)).name if example.files else "array"
+            rows.append(Row(f"{name}: {file}", volume.image, volume.affine, prompts=prompts))
             bar.advance()
-    names = {value: kind for kind, value in _VALUES.items()}
-    rows_figure(rows, names, "context set", path)
+    rows_figure(rows, {}, "context set", path, convention=convention)
+
+
+def _label_on_grid(
+    file: Path | None, image: Path, volume: Volume, reading: ReadingConfig | None
+) -> np.ndarray | None:
+    if file is None:
+        return None
+    label, affine, _ = read_label(file, reading)
+    check_same_grid((image, file), (volume.image.shape, label.shape), (volume.affine, affine))
+    return label
