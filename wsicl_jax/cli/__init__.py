@@ -81,14 +81,6 @@ def _show_uncaught(kind: type[BaseException], error: BaseException, trace: objec
         sys.__excepthook__(kind, error, trace)
 
 
-def _message(error: WsiclError | OSError) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        name = str(error.filename)
-        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-        return f"{short}: {error.strerror}"
-    return str(error)
-
-
 def _show_warning(message: Warning | str, *_: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 

@@ -105,26 +105,18 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from wsicl_jax.errors import WsiclError
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.report.page import write_report
-    from wsicl_jax.report.replay import replay
+    from wsicl_jax.report.replay import Replay
 
     keep_compiled_programs()
     sweeps = [Path(directory) for directory in options.sweeps]
-
-    def gallery_cases(scores):
-        try:
-            return replay(sweeps, scores)
-        except WsiclError as error:
-            return str(error)
-
     files = write_report(
         sweeps,
         Path(options.output),
         title=options.title,
         command=command(),
-        gallery_cases=None if options.no_gallery else gallery_cases,
+        replay=None if options.no_gallery else Replay(sweeps),
         overwrite=options.overwrite,
     )
     print(files.page)
