@@ -12,7 +12,7 @@ import numpy as np
 from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, cell_name, write_cell
 from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
-from wsicl_jax.report.replay import GalleryCase, GalleryContext
+from wsicl_jax.report.replay import ReplayedCase, ReplayedContext
 
 _LOSS = {
     "point": 0.3,
@@ -86,16 +86,13 @@ def write_sweep(directory: Path, made_up: MadeUp, **about) -> list[Score]:
     return written
 
 
-def shown(scores: Sequence[Score], contexts: int = 4) -> list[GalleryCase]:
-    """Noisy heads with a bean, found a little to the side, in the place of real images."""
-    cases = []
-    for score in scores:
-        rng = np.random.default_rng(zlib.crc32(score.episode.encode()))
-        image, truth = _head(rng)
-        mask = np.roll(truth, 1 + int(6 * (1 - score.dice)), 1)
-        others = tuple(_context(number, score.kind, rng) for number in range(contexts))
-        cases.append(GalleryCase("best", score, (1.0, 1.2, 2.0), image, truth, mask, others))
-    return cases
+def replay(score: Score, contexts: int = 4) -> ReplayedCase:
+    """A noisy head with a bean, predicted a little to the side, in the place of real images."""
+    rng = np.random.default_rng(zlib.crc32(score.episode.encode()))
+    image, truth = _head(rng)
+    mask = np.roll(truth, 1 + int(6 * (1 - score.dice)), 1)
+    others = tuple(_context(number, score.kind, rng) for number in range(contexts))
+    return ReplayedCase(score, (1.0, 1.2, 2.0), image, truth, mask, others)
 
 
 def _cells(made_up: MadeUp, model: str, data_set: str) -> Iterator[tuple[str, list[Score]]]:
@@ -176,7 +173,7 @@ def _head(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(image, 0, 1).astype(np.float32), bean
 
 
-def _context(number: int, kind: str, rng: np.random.Generator) -> GalleryContext:
+def _context(number: int, kind: str, rng: np.random.Generator) -> ReplayedContext:
     image, bean = _head(rng)
     prompts = np.zeros(bean.shape, np.float32)
     if kind == "box":
@@ -187,7 +184,7 @@ def _context(number: int, kind: str, rng: np.random.Generator) -> GalleryContext
         prompts[tuple(box)] = 1
     else:
         prompts[bean] = 1
-    return GalleryContext(f"case {40 + number}", image, prompts, bean)
+    return ReplayedContext(f"case {40 + number}", image, prompts, bean)
 
 
 def _unit(name: str) -> float:

@@ -1,4 +1,4 @@
-"""What the page says in words follows from the numbers."""
+"""The sentences of the page follow from the numbers."""
 
 from dataclasses import replace
 
@@ -43,35 +43,48 @@ BOXES = [("box", 1, 1, 10.0), ("box", 8, 1, 80.0), ("box", 8, 5, 400.0)]
 
 
 @pytest.mark.parametrize(("change", "answer"), [(0.1, "yes"), (-0.1, "no"), (0.0, "not clear")])
-def test_the_answer_is_that_of_the_interval(tmp_path, change, answer):
-    found = _findings(
+def test_the_verdict_follows_the_test(tmp_path, change, answer):
+    answers = _findings(
         tmp_path, lambda kind, contexts, prompts: 0.5 + change * (prompts > 1), measured=BOXES
     )
-    assert found[MORE_PROMPTS].verdict == answer
-    assert "8 context images, from 1 to 5 prompts on each" in found[MORE_PROMPTS].text
+    assert answers[MORE_PROMPTS].verdict == answer
+    assert "8 context images, from 1 to 5 prompts on each" in answers[MORE_PROMPTS].text
 
 
-def test_one_subject_is_never_clear(tmp_path):
+@pytest.mark.parametrize(
+    ("subjects", "answer"), [(4, "too few subjects"), (5, "too few subjects"), (6, "yes")]
+)
+def test_a_verdict_needs_as_many_subjects_as_its_test(tmp_path, subjects, answer):
     measured = [("box", 1, 1, 10.0), ("box", 8, 1, 80.0)]
-    found = _findings(tmp_path, lambda kind, contexts, prompts: contexts / 10, 1, measured=measured)
-    assert found[MORE_CONTEXTS].verdict == "not clear"
-    assert "(one subject, so no interval)" in found[MORE_CONTEXTS].text
+    answers = _findings(tmp_path, lambda kind, n, prompts: n / 10, subjects, measured=measured)
+    assert answers[MORE_CONTEXTS].verdict == answer
+    p = 2 / 2**subjects
+    assert f"p = {p:.3f}, {subjects} subjects)" in answers[MORE_CONTEXTS].text
 
 
-def test_what_was_not_measured_is_told(tmp_path):
-    found = _findings(tmp_path, lambda *_: 0.5, measured=[("box", 4, 3, 120.0)])
-    assert [f.verdict for f in found.values()] == ["not measured"] * 2
-    assert found[MORE_CONTEXTS].text == "Only one size of the context set was measured."
+def test_one_subject_has_no_verdict(tmp_path):
+    measured = [("box", 1, 1, 10.0), ("box", 8, 1, 80.0)]
+    answers = _findings(
+        tmp_path, lambda kind, contexts, prompts: contexts / 10, 1, measured=measured
+    )
+    assert answers[MORE_CONTEXTS].verdict == "too few subjects"
+    assert "(one subject, so no interval and no test)" in answers[MORE_CONTEXTS].text
+
+
+def test_a_question_without_scores_is_not_measured(tmp_path):
+    answers = _findings(tmp_path, lambda *_: 0.5, measured=[("box", 4, 3, 120.0)])
+    assert [f.verdict for f in answers.values()] == ["not measured"] * 2
+    assert answers[MORE_CONTEXTS].text == "Only one size of the context set was measured."
 
 
 def test_sentences_carry_the_means_their_difference_and_its_interval(tmp_path):
     measured = [("box", 1, 3, 30.0), ("box", 8, 3, 240.0)]
-    found = _findings(
+    answers = _findings(
         tmp_path, lambda kind, contexts, prompts: 0.4 + 0.025 * contexts, measured=measured, noise=0
     )
-    assert found[MORE_CONTEXTS].text == (
+    assert answers[MORE_CONTEXTS].text == (
         "With WS-ICL (Box) and 3 prompts on each image, from 1 to 8 context images, Dice goes from "
-        "0.425 to 0.600: +0.175 (95 % interval +0.175 to +0.175)."
+        "0.425 to 0.600: +0.175 (95 % interval +0.175 to +0.175, p = 0.031, 6 subjects)."
     )
 
 
@@ -80,28 +93,30 @@ def test_equal_time_takes_the_longest_pair_within_a_quarter(tmp_path):
         ("box", 1, 1, 10.0), ("box", 8, 5, 400.0), ("box", 16, 5, 800.0),
         ("point", 2, 1, 10.0), ("point", 16, 5, 400.0), ("point", 12, 5, 330.0),
     ]  # fmt: skip
-    found = _findings(tmp_path, lambda kind, *_: 0.7 if kind == "box" else 0.5, measured=measured)
-    assert found[EQUAL_TIME].verdict == "yes"
-    assert f"Boxes (8 context images {TIMES} 5 prompts, 6.7 min)" in found[EQUAL_TIME].text
-    assert f"points (16 context images {TIMES} 5 prompts, 6.7 min)" in found[EQUAL_TIME].text
+    answers = _findings(tmp_path, lambda kind, *_: 0.7 if kind == "box" else 0.5, measured=measured)
+    assert answers[EQUAL_TIME].verdict == "yes"
+    assert f"Boxes (8 context images {TIMES} 5 prompts, 6.7 min)" in answers[EQUAL_TIME].text
+    assert f"points (16 context images {TIMES} 5 prompts, 6.7 min)" in answers[EQUAL_TIME].text
 
 
 def test_without_settings_of_equal_time_nothing_is_claimed(tmp_path):
     measured = [("box", 1, 1, 13.0), ("point", 1, 1, 10.0)]
-    found = _findings(tmp_path, lambda *_: 0.5, measured=measured)
-    assert found[EQUAL_TIME].verdict == "not measured"
+    answers = _findings(tmp_path, lambda *_: 0.5, measured=measured)
+    assert answers[EQUAL_TIME].verdict == "not measured"
 
 
 def test_the_share_of_dense_and_of_its_time_are_ratios_of_the_means(tmp_path):
     measured = [("box", 8, 5, 400.0), ("mask", 8, 1, 12800.0)]
-    found = _findings(tmp_path, lambda kind, *_: 0.8 if kind == "mask" else 0.6, measured=measured)
-    assert found[DENSE].verdict == "yes"
-    assert "has 75 % of the Dice of dense ICL" in found[DENSE].text
-    assert "in 1/32 of its annotation time (6.7 min against 3.6 h)" in found[DENSE].text
+    answers = _findings(
+        tmp_path, lambda kind, *_: 0.8 if kind == "mask" else 0.6, measured=measured
+    )
+    assert answers[DENSE].verdict == "yes"
+    assert "has 75 % of the Dice of dense ICL" in answers[DENSE].text
+    assert "in 1/32 of its annotation time (6.7 min against 3.6 h)" in answers[DENSE].text
 
 
 def test_numbers_at_the_head_are_means_over_data_sets(tmp_path):
-    made_up = MadeUp(models={"m": 0.0}, data_sets={"a": ("x", "y"), "b": ("z",)}, subjects=5)
+    made_up = MadeUp(models={"m": 0.0}, data_sets={"a": ("x", "y"), "b": ("z",)}, subjects=6)
     scores = write_sweep(tmp_path, made_up)
     results = read_results([tmp_path])
     numbers = key_numbers(results, *model_groups(results))

@@ -1,4 +1,4 @@
-"""Cases to look at: what was scored, run again."""
+"""Scored episodes, run again for their images."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from wsicl_jax.evaluate.episode_list import read_list, write_list
 from wsicl_jax.evaluate.records import ABOUT
 from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
 from wsicl_jax.metrics.overlap import dice
-from wsicl_jax.report.replay import replay
+from wsicl_jax.report.replay import Replay
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,14 @@ def swept(tmp_path_factory):
     return folder / "sweep", finished(opened)
 
 
-def test_a_case_is_shown_as_it_was_scored(swept):
+def test_a_replayed_case_is_as_it_was_scored(swept):
     directory, scores = swept
     chosen = [s for s in scores if s.contexts == 3][::4]
     assert len({s.data_set for s in chosen}) == 2 and len({s.dice for s in chosen}) == 3
     listed = read_list(next((directory / "episodes").iterdir()))
-    shown = replay([directory], chosen)
-    assert [case.rank for case in shown] == ["best", "median", "worst"]
-    for case, score in zip(shown, chosen, strict=True):
+    replay = Replay([directory])
+    for score in chosen:
+        case = replay(score)
         assert case.score == score
         # The working grid is the cases' own, turned.
         assert case.mask.any() and dice(case.mask, case.truth) == pytest.approx(score.dice)
@@ -71,29 +71,31 @@ def test_the_sweep_that_has_the_episode_is_the_one_that_is_replayed(swept, tmp_p
     (data,) = about["data_sets"].values()
     data["digest"] = read_list(path).digest
     (other / ABOUT).write_text(json.dumps(about))
-    (case,) = replay([other, directory], scores[-1:])
+    case = Replay([other, directory])(scores[-1])
     assert dice(case.mask, case.truth) == pytest.approx(scores[-1].dice)
 
 
-def test_what_has_changed_since_is_not_shown_as_if_it_had_been_scored(swept, tmp_path):
+def test_anything_that_has_changed_since_is_not_replayed(swept, tmp_path):
     directory, scores = swept
-    chosen = scores[:1]
-    with pytest.raises(DataError, match="its masks came from elsewhere"):
-        replay([directory], [replace(chosen[0], model="nnU-Net")])
+    first = scores[0]
+    with pytest.raises(DataError, match="another tool made its masks"):
+        Replay([directory])(replace(first, model="nnU-Net"))
+    with pytest.raises(DataError, match="a baseline has no prediction for one target"):
+        Replay([directory])(replace(first, model="prompt_mean"))
     changed = copy_of(directory, tmp_path)
     (path,) = (changed / "episodes").iterdir()
     write_list(path, replace(read_list(path), seed=8))
     with pytest.raises(DataError, match="another list of episodes than the one that was scored"):
-        replay([changed], chosen)
+        Replay([changed])(first)
     path.unlink()
     with pytest.raises(DataError, match="cannot be read as a list"):
-        replay([changed], chosen)
+        Replay([changed])(first)
     shutil.copytree(directory, changed, dirs_exist_ok=True)
     about = (changed / ABOUT).read_text()
     (changed / ABOUT).write_text(about.replace(json.loads(about)["models"]["it"]["digest"], "ab"))
     with pytest.raises(DataError, match="another checkpoint than the one that was scored"):
-        replay([changed], chosen)
+        Replay([changed])(first)
     path = json.loads(about)["models"]["it"]["path"]
     (changed / ABOUT).write_text(about.replace(path, "no/run"))
     with pytest.raises(WsiclError, match="no/run"):
-        replay([changed], chosen)
+        Replay([changed])(first)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from made_up_scores import MadeUp, shown, write_sweep
+from made_up_scores import MadeUp, replay, write_sweep
 
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.protocols.restoration import BEFORE
@@ -47,7 +47,7 @@ def rich(tmp_path_factory):
         directory / "out",
         title="Results & more",
         command="wsicl report 'a b'",
-        gallery_cases=lambda chosen: shown(chosen[:1]),
+        replay=replay_of_the_first_target(),
     )
     return files, scores
 
@@ -57,12 +57,21 @@ def small(tmp_path_factory):
     """A small sweep and its report."""
     directory = tmp_path_factory.mktemp("small")
     write_sweep(directory / "sweep", SMALL)
-    write_report([directory / "sweep"], directory / "out", gallery_cases=_one_case)
+    write_report([directory / "sweep"], directory / "out", replay=replay_of_the_first_target())
     return directory / "sweep", directory / "out"
 
 
-def _one_case(scores):
-    return shown(scores[:1], contexts=1)
+def replay_of_the_first_target():
+    """Images of the first target alone; the others have none."""
+    targets = []
+
+    def replay_first(score):
+        targets.append(score.episode)
+        if score.episode != targets[0]:
+            raise DataError("it is gone")
+        return replay(score, contexts=1)
+
+    return replay_first
 
 
 class _Page(HTMLParser):
@@ -188,7 +197,7 @@ def test_every_figure_is_a_picture_beside_the_page(rich):
 
 def test_the_same_sweep_gives_the_same_bytes(small, tmp_path):
     sweep, out = small
-    write_report([sweep], tmp_path, gallery_cases=_one_case)
+    write_report([sweep], tmp_path, replay=replay_of_the_first_target())
     first, second = (
         {path.name: path.read_bytes() for path in directory.iterdir()}
         for directory in (out, tmp_path)
@@ -218,14 +227,17 @@ def test_files_that_are_no_report_are_not_replaced_either(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"sweep", "scores.csv"}
 
 
-def test_the_page_tells_why_there_are_no_pictures(tmp_path):
+def test_the_page_gives_the_reason_for_missing_pictures(tmp_path):
     write_sweep(tmp_path / "sweep", TINY)
-    reason = "The store <is> gone."
-    files = write_report([tmp_path / "sweep"], tmp_path / "out", gallery_cases=lambda _: reason)
-    assert "The store &lt;is&gt; gone." in files.page.read_text()
+
+    def gone(score):
+        raise DataError("the store <is> gone")
+
+    files = write_report([tmp_path / "sweep"], tmp_path / "out", replay=gone)
+    assert "No picture of m: the store &lt;is&gt; gone." in files.page.read_text()
 
 
-def test_a_directory_without_scores_is_told_and_nothing_is_written(tmp_path):
+def test_a_directory_without_scores_is_refused_and_nothing_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty has no scores; `wsicl sweep` writes them"):
         write_report([tmp_path / "empty"], tmp_path / "out")
@@ -250,9 +262,9 @@ def test_a_sweep_of_image_to_image_alone_has_its_table(tmp_path):
     files = write_report([tmp_path / "sweep"], tmp_path / "out")
     assert files.figures == ()
     seen = "".join(_Page(files.page.read_text()).text)
-    assert "As given1 context2 contexts4 contexts8 contextsGained" in seen
+    assert "Degraded1 context2 contexts4 contexts8 contextsDifference" in seen
     assert "inpaintingPSNR" in seen
-    assert "inpaintingSSIM" not in seen  # told once for both
+    assert "inpaintingSSIM" not in seen  # once for both metrics
 
 
 def test_notes_of_a_sweep_are_on_the_page(tmp_path):
@@ -277,7 +289,7 @@ def test_no_name_stops_a_report_or_becomes_a_formula(tmp_path):
     )  # fmt: skip
     write_sweep(tmp_path / "sweep", odd)
     out = tmp_path / "out"
-    write_report([tmp_path / "sweep"], out, gallery_cases=lambda chosen: shown(chosen))
+    write_report([tmp_path / "sweep"], out, replay=replay)
     rows = list(csv.reader((out / "scores.csv").read_text().splitlines()))
     cells = {cell for row in rows for cell in row}
     assert {"'=1+1", "'=cmd|' /C calc'!A0", "$x_{$"} <= cells

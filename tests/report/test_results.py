@@ -26,7 +26,7 @@ def _sweep(directory, *scores, **about):
     return directory
 
 
-def test_rows_that_two_sweeps_share_count_once_and_this_is_told(tmp_path):
+def test_rows_that_two_sweeps_share_count_once_and_a_note_says_so(tmp_path):
     other = replace(ROW, contexts=8)
     results = read_results([_sweep(tmp_path / "a", ROW), _sweep(tmp_path / "b", ROW, other)])
     assert results.scores == (ROW, other)
@@ -48,7 +48,29 @@ def test_one_name_for_two_checkpoints_is_refused(tmp_path):
         read_results(sweeps)
 
 
-def test_differing_episode_lists_are_told(tmp_path):
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [
+        (([32, 32, 32], [48, 56, 48]), "a working grid of 32 x 32 x 32 in .*a and of 48 x 56 x 48"),
+        (([32, 32, 32], [32, 32, 32]), "other volume settings in .*a than in .*b"),
+    ],
+)
+def test_a_baseline_with_other_settings_is_refused_with_the_remedy(tmp_path, grids, words):
+    sweeps = [
+        _sweep(
+            tmp_path / name, replace(ROW, model="intensity", contexts=n),
+            models={"intensity": {"baseline": "Gaussian", "grid": grid, "digest": name}},
+        )
+        for n, (name, grid) in enumerate(zip("ab", grids, strict=True), 1)
+    ]  # fmt: skip
+    with pytest.raises(
+        DataError, match=f"baseline 'intensity' was computed (on|with) {words}"
+    ) as e:
+        read_results(sweeps)
+    assert "evaluate the checkpoints of both in one sweep, give `baselines: []`" in str(e.value)
+
+
+def test_differing_episode_lists_are_noted(tmp_path):
     sweeps = [
         _sweep(tmp_path / name, replace(ROW, contexts=n), data_sets={"d": {"digest": name}})
         for n, name in enumerate(("old", "new"), 1)
@@ -57,7 +79,7 @@ def test_differing_episode_lists_are_told(tmp_path):
     assert note.startswith("The episode lists of d differ between")
 
 
-def test_no_sweep_at_all_is_told():
+def test_a_report_without_sweeps_is_refused():
     with pytest.raises(DataError, match="no sweep was given"):
         read_results([])
 
@@ -81,7 +103,7 @@ def test_differences_are_over_episodes_that_both_settings_have(tmp_path):
     assert results.difference(many, few, "hd95_mm") is None
 
 
-def test_images_as_given_are_the_restoration_of_their_own_model(tmp_path):
+def test_degraded_images_belong_to_the_restoration_of_their_own_model(tmp_path):
     made_up = MadeUp(
         models={"a": 0.0, "b": 0.0}, data_sets={"d": ("s",)}, kinds=(), restoration=("denoising",)
     )
@@ -99,7 +121,7 @@ def test_images_as_given_are_the_restoration_of_their_own_model(tmp_path):
     assert rows[0].change.difference == pytest.approx(best - given)
 
 
-def test_models_that_were_shown_nothing_alike_are_not_compared_and_this_is_told(tmp_path):
+def test_models_without_a_common_setting_are_not_compared_and_a_note_says_so(tmp_path):
     ours = [replace(ROW, contexts=n) for n in (1, 4)]
     theirs = replace(ROW, model="theirs", contexts=8)
     found, without = between_models(read_results([_sweep(tmp_path, *ours, theirs)]), "d")

@@ -169,51 +169,27 @@ def score(episode: int, **changes) -> Score:
     return replace(whole, **changes)
 
 
-def test_rows_are_paired_by_episode_and_setting_whatever_their_order():
-    first = [score(e, contexts=c) for c in (1, 4) for e in range(3)]
-    second = [
-        score(e, contexts=c, model="two", dice=c / 10 + e / 100) for c in (4, 1) for e in (2, 1, 0)
-    ]
-    found = paired(first, second, "dice")
-    assert found.a.tolist() == [0, 0.1, 0.2] * 2
-    np.testing.assert_allclose(found.b, [0.1, 0.11, 0.12, 0.4, 0.41, 0.42])
-    assert found.subjects == ("subject 0", "subject 0", "subject 1") * 2
-    assert found.unpaired == 0
+def test_rows_are_paired_by_structure_and_episode_whatever_their_order():
+    first = [score(e) for e in range(3)]
+    second = [score(e, model="two", contexts=1, dice=e / 100) for e in (2, 1, 0)]
+    a, b, subjects = paired(first, second, "dice")
+    assert a == [0, 0.1, 0.2]
+    np.testing.assert_allclose(b, [0, 0.01, 0.02])
+    assert subjects == ["subject 0", "subject 0", "subject 1"]
 
 
-def test_rows_without_a_partner_are_counted():
+def test_rows_without_a_partner_or_without_the_metric_are_skipped():
     first = [score(0), score(1), score(2), score(3, dice=None)]
     second = [score(1), score(2), score(3), score(4), score(2, structure="other")]
-    found = paired(first, second, "dice")
-    assert found.a.tolist() == found.b.tolist() == [0.1, 0.2]
-    # Episodes 0 and 4, the other structure, and both rows of episode 3, where a metric is missing.
-    assert found.unpaired == 5
-
-
-def test_settings_may_differ_only_where_asked_for():
-    first, second = [score(0)], [score(0, kind="point", contexts=1)]
-    assert paired(first, second, "dice", across=("kind", "contexts")).unpaired == 0
-    with pytest.raises(DataError, match="1 and 1 rows, 2 left unpaired"):
-        paired(first, second, "dice", across=("kind",))
+    a, b, _ = paired(first, second, "dice")
+    assert a == b == [0.1, 0.2]
+    assert paired(first, [score(9)], "dice") == ([], [], [])
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "error", "message"),
-    [
-        ([], [score(0)], DataError, "0 and 1 rows, 1 left unpaired"),
-        ([score(0)], [score(0, dice=None)], DataError, "with dice: .* 2 left unpaired"),
-        ([score(0), score(0, model="two")], [score(0)], DataError, "two rows .*one and two"),
-        ([score(0)], [score(0, target="case 9")], DataError, "case 0 of .* case 9 of"),
-        ([score(0)], [score(0, subject="nobody")], DataError, "of nobody"),
-    ],
+    ("other", "message"),
+    [({"target": "case 9"}, "case 0 of .* case 9 of"), ({"subject": "x"}, "of x")],
 )
-def test_runs_that_cannot_be_paired_are_refused(first, second, error, message):
-    with pytest.raises(error, match=message):
-        paired(first, second, "dice")
-
-
-def test_unknown_metrics_and_fields_are_refused():
-    with pytest.raises(ConfigError, match=r"'model'.*dice, surface_dice, hd95_mm, psnr, ssim"):
-        paired([score(0)], [score(0)], "model")
-    with pytest.raises(ConfigError, match="model: no field of a setting"):
-        paired([score(0)], [score(0)], "dice", across=("model",))
+def test_episodes_with_different_targets_are_refused(other, message):
+    with pytest.raises(DataError, match=message):
+        paired([score(0)], [score(0, **other)], "dice")

@@ -1,4 +1,4 @@
-"""Differences between two settings on the same episodes: kinds, models, amounts."""
+"""Differences of Dice between two settings on the same episodes."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,11 +11,17 @@ from wsicl_jax.report.statistics import Comparison
 EQUAL_TIME = 1.25
 """Settings whose annotation times differ by less than this factor count as equally long."""
 
-Verdict = Literal["yes", "no", "not clear", "not measured"]
+SIGNIFICANCE = 0.05
+"""Largest p-value of a clear difference."""
+
+MIN_SUBJECTS = 6
+"""Fewest subjects with which the permutation test can reach `SIGNIFICANCE`: 2 / 2⁶ is 0.031."""
+
+Verdict = Literal["yes", "no", "not clear", "too few subjects", "not measured"]
 
 
 class Compared(NamedTuple):
-    """`a` minus `b`."""
+    """Dice of `a` minus Dice of `b`."""
 
     a: Setting
     b: Setting
@@ -26,17 +32,22 @@ def compared(results: Results, a: Setting | None, b: Setting | None) -> Compared
     """Dice of `a` minus that of `b`; None if one is missing or they share no episode."""
     if a is None or b is None or a == b:
         return None
-    found = results.difference(a, b)
-    return None if found is None else Compared(a, b, found)
+    difference = results.difference(a, b)
+    return difference and Compared(a, b, difference)
 
 
 def verdict(result: Comparison | None) -> Verdict:
-    """Whether `a` is better: not clear where the interval contains 0 or there is none."""
+    """Whether `a` is better than `b`, by the permutation test over subjects.
+
+    A difference is clear if p is at most `SIGNIFICANCE` and the 95 % interval excludes 0.
+    """
     if result is None:
         return "not measured"
-    if result.low is None or result.high is None or result.low <= 0 <= result.high:
+    if result.subjects < MIN_SUBJECTS:
+        return "too few subjects"
+    if result.p_value > SIGNIFICANCE or result.low <= 0 <= result.high:
         return "not clear"
-    return "yes" if result.low > 0 else "no"
+    return "yes" if result.difference > 0 else "no"
 
 
 def by_contexts(results: Results, group: ModelGroup, data_set: str) -> Compared | None:
@@ -52,7 +63,7 @@ def by_prompts(results: Results, group: ModelGroup, data_set: str) -> Compared |
 def at_equal_time(
     results: Results, group: ModelGroup, data_set: str, kinds: tuple[str, str] = ("box", "point")
 ) -> Compared | None:
-    """Two kinds where they cost a person about the same: the longest such time, then the nearest.
+    """Two kinds at about the same annotation time: the longest such time, then the nearest pair.
 
     None if no two settings are within `EQUAL_TIME` of each other.
     """
@@ -72,7 +83,7 @@ def against_dense(results: Results, group: ModelGroup, data_set: str) -> Compare
 
 
 def by_rounds(results: Results, group: ModelGroup, data_set: str) -> Compared | None:
-    """The last interactive round against the first, with the main kind, the target alone."""
+    """The last interactive round against the first, of the main kind with the fewest contexts."""
     sessions = [s for s in group.settings if s.protocol == "interactive" and s.data_set == data_set]
     if not sessions:
         return None
@@ -93,35 +104,34 @@ def between_kinds(results: Results, group: ModelGroup, data_set: str) -> list[Co
     others = [kind for kind in main if kind != first]
     pairs = [(first, kind) for kind in others]
     pairs += [(kind, DENSE) for kind in others if DENSE in main and kind != DENSE]
-    found = (compared(results, main[a], main[b]) for a, b in pairs)
-    return [one for one in found if one is not None]
+    return [c for a, b in pairs if (c := compared(results, main[a], main[b]))]
 
 
 def between_models(results: Results, data_set: str) -> tuple[list[Compared], list[str]]:
-    """Each model minus the first that has the kind, where both were shown the most in common.
+    """Each model minus the first, kind by kind, at the largest setting that both have.
 
-    And sentences about those that cannot be compared.
+    And a sentence for each pair that has no setting or no episode in common.
     """
     kinds: dict[str, dict[str, list[Setting]]] = {}
     for setting in results.rows:
         if setting.data_set == data_set and setting.protocol == "in_context":
             kinds.setdefault(setting.kind, {}).setdefault(setting.model, []).append(setting)
-    found, without = [], []
+    differences, not_compared = [], []
     for kind in ordered_kinds(kinds):
         models = kinds[kind]
         first, *others = [model for model in results.models if model in models]
         for other in others:
             pair = _most_in_common(models[other], models[first])
-            one = compared(results, *pair) if pair else None
-            if one:
-                found.append(one)
+            difference = compared(results, *pair) if pair else None
+            if difference:
+                differences.append(difference)
             else:
-                what = "episode" if pair else "number of contexts and prompts"
+                lacking = "episode" if pair else "number of contexts and prompts"
                 title = title_of("in_context", kind)
-                without.append(
-                    f"{other} and {first} have no {what} in common with {title}: not compared."
+                not_compared.append(
+                    f"{other} and {first} have no {lacking} in common with {title}: not compared."
                 )
-    return found, without
+    return differences, not_compared
 
 
 def _most_against_fewest(
@@ -137,9 +147,6 @@ def _most_against_fewest(
 
 
 def _most_in_common(a: Sequence[Setting], b: Sequence[Setting]) -> tuple[Setting, Setting] | None:
-    there = {(s.contexts, s.prompts): s for s in b}
-    common = [s for s in a if (s.contexts, s.prompts) in there]
-    if not common:
-        return None
-    best = max(common, key=lambda s: (s.contexts, s.prompts))
-    return best, there[best.contexts, best.prompts]
+    of_b = {(s.contexts, s.prompts): s for s in b}
+    common = {(s.contexts, s.prompts): s for s in a if (s.contexts, s.prompts) in of_b}
+    return (common[max(common)], of_b[max(common)]) if common else None

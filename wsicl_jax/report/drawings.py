@@ -1,13 +1,12 @@
-"""Which figures and pictures a report has, and what stands below them."""
+"""The figures and pictures of a report, with their captions."""
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wsicl_jax.report.case_pictures import case_figure
+from wsicl_jax.report.case_pictures import PicturedTarget, case_figure
 from wsicl_jax.report.figures import context_figure, pages_of, rounds_figure, time_figure
-from wsicl_jax.report.model_groups import DENSE, ModelGroup, in_full
-from wsicl_jax.report.replay import GalleryCase
+from wsicl_jax.report.model_groups import DENSE, ModelGroup, with_curves
 from wsicl_jax.report.results import Results
 from wsicl_jax.report.style import Drawing, drawn
 from wsicl_jax.storage.safe_names import cut
@@ -22,27 +21,27 @@ class CaptionedDrawing(NamedTuple):
 
 
 def drawings_of(
-    results: Results, found: Sequence[ModelGroup], cases: Sequence[GalleryCase]
-) -> tuple[dict[str, list[CaptionedDrawing]], list[tuple[Drawing, GalleryCase]]]:
-    """The figures by section, and the pictures with their cases."""
-    full = in_full(found)
+    results: Results, groups: Sequence[ModelGroup], targets: Sequence[PicturedTarget]
+) -> tuple[dict[str, list[CaptionedDrawing]], list[tuple[Drawing, PicturedTarget]]]:
+    """The figures by section, and the pictures with their targets."""
+    full = with_curves(groups)
     others = [
-        s for one in found if one not in full for s in one.settings if s.protocol == "in_context"
+        s for one in groups if one not in full for s in one.settings if s.protocol == "in_context"
     ]
     figures: dict[str, list[CaptionedDrawing]] = {"contexts": [], "time": [], "rounds": []}
     names = _Names()
-    with track(3 * len(full) + len(cases), "figures") as bar:
+    with track(3 * len(full) + len(targets), "figures") as bar:
         for group in full:
             of = f"{group.name}: " if len(full) > 1 else ""
             end = f"-{group.name}" if len(full) > 1 else ""
-            shown = [name for name in group.data_sets if group.kinds(name)]
+            data_sets = [name for name in group.data_sets if group.kinds(name)]
             sizes = {s.contexts for s in group.settings if s.protocol == "in_context"}
-            for page in pages_of(shown) if len(sizes) > 1 else ():
+            for page in pages_of(data_sets) if len(sizes) > 1 else ():
                 name = names.of(f"contexts{end}")
                 drawing = drawn(name, lambda p=page, m=group: context_figure(results, m, p))
                 figures["contexts"].append(CaptionedDrawing(drawing, _context_caption(group, of)))
             bar.advance()
-            if shown:
+            if data_sets:
                 name = names.of(f"time{end}")
                 drawing = drawn(name, lambda m=group: time_figure(results, m, others))
                 figures["time"].append(CaptionedDrawing(drawing, _time_caption(group, of)))
@@ -53,26 +52,26 @@ def drawings_of(
                 figures["rounds"].append(CaptionedDrawing(drawing, _rounds_caption(of)))
             bar.advance()
         gallery = []
-        for case in cases:
-            name = names.of(f"case-{case.score.data_set}-{case.rank}")
-            gallery.append((drawn(name, lambda c=case: case_figure(c), picture=True), case))
+        for target in targets:
+            name = names.of(f"case-{target.score.data_set}-{target.rank}")
+            gallery.append((drawn(name, lambda t=target: case_figure(t), picture=True), target))
             bar.advance()
     return figures, gallery
 
 
 class _Names:
-    """Names of files, each given once."""
+    """Safe and unique names of files."""
 
     def __init__(self) -> None:
-        self._given: set[str] = set()
+        self._used: set[str] = set()
 
     def of(self, text: str) -> str:
         plain = cut(re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))
         name, number = plain, 1
-        while name in self._given:
+        while name in self._used:
             number += 1
             name = f"{plain}-{number}"
-        self._given.add(name)
+        self._used.add(name)
         return name
 
 
@@ -89,10 +88,14 @@ def _context_caption(group: ModelGroup, of: str) -> str:
 def _time_caption(group: ModelGroup, of: str) -> str:
     several, kinds = len(group.data_sets) > 1, set(group.kinds())
     return (
-        f"{of}Dice against what the prompts of the whole context set cost a person, on a "
-        "logarithmic scale. Each marker is a setting: a number of context images and of prompts. "
-        "A line joins those that no quicker setting of the same kind equals; the others are pale."
-        + (" Dotted: how near boxes come to dense ICL." if {DENSE, "box"} <= kinds else "")
+        f"{of}Dice against the annotation time of the whole context set, on a logarithmic scale. "
+        "Each marker is a setting: a number of context images and of prompts. A line joins the "
+        "settings that no quicker setting of the same kind equals; the others are pale."
+        + (
+            " Dotted: boxes as a share of dense ICL."
+            if {DENSE, "box"} <= kinds
+            else ""
+        )
         + (" The mean is over the settings that all data sets have." if several else "")
         + " (As figure 5 of the paper.)"
     )

@@ -1,7 +1,7 @@
-"""What the numbers say, in sentences and in a few large figures; all computed, none assumed."""
+"""Questions that the scores answer, in sentences, and the key numbers at the head of the page."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from wsicl_jax.report.comparisons import (
 from wsicl_jax.report.model_groups import DENSE, ModelGroup, main_kind, setting_words
 from wsicl_jax.report.results import Results, Setting
 from wsicl_jax.report.statistics import Comparison
-from wsicl_jax.report.wording import DASH, duration, number, signed
+from wsicl_jax.report.wording import DASH, counted, duration, number, p_words, signed
 
-_WHOLE = 1.5
-"""From this ratio on, a part of the time is written as one of so many."""
+_MIN_RATIO = 1.5
+"""From this ratio of annotation times on, the shorter one is written as 1/n."""
 
 
 class Finding(NamedTuple):
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     verdict: Verdict
     text: str
     difference: Comparison | None
-    """That the answer is read from."""
+    """The basis of the verdict."""
 
 
 class Answers(NamedTuple):
@@ -53,7 +53,7 @@ class Questions(NamedTuple):
 
 
 class KeyNumber(NamedTuple):
-    """A number to remember."""
+    """A large number at the head of the page."""
 
     value: str
     label: str
@@ -61,7 +61,7 @@ class KeyNumber(NamedTuple):
 
 
 def questions_of(results: Results, full: Sequence[ModelGroup]) -> list[Questions]:
-    """All findings: within each line-up, then model against model."""
+    """All findings: within each group of models, then model against model."""
     within = [
         Answers(f"{name}, {one.name}" if len(full) > 1 else name, findings(results, one, name))
         for name in results.data_sets
@@ -69,28 +69,28 @@ def questions_of(results: Results, full: Sequence[ModelGroup]) -> list[Questions
         if name in one.data_sets
     ]
     between = [Answers(name, model_findings(results, name)) for name in results.data_sets]
-    found = []
+    sections = []
     for title, answers in (("", within), ("Model against model", between)):
-        there = [answer for answer in answers if answer.findings]
-        if there:
-            asked = [{f.question: f for f in answer.findings} for answer in there]
-            questions = dict.fromkeys(question for one in asked for question in one)
-            rows = [(question, [one.get(question) for one in asked]) for question in questions]
-            found.append(Questions(title, there, rows))
-    return found
+        answers = [answer for answer in answers if answer.findings]
+        if answers:
+            columns = [{f.question: f for f in answer.findings} for answer in answers]
+            questions = dict.fromkeys(question for column in columns for question in column)
+            rows = [(question, [c.get(question) for c in columns]) for question in questions]
+            sections.append(Questions(title, answers, rows))
+    return sections
 
 
 def findings(results: Results, group: ModelGroup, data_set: str) -> list[Finding]:
-    """What one line-up shows on one data set."""
-    found = []
+    """The findings of one group of models on one data set."""
+    answers = []
     kinds = group.kinds(data_set)
     if kinds:
-        found += [
+        answers += [
             _finding(
                 "Do more context images help?",
                 by_contexts(results, group, data_set),
                 lambda c: (
-                    f"With {_kind(c.a)}{_with_prompts(c.a)}, from {c.b.contexts} to "
+                    f"With {c.a.title}{_with_prompts(c.a)}, from {c.b.contexts} to "
                     f"{c.a.contexts} context images, " + _from_to(results, c)
                 ),
                 "Only one size of the context set was measured.",
@@ -99,14 +99,14 @@ def findings(results: Results, group: ModelGroup, data_set: str) -> list[Finding
                 "Do more prompts help?",
                 by_prompts(results, group, data_set),
                 lambda c: (
-                    f"With {_kind(c.a)} and {c.a.contexts} context images, from {c.b.prompts} "
+                    f"With {c.a.title} and {c.a.contexts} context images, from {c.b.prompts} "
                     f"to {c.a.prompts} prompts on each, " + _from_to(results, c)
                 ),
                 "Only one number of prompts was measured.",
             ),
         ]
     if "box" in kinds and "point" in kinds:
-        found.append(
+        answers.append(
             _finding(
                 "Are boxes better than points at equal time?",
                 at_equal_time(results, group, data_set),
@@ -119,41 +119,41 @@ def findings(results: Results, group: ModelGroup, data_set: str) -> list[Finding
             )
         )
     if DENSE in kinds and len(kinds) > 1:
-        found.append(
+        answers.append(
             _finding(
-                f"Is dense ICL better than {_kind(group.main(data_set)[main_kind(kinds)])}?",
+                f"Is dense ICL better than {group.main(data_set)[main_kind(kinds)].title}?",
                 against_dense(results, group, data_set),
                 lambda c: (
-                    f"{_kind(c.b)} has {_share(results, [c.b], [c.a])} of the Dice of dense ICL "
+                    f"{c.b.title} has {_share(results, [c.b], [c.a])} of the Dice of dense ICL "
                     f"({_dice(results, c.b)} against {_dice(results, c.a)}) in "
                     f"{_part_of_time(results, [c.b], [c.a])} of its annotation time "
                     f"({_time(results, c.b)} against {_time(results, c.a)}). Dense ICL minus "
-                    f"{_kind(c.b)}: {difference_words(c.result)}."
+                    f"{c.b.title}: {difference_words(c.result)}."
                 ),
                 "They have no episode in common.",
             )
         )
     rounds = by_rounds(results, group, data_set)
     if rounds:
-        found.append(
+        answers.append(
             _finding(
                 "Do interactive rounds help?",
                 rounds,
                 lambda c: (
-                    f"With {_kind(c.a)}, from {setting_words(c.b)} to {setting_words(c.a)}, "
+                    f"With {c.a.title}, from {setting_words(c.b)} to {setting_words(c.a)}, "
                     + _from_to(results, c)
                 ),
                 "",
             )
         )
-    return found
+    return answers
 
 
 def model_findings(results: Results, data_set: str) -> list[Finding]:
     """Model against model on one data set, a question for each pair and kind."""
     return [
         _finding(
-            f"Is {c.a.model} better than {c.b.model} with {_kind(c.a)}?",
+            f"Is {c.a.model} better than {c.b.model} with {c.a.title}?",
             c,
             lambda c: (
                 f"At {setting_words(c.a)}, {c.a.model} has a Dice of {_dice(results, c.a)}, "
@@ -166,14 +166,14 @@ def model_findings(results: Results, data_set: str) -> list[Finding]:
 
 
 def key_numbers(results: Results, group: ModelGroup) -> list[KeyNumber]:
-    """The numbers at the head of the page, as means over the line-up's data sets."""
+    """The numbers at the head of the page, as means over the data sets of a group."""
     kind = main_kind(kinds) if (kinds := group.kinds()) else ""
     mains = [m[kind] for d in group.data_sets if kind in (m := group.main(d))]
     numbers = []
     if mains and (own := _mean_dice(results, mains)) is not None:
-        shown = _same(map(setting_words, mains), "each data set at its main setting")
-        detail = f"{shown}, {_time(results, *mains)} of annotation. {_range(results, mains)}"
-        numbers.append(KeyNumber(number(own), f"Dice, {_kind(mains[0])}", detail))
+        setting = _common(map(setting_words, mains), "each data set at its main setting")
+        detail = f"{setting}, {_time(results, *mains)} of annotation. {_range(results, mains)}"
+        numbers.append(KeyNumber(number(own), f"Dice, {mains[0].title}", detail))
     dense = _over(group, lambda data_set: against_dense(results, group, data_set))
     if dense and kind != DENSE:
         ours, theirs = [c.b for c in dense], [c.a for c in dense]
@@ -204,44 +204,44 @@ def key_numbers(results: Results, group: ModelGroup) -> list[KeyNumber]:
 
 
 def difference_words(result: Comparison) -> str:
-    """A difference with its interval."""
-    if result.low is None or result.high is None:
-        return f"{signed(result.difference)} (one subject, so no interval)"
+    """A difference with its interval, p-value and number of subjects."""
+    return f"{signed(result.difference)} ({_certainty(result)})"
+
+
+def _certainty(result: Comparison) -> str:
+    if result.p_value is None:
+        return "one subject, so no interval and no test"
     return (
-        f"{signed(result.difference)} (95 % interval {signed(result.low)} to {signed(result.high)})"
+        f"95 % interval {signed(result.low)} to {signed(result.high)}, "
+        f"{p_words(result.p_value)}, {counted(result.subjects, 'subject')}"
     )
 
 
 def _finding(
-    question: str, found: Compared | None, text: Callable[[Compared], str], missing: str
+    question: str, difference: Compared | None, text: Callable[[Compared], str], missing: str
 ) -> Finding:
-    if found is None:
+    if difference is None:
         return Finding(question, "not measured", missing, None)
-    return Finding(question, verdict(found.result), text(found), found.result)
+    return Finding(question, verdict(difference.result), text(difference), difference.result)
 
 
 def _change(
-    found: Sequence[Compared], label: Callable[[Compared], str], mixed: str
+    differences: Sequence[Compared], label: Callable[[Compared], str], mixed: str
 ) -> list[KeyNumber]:
-    if not found:
+    if not differences:
         return []
-    mean = float(np.mean([c.result.difference for c in found]))
-    if len(found) == 1:
-        result = found[0].result
-        detail = (
-            "one subject, so no interval"
-            if result.low is None
-            else f"95 % interval {signed(result.low)} to {signed(result.high)}"
-        )
+    mean = float(np.mean([c.result.difference for c in differences]))
+    if len(differences) == 1:
+        detail = _certainty(differences[0].result)
     else:
-        answers = [verdict(c.result) for c in found]
-        counts = {"above 0": "yes", "below 0": "no", "not clear": "not clear"}
+        verdicts = [verdict(c.result) for c in differences]
+        words = {"yes": "above 0", "no": "below 0"}
         detail = ", ".join(
-            f"{words} in {answers.count(answer)} of {len(found)} data sets"
-            for words, answer in counts.items()
-            if answer in answers
+            f"{words.get(one, one)} in {verdicts.count(one)} of {len(verdicts)} data sets"
+            for one in get_args(Verdict)
+            if one in verdicts
         )
-    return [KeyNumber(signed(mean), _same(map(label, found), mixed), detail)]
+    return [KeyNumber(signed(mean), _common(map(label, differences), mixed), detail)]
 
 
 def _over(group: ModelGroup, compare: Callable[[str], Compared | None]) -> list[Compared]:
@@ -258,11 +258,7 @@ def _from_to(results: Results, c: Compared) -> str:
 def _with_prompts(setting: Setting) -> str:
     if setting.kind in ONCE_PER_IMAGE:
         return ""
-    return f" and {setting.prompts} prompt{'s' if setting.prompts > 1 else ''} on each image"
-
-
-def _kind(setting: Setting) -> str:
-    return setting.title
+    return f" and {counted(setting.prompts, 'prompt')} on each image"
 
 
 def _dice(results: Results, setting: Setting) -> str:
@@ -274,8 +270,8 @@ def _time(results: Results, *settings: Setting) -> str:
 
 
 def _mean_dice(results: Results, settings: Sequence[Setting]) -> float | None:
-    there = [mean for s in settings if (mean := results.mean(s)) is not None]
-    return float(np.mean(there)) if there else None
+    means = [mean for s in settings if (mean := results.mean(s)) is not None]
+    return float(np.mean(means)) if means else None
 
 
 def _share(results: Results, ours: Sequence[Setting], theirs: Sequence[Setting]) -> str:
@@ -287,20 +283,21 @@ def _part_of_time(results: Results, ours: Sequence[Setting], theirs: Sequence[Se
     a, b = (sum(results.seconds(s) for s in side) for side in (ours, theirs))
     if not a or not b:
         return "an unknown part"
-    return f"1/{b / a:.0f}" if b / a >= _WHOLE else f"{a / b:.2g} times"
+    return f"1/{b / a:.0f}" if b / a >= _MIN_RATIO else f"{a / b:.2g} times"
 
 
 def _range(results: Results, settings: Sequence[Setting]) -> str:
     if len(settings) == 1:
-        found = results.interval(settings[0])
-        if found is None or found.low is None:
+        interval = results.interval(settings[0])
+        if interval is None or interval.low is None:
             return "One subject, so no interval"
-        return f"95 % interval {number(found.low)} to {number(found.high)}"
+        ends = f"{number(interval.low)} to {number(interval.high)}"
+        return f"95 % interval {ends}, {counted(interval.subjects, 'subject')}"
     means = [mean for s in settings if (mean := results.mean(s)) is not None]
     return f"From {number(min(means))} to {number(max(means))} on {len(means)} data sets"
 
 
-def _same(texts: Iterable[str], mixed: str) -> str:
-    """The text, if all are the same, else another."""
+def _common(texts: Iterable[str], mixed: str) -> str:
+    """The text, if all are the same, else `mixed`."""
     different = list(dict.fromkeys(texts))
     return different[0] if len(different) == 1 else mixed

@@ -1,5 +1,4 @@
-"""The first lines of a report: how often networks are ahead of the baselines, and how much they
-look at their targets."""
+"""The first sentences of a report: networks against baselines, and their target dependence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
@@ -7,11 +6,12 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from wsicl_jax.config import BaselineName
+from wsicl_jax.evaluate.protocols.target_dependence import Replacement
 from wsicl_jax.report.results import Results
-from wsicl_jax.report.wording import number, signed
+from wsicl_jax.report.wording import listed, number, signed
 
-_ENOUGH_CONTEXTS = 4
-"""Cells with fewer context images do not count, unless a data set has no larger ones."""
+_MIN_CONTEXTS = 4
+"""Smaller context sets do not count, unless a data set has no larger ones."""
 
 
 class _Cell(NamedTuple):
@@ -22,26 +22,26 @@ class _Cell(NamedTuple):
     contexts: int
 
 
-def standing(results: Results) -> list[str]:
-    """Sentences about each network of some sweeps; none where there is nothing to compare with."""
-    means = _means(results)
+def headlines(results: Results) -> list[str]:
+    """Sentences about each network; none without baselines and scores of target dependence."""
+    means = _mean_dice(results)
     networks = [name for name in results.models if name not in get_args(BaselineName)]
-    found = [_against_baselines(name, means) for name in networks]
-    found += [_looks(name, results) for name in networks]
-    return [sentence for sentence in found if sentence]
+    sentences = [_against_baselines(name, means) for name in networks]
+    sentences += [_target_dependence(name, results) for name in networks]
+    return [sentence for sentence in sentences if sentence]
 
 
-def _means(results: Results) -> dict[str, dict[_Cell, float]]:
+def _mean_dice(results: Results) -> dict[str, dict[_Cell, float]]:
     """Mean Dice over the targets of each cell, by model."""
     values: dict[str, dict[_Cell, list[float]]] = {}
     for setting, scores in results.rows.items():
         if setting.protocol != "in_context":
             continue
         for one in scores:
-            cell = _Cell(
-                setting.data_set, one.structure, one.kind, setting.prompts, setting.contexts
-            )
             if one.dice is not None:
+                cell = _Cell(
+                    setting.data_set, one.structure, one.kind, setting.prompts, setting.contexts
+                )
                 values.setdefault(setting.model, {}).setdefault(cell, []).append(one.dice)
     return {
         model: {cell: float(np.mean(dice)) for cell, dice in cells.items()}
@@ -50,60 +50,51 @@ def _means(results: Results) -> dict[str, dict[_Cell, float]]:
 
 
 def _against_baselines(model: str, means: dict[str, dict[_Cell, float]]) -> str:
+    """In how many cells the mean Dice of a network is above that of the better baseline."""
     baselines = [means[name] for name in get_args(BaselineName) if name in means]
-    own = _counted(means.get(model, {}))
-    ahead = {
-        cell: dice - max(there)
-        for cell, dice in own.items()
-        if (there := [one[cell] for one in baselines if cell in one])
-    }
-    if not ahead:
+    most: dict[str, int] = {}
+    for cell in means.get(model, {}):
+        most[cell.data_set] = max(most.get(cell.data_set, 0), cell.contexts)
+    differences: dict[_Cell, float] = {}
+    for cell, dice in means.get(model, {}).items():
+        of_baselines = [cells[cell] for cells in baselines if cell in cells]
+        if of_baselines and cell.contexts >= min(_MIN_CONTEXTS, most[cell.data_set]):
+            differences[cell] = dice - max(of_baselines)
+    if not differences:
         return ""
-    by_kind: dict[str, list[float]] = {}
-    for cell, difference in ahead.items():
-        by_kind.setdefault(cell.kind, []).append(difference)
-    kinds = ", ".join(f"{kind} {_signed_mean(each)}" for kind, each in sorted(by_kind.items()))
-    contexts = sorted({cell.contexts for cell in ahead})
+    kinds = ", ".join(
+        f"{kind} {_signed_mean([d for cell, d in differences.items() if cell.kind == kind])}"
+        for kind in sorted({cell.kind for cell in differences})
+    )
+    sizes = listed([str(n) for n in sorted({cell.contexts for cell in differences})], "or")
     return (
-        f"{model} is ahead of the better baseline in {sum(d > 0 for d in ahead.values())} of "
-        f"{len(ahead)} cells (data set, structure, kind and number of prompts, {_listed(contexts)} "
-        f"context images), on average by {_signed_mean(list(ahead.values()))} Dice: {kinds}."
+        f"The mean Dice of {model} is above that of the better baseline in "
+        f"{sum(d > 0 for d in differences.values())} of {len(differences)} cells, on average by "
+        f"{_signed_mean(list(differences.values()))} ({kinds}). A cell is a data set, a structure, "
+        f"and a kind and number of prompts, with {sizes} context images. These are counts, not "
+        "tests."
     )
 
 
-def _counted(cells: dict[_Cell, float]) -> dict[_Cell, float]:
-    most: dict[str, int] = {}
-    for cell in cells:
-        most[cell.data_set] = max(most.get(cell.data_set, 0), cell.contexts)
-    return {
-        cell: dice
-        for cell, dice in cells.items()
-        if cell.contexts >= min(_ENOUGH_CONTEXTS, most[cell.data_set])
-    }
-
-
-def _looks(model: str, results: Results) -> str:
+def _target_dependence(model: str, results: Results) -> str:
+    """Dice of the masks on replaced targets with those on the true ones."""
     parts = []
-    for replacement, called in (("constant", "a constant"), ("shuffled", "a shuffled")):
-        own = [
+    for replacement in get_args(Replacement):
+        dice = [
             one.dice
-            for one in results.looking
-            if one.model == model and one.replacement == replacement and one.dice is not None
+            for one in results.target_dependence
+            if (one.model, one.replacement) == (model, replacement) and one.dice is not None
         ]
-        if own:
-            parts.append(f"{number(float(np.mean(own)))} on {called} target")
+        if dice:
+            parts.append(f"{number(float(np.mean(dice)))} with a {replacement} target")
     if not parts:
         return ""
     return (
-        f"How much {model} looks: its masks have a Dice of {' and '.join(parts)} with its own on "
-        "the true one; the lower the better."
+        f"Target dependence of {model}: its masks have a Dice of {listed(parts)} in the place of "
+        "the true one, compared with its own masks on the true one. Lower is better; 1 means that "
+        "the masks come from the prompts alone."
     )
 
 
 def _signed_mean(differences: Sequence[float]) -> str:
     return signed(float(np.mean(differences)))
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    first = ", ".join(map(str, numbers[:-1]))
-    return f"{first} or {numbers[-1]}" if first else str(numbers[-1])

@@ -1,44 +1,45 @@
-"""`wsicl report`: sweeps as one HTML page that needs nothing besides, and as CSV and PNG."""
+"""The report of some sweeps: one self-contained HTML page, CSV files and PNG figures."""
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from wsicl_jax.errors import DataError
-from wsicl_jax.evaluate.records import title_of
+from wsicl_jax.evaluate.records import Score, title_of
 from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
-from wsicl_jax.report.case_pictures import ShowCases, choose_cases, find_cases
-from wsicl_jax.report.comparisons import EQUAL_TIME, verdict
+from wsicl_jax.report.case_pictures import (
+    MOST_CONTEXTS,
+    PicturedTarget,
+    choose_targets,
+    prediction_words,
+    replay_targets,
+)
+from wsicl_jax.report.comparisons import EQUAL_TIME, MIN_SUBJECTS, SIGNIFICANCE, verdict
+from wsicl_jax.report.csv_files import scores_csv, summary_csv
 from wsicl_jax.report.drawings import drawings_of
 from wsicl_jax.report.findings import key_numbers, questions_of
-from wsicl_jax.report.headlines import standing
-from wsicl_jax.report.model_groups import ModelGroup, in_full, model_groups
-from wsicl_jax.report.page_tables import (
-    restoration_rows,
-    rounds_rows,
-    scores_csv,
-    summary_csv,
-    tables_of,
-)
-from wsicl_jax.report.replay import GalleryCase
+from wsicl_jax.report.headlines import headlines
+from wsicl_jax.report.model_groups import ModelGroup, model_groups, with_curves
+from wsicl_jax.report.page_tables import restoration_rows, rounds_rows, tables_of
+from wsicl_jax.report.replay import ReplayedCase
 from wsicl_jax.report.results import Results, read_results
 from wsicl_jax.report.style import colour, heat
-from wsicl_jax.report.wording import duration, listed, number, signed
+from wsicl_jax.report.wording import counted, duration, listed, number, p_words, signed
 from wsicl_jax.storage.atomic import write_whole
 
 PAGE, SCORES, SUMMARY = "report.html", "scores.csv", "summary.csv"
-"""Names of the files beside the figures."""
+"""Names of the page and of the CSV files."""
 
 _HERE = Path(__file__).parent
 _FILES = re.compile(rb'<meta name="wsicl-report-files" content="([^"]*)">')
 
 
 class ReportFiles(NamedTuple):
-    """What was written."""
+    """Paths of the written files."""
 
     page: Path
     scores: Path
@@ -52,15 +53,15 @@ def write_report(
     *,
     title: str | None = None,
     command: str = "",
-    gallery_cases: ShowCases | None = None,
+    replay: Callable[[Score], ReplayedCase] | None = None,
     overwrite: bool = False,
 ) -> ReportFiles:
     """Write `report.html`, `scores.csv`, `summary.csv` and the figures as PNG into a directory.
 
-    The page loads nothing: figures and pictures are part of it. `gallery_cases` is asked for the
-    images of the best, the median and the worst case of each data set; where it returns a text,
-    the page gives that as the reason why there are no pictures. The same sweeps give the same
-    bytes. All is made before the first file is written, and the page is written last.
+    The page loads nothing: figures and pictures are part of it. `replay` returns the images and
+    the prediction of a score, for the best, the median and the worst target of each data set;
+    where it raises a `WsiclError`, the page gives the reason. The same sweeps give the same bytes.
+    All content is made before the first file is written, and the page is written last.
 
     Raises:
         DataError: a sweep has no scores or cannot be read, sweeps contradict each other, or
@@ -69,35 +70,36 @@ def write_report(
     """
     old = _old_files(output, overwrite)
     results = read_results(directories)
-    found = model_groups(results)
-    cases, reason = _cases(results, found, gallery_cases)
-    figures, gallery = drawings_of(results, found, cases)
-    drawings = [shown.drawing for group in figures.values() for shown in group]
+    groups = model_groups(results)
+    full = with_curves(groups)
+    targets, without_picture = _pictured(results, full, replay)
+    figures, gallery = drawings_of(results, groups, targets)
+    drawings = [figure.drawing for section in figures.values() for figure in section]
     drawings += [drawing for drawing, _ in gallery]
     contents = {
         SCORES: scores_csv(results),
         SUMMARY: summary_csv(results),
         **{f"{drawing.name}.png": drawing.png for drawing in drawings},
     }
-    if not overwrite and (there := [name for name in contents if (output / name).exists()]):
+    if not overwrite and (existing := [name for name in contents if (output / name).exists()]):
         raise DataError(
-            f"{output} has a {there[0]} already; allow overwriting or give another directory"
+            f"{output} has a {existing[0]} already; allow overwriting or give another directory"
         )
     page = _render(
         title=title or f"In-context segmentation: {listed(results.data_sets)}",
         command=command,
         results=results,
-        full=in_full(found),
+        full=full,
         several=len(results.models) > 1,
-        questions=questions_of(results, in_full(found)),
-        standing=standing(results),
+        questions=questions_of(results, full),
+        headlines=headlines(results),
         figures=figures,
-        tables=[tables_of(results, found, name) for name in results.data_sets],
-        rounds=rounds_rows(results, found),
+        tables=[tables_of(results, groups, name) for name in results.data_sets],
+        rounds=rounds_rows(results, groups),
         restoration=restoration_rows(results),
         gallery=gallery,
-        reason=reason,
-        key_numbers=[(group.name, key_numbers(results, group)) for group in in_full(found)],
+        without_picture=without_picture,
+        key_numbers=[(group.name, key_numbers(results, group)) for group in full],
         files=[PAGE, *contents],
         tolerance=_tolerance(results),
         counts=_counts(results),
@@ -130,15 +132,22 @@ def _old_files(output: Path, overwrite: bool) -> set[str]:
     return {n for n in names[1].decode().split() if own.fullmatch(n)} if names else set()
 
 
-def _cases(
-    results: Results, found: Sequence[ModelGroup], gallery_cases: ShowCases | None
-) -> tuple[list[GalleryCase], str]:
-    if gallery_cases is None:
-        return [], "They were not asked for."
-    chosen = choose_cases(results, in_full(found)[0]) if found else []
+def _pictured(
+    results: Results,
+    groups: Sequence[ModelGroup],
+    replay: Callable[[Score], ReplayedCase] | None,
+) -> tuple[list[PicturedTarget], list[str]]:
+    """The targets with pictures, and sentences on models without."""
+    if replay is None:
+        return [], ["No pictures were requested."]
+    chosen = choose_targets(results, groups[0]) if groups else []
     if not chosen:
-        return [], "No target has a Dice."
-    return find_cases(chosen, gallery_cases)
+        return [], ["No target has a Dice."]
+    targets, reasons = replay_targets(chosen, replay)
+    models: dict[str, list[str]] = {}
+    for model, reason in reasons.items():
+        models.setdefault(reason, []).append(model)
+    return targets, [f"No picture of {listed(names)}: {why}." for why, names in models.items()]
 
 
 def _tolerance(results: Results) -> str:
@@ -150,7 +159,7 @@ def _counts(results: Results) -> list[str]:
     structures = {(name, s) for name in results.data_sets for s in results.structures(name)}
     subjects = {(score.data_set, score.subject) for score in results.scores}
     return [
-        f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", " ")
+        counted(count, noun)
         for count, noun in (
             (len(results.models), "model"),
             (len(results.data_sets), "data set"),
@@ -176,6 +185,9 @@ def _render(**content: Any) -> str:
     environment.filters.update(
         number=number,
         signed=signed,
+        p_words=p_words,
+        counted=counted,
+        prediction_words=prediction_words,
         duration=duration,
         listed=listed,
         colour=colour,
@@ -185,7 +197,8 @@ def _render(**content: Any) -> str:
         yaml=lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     )
     environment.globals.update(
-        heat=heat, title_of=title_of, EQUAL_TIME=EQUAL_TIME, ONCE_PER_IMAGE=ONCE_PER_IMAGE,
+        heat=heat, title_of=title_of, EQUAL_TIME=EQUAL_TIME, MIN_SUBJECTS=MIN_SUBJECTS,
+        SIGNIFICANCE=SIGNIFICANCE, MOST_CONTEXTS=MOST_CONTEXTS, ONCE_PER_IMAGE=ONCE_PER_IMAGE,
         SECONDS=SECONDS,
         style=Markup((_HERE / "page.css").read_text()),
     )  # fmt: skip

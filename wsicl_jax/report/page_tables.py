@@ -1,37 +1,28 @@
-"""The report's numbers as CSV for programs, and as rows for the page."""
+"""The rows of the tables on the page."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from wsicl_jax.evaluate.records import Score
 from wsicl_jax.report.comparisons import Compared, between_kinds, between_models
 from wsicl_jax.report.model_groups import ModelGroup, ordered_kinds
-from wsicl_jax.report.results import METRICS, Results, Setting
+from wsicl_jax.report.results import Results, Setting
 from wsicl_jax.report.statistics import Comparison, Interval
 from wsicl_jax.report.wording import listed
-from wsicl_jax.storage.safe_names import csv_cell
-from wsicl_jax.terminal.progress import track
-
-ALL = "all structures"
-"""Stands for all structures of a data set, in the summary and in tables."""
 
 _MOST_OPEN = 24
-"""A table of structures with more rows is folded."""
+"""A table of structures with more rows is closed at first."""
 
 
 class ScoreRow(NamedTuple):
-    """A kind at its main setting, on all structures or one."""
+    """A kind at its main setting, on all structures or on one."""
 
     setting: Setting
     targets: int
-    """Rows, of which every metric's mean is taken."""
+    """Number of scores."""
     measured: int
-    """Rows that have a Hausdorff distance."""
+    """Scores with a Hausdorff distance."""
     fewer: int
-    """Rows with a context image that has fewer prompts than asked for."""
+    """Scores with a context image that has fewer prompts than requested."""
     seconds: float
     dice: Interval | None
     surface_dice: Interval | None
@@ -39,7 +30,7 @@ class ScoreRow(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Mean Dice of one line-up on one data set, by kind and prompts (rows) and contexts."""
+    """Mean Dice of one group on one data set, by kind and prompts (rows) and contexts."""
 
     group: str
     contexts: tuple[int, ...]
@@ -58,23 +49,23 @@ class DataSetTables(NamedTuple):
     grids: list[Grid]
     lowest: float
     highest: float
-    """Mean Dice, of the grids' cells."""
+    """Range of mean Dice in the grids."""
     compared: list[Compared]
     widest: float
     """The end of the comparisons' scale."""
 
 
 class RestorationRow(NamedTuple):
-    """One task and metric of image to image."""
+    """One task and metric of restoration."""
 
     model: str
     data_set: str
     task: str
     metric: str
     values: tuple[Interval | None, ...]
-    """By context size; 0 is the image as it was given."""
+    """By context size; 0 is the degraded image."""
     change: Comparison | None
-    """The most context images against the image as it was given."""
+    """The most context images against the degraded image."""
 
 
 class RoundsRow(NamedTuple):
@@ -87,41 +78,13 @@ class RoundsRow(NamedTuple):
     """Dice by round."""
 
 
-def scores_csv(results: Results) -> bytes:
-    """Every row as the sweeps wrote it; empty where nothing was measured."""
-    names = [field.name for field in fields(Score)]
-    return _csv(names, ([getattr(score, name) for name in names] for score in results.scores))
-
-
-def summary_csv(results: Results) -> bytes:
-    """Means with 95 % intervals of every setting, over all structures and for each.
-
-    Columns after the setting: targets and subjects, mean annotation seconds, and for each metric
-    its mean, both ends of the interval, and of how many targets it is.
-    """
-    header = [
-        "model", "data_set", "structure", "protocol", "kind", "contexts", "prompts", "round",
-        "targets", "subjects", "seconds",
-    ]  # fmt: skip
-    header += [f"{m}{end}" for m in METRICS for end in ("", "_low", "_high", "_targets")]
-    rows: list[list[Any]] = []
-    with track(len(results.rows), "means and intervals") as bar:
-        for setting, scores in results.rows.items():
-            rows += [
-                _summary(results, setting, structure)
-                for structure in (None, *_structures(setting, scores))
-            ]
-            bar.advance()
-    return _csv(header, rows)
-
-
-def tables_of(results: Results, found: Sequence[ModelGroup], data_set: str) -> DataSetTables:
+def tables_of(results: Results, groups: Sequence[ModelGroup], data_set: str) -> DataSetTables:
     """All tables of a data set."""
     structures = results.structures(data_set)
-    grids = [g for group in found if (g := grid_of(results, group, data_set))]
+    grids = [g for group in groups if (g := grid_of(results, group, data_set))]
     means = [i.mean for grid in grids for _, values in grid.rows for i in values if i]
-    pairs = [c for group in found for c in between_kinds(results, group, data_set)]
-    models, without = between_models(results, data_set)
+    pairs = [c for group in groups for c in between_kinds(results, group, data_set)]
+    models, not_compared = between_models(results, data_set)
     pairs += models
     ends = [
         abs(value)
@@ -129,12 +92,12 @@ def tables_of(results: Results, found: Sequence[ModelGroup], data_set: str) -> D
         for value in (c.result.difference, c.result.low, c.result.high)
         if value is not None
     ]
-    rows = main_rows(results, found, data_set)
+    rows = main_rows(results, groups, data_set)
     return DataSetTables(
         data_set,
         rows,
-        [*notes_on(rows), *without],
-        [(s, main_rows(results, found, data_set, s)) for s in structures]
+        [*notes_on(rows), *not_compared],
+        [(s, main_rows(results, groups, data_set, s)) for s in structures]
         if len(structures) > 1
         else [],
         len(structures) * len(rows) > _MOST_OPEN,
@@ -148,18 +111,18 @@ def tables_of(results: Results, found: Sequence[ModelGroup], data_set: str) -> D
 
 def main_rows(
     results: Results,
-    model_groups: Sequence[ModelGroup],
+    groups: Sequence[ModelGroup],
     data_set: str,
     structure: str | None = None,
 ) -> list[ScoreRow]:
     """A row for each kind and model at its main setting."""
-    found = []
-    for group in model_groups:
+    rows = []
+    for group in groups:
         for setting in group.main(data_set).values():
             scores = [s for s in results.rows[setting] if structure in (None, s.structure)]
             if not scores:
                 continue
-            found.append(
+            rows.append(
                 ScoreRow(
                     setting,
                     len(scores),
@@ -172,17 +135,17 @@ def main_rows(
                     ),
                 )
             )
-    order = ordered_kinds(row.setting.kind for row in found)
-    return sorted(found, key=lambda row: order.index(row.setting.kind))
+    order = ordered_kinds(row.setting.kind for row in rows)
+    return sorted(rows, key=lambda row: order.index(row.setting.kind))
 
 
 def notes_on(rows: Sequence[ScoreRow]) -> list[str]:
-    """What a reader must know of rows whose numbers are not of all that was asked for."""
+    """Remarks on rows with too few prompts, or without a metric for some targets."""
     notes = []
     for text, counts in (
         (
-            "Some context images of {0} of {1} targets had room for fewer prompts than asked for, "
-            "the structure being small: with {2}.",
+            "Some context images of {0} of {1} targets have fewer prompts than requested, because "
+            "the structure is small: with {2}.",
             {row: row.fewer for row in rows},
         ),
         (
@@ -190,13 +153,13 @@ def notes_on(rows: Sequence[ScoreRow]) -> list[str]:
             {row: row.targets - row.measured for row in rows if row.hd95_mm},
         ),
     ):
-        alike: dict[tuple[int, int], list[str]] = {}
+        same_counts: dict[tuple[int, int], list[str]] = {}
         for row, count in counts.items():
             if count:
-                alike.setdefault((count, row.targets), []).append(row.setting.title)
+                same_counts.setdefault((count, row.targets), []).append(row.setting.title)
         notes += [
             text.format(*numbers, listed(list(dict.fromkeys(titles))))
-            for numbers, titles in alike.items()
+            for numbers, titles in same_counts.items()
         ]
     return notes
 
@@ -219,19 +182,19 @@ def grid_of(results: Results, group: ModelGroup, data_set: str) -> Grid | None:
     return Grid(group.name, contexts, rows) if rows else None
 
 
-def rounds_rows(results: Results, model_groups: Sequence[ModelGroup]) -> list[RoundsRow]:
+def rounds_rows(results: Results, groups: Sequence[ModelGroup]) -> list[RoundsRow]:
     """A row for each interactive session."""
     lines: dict[tuple, list[Setting]] = {}
-    for group in model_groups:
+    for group in groups:
         for s in group.settings:
             if s.protocol == "interactive":
                 lines.setdefault((s.data_set, s.model, s.kind, s.contexts), []).append(s)
-    found = []
+    rows = []
     for line in lines.values():
         line.sort(key=lambda s: s.round)
         values = tuple(results.interval(s) for s in line)
-        found.append(RoundsRow(line[-1], results.seconds(line[-1]), values))
-    return found
+        rows.append(RoundsRow(line[-1], results.seconds(line[-1]), values))
+    return rows
 
 
 def restoration_rows(results: Results) -> tuple[tuple[int, ...], list[RestorationRow]]:
@@ -247,43 +210,9 @@ def restoration_rows(results: Results) -> tuple[tuple[int, ...], list[Restoratio
     for (model, data_set, task), line in lines.items():
         for metric in ("psnr", "ssim"):
             values = tuple(results.interval(line[n], metric) if n in line else None for n in sizes)
-            most, given = line[max(line)], line.get(0)
-            change = results.difference(most, given, metric) if given and most != given else None
+            most, degraded = line[max(line)], line.get(0)
+            change = None
+            if degraded and most != degraded:
+                change = results.difference(most, degraded, metric)
             rows.append(RestorationRow(model, data_set, task, metric, values, change))
     return sizes, rows
-
-
-def _summary(results: Results, setting: Setting, structure: str | None) -> list[Any]:
-    here = [s for s in results.rows[setting] if structure in (None, s.structure)]
-    row = [
-        setting.model,
-        setting.data_set,
-        structure or (setting.kind if setting.protocol == "restoration" else ALL),
-        setting.protocol,
-        setting.kind,
-        setting.contexts,
-        None if setting.protocol == "interactive" else setting.prompts,
-        setting.round,
-        len(here),
-        len({s.subject for s in here}),
-        sum(s.seconds for s in here) / len(here),
-    ]
-    for metric in METRICS:
-        found = results.interval(setting, metric, structure)
-        values = sum(getattr(s, metric) is not None for s in here)
-        row += [found.mean, found.low, found.high, values] if found else [None] * 3 + [0]
-    return row
-
-
-def _structures(setting: Setting, scores: Sequence[Score]) -> tuple[str, ...]:
-    if setting.protocol == "restoration":  # the task is its only "structure"
-        return ()
-    return tuple(dict.fromkeys(score.structure for score in scores))
-
-
-def _csv(header: Sequence[str], rows) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(csv_cell, header))
-    writer.writerows([csv_cell(value) for value in row] for row in rows)
-    return text.getvalue().encode()

@@ -1,4 +1,4 @@
-"""The rows of some sweeps, and means of them: what figures, tables and sentences are made from."""
+"""The scores of the sweeps of a report, by setting, with their means and differences."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,46 +16,40 @@ from wsicl_jax.evaluate.records import (
     read_cells,
     title_of,
 )
-from wsicl_jax.report.statistics import (
-    SETTING,
-    Comparison,
-    Interval,
-    compare,
-    mean_interval,
-    paired,
-)
+from wsicl_jax.report.statistics import Comparison, Interval, compare, mean_interval, paired
 
 METRICS = ("dice", "surface_dice", "hd95_mm", "psnr", "ssim")
-"""Fields of a row that are measured."""
+"""The metrics among the fields of a score."""
 
-_SAME = 1e-3
-"""Scores of one setting from two sweeps may differ by this much: by rounding, on two machines."""
+_ROUNDING = 1e-3
+"""Largest difference of one score in two sweeps, by rounding on two machines."""
 
-_NAMED = 3
+_MOST_NAMED = 3
+"""Cells that a note names."""
 
 
 class Setting(NamedTuple):
-    """What a row is the score of, but for structure and target."""
+    """All that identifies a score, except structure and target."""
 
     model: str
     data_set: str
     protocol: Protocol
     kind: str
     contexts: int
-    """Context images; 0 in restoration: the image as it was given."""
+    """Context images; 0 in restoration: the degraded image itself."""
     prompts: int
     """On each context image; 0 in interactive sessions, where each round adds one."""
     round: int = 0
 
     @property
     def title(self) -> str:
-        """Its protocol and kind as the paper calls them."""
+        """Name of its protocol and kind in the WS-ICL paper."""
         return title_of(self.protocol, self.kind)
 
 
 @dataclass(frozen=True)
 class SweepAbout:
-    """What a sweep says of itself; empty where it says nothing."""
+    """The provenance of a sweep; fields that it does not record are empty."""
 
     directory: str
     command: str = ""
@@ -66,42 +60,45 @@ class SweepAbout:
     tolerance_mm: float | None = None
     notes: tuple[str, ...] = ()
     cells: tuple[str, ...] = ()
-    """Names of the cells that it has when it is finished."""
+    """Names of the cells of the finished sweep."""
     wall_seconds: float = 0.0
-    """Of all its cells together."""
+    """Sum over its cells."""
     devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Every row once, by setting, in the order of the sweeps."""
+    """Every score once, by setting, in the order of the sweeps."""
 
     scores: tuple[Score, ...]
-    """As the sweeps wrote them."""
+    """As the sweeps wrote them, except those of target dependence."""
     rows: dict[Setting, tuple[Score, ...]]
     sweeps: tuple[SweepAbout, ...]
     notes: tuple[str, ...] = ()
-    """What a reader must know about rows that are missing or were not used."""
-    looking: tuple[Score, ...] = ()
-    """Those on targets without content, whose Dice is no quality: not among the others."""
+    """Remarks on missing cells and on scores that were not used."""
+    target_dependence: tuple[Score, ...] = ()
+    """Scores of that protocol, whose Dice is not with the truth."""
     _intervals: dict[tuple, Interval | None] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models, in the order in which the sweeps name them."""
-        there = dict.fromkeys(setting.model for setting in self.rows)
-        named = [name for sweep in self.sweeps for name in sweep.models if name in there]
-        return tuple(dict.fromkeys([*named, *there]))
+        return self._in_order_of_sweeps("model", lambda sweep: sweep.models)
 
     @property
     def data_sets(self) -> tuple[str, ...]:
-        """Names of the data sets."""
-        there = dict.fromkeys(setting.data_set for setting in self.rows)
-        named = [name for sweep in self.sweeps for name in sweep.data_sets if name in there]
-        return tuple(dict.fromkeys([*named, *there]))
+        """Names of the data sets, in the order in which the sweeps name them."""
+        return self._in_order_of_sweeps("data_set", lambda sweep: sweep.data_sets)
+
+    def _in_order_of_sweeps(
+        self, field_name: str, names_of: Callable[[SweepAbout], Iterable[str]]
+    ) -> tuple[str, ...]:
+        scored = dict.fromkeys(getattr(setting, field_name) for setting in self.rows)
+        named = [name for sweep in self.sweeps for name in names_of(sweep) if name in scored]
+        return tuple(dict.fromkeys([*named, *scored]))
 
     def structures(self, data_set: str) -> tuple[str, ...]:
-        """The structures of a data set; image-to-image tasks are none."""
+        """The structures of a data set, without tasks of restoration."""
         return tuple(
             dict.fromkeys(
                 score.structure
@@ -114,58 +111,46 @@ class Results:
     def interval(
         self, setting: Setting, metric: str = "dice", structure: str | None = None
     ) -> Interval | None:
-        """Mean over targets with its interval; None if no row has a value."""
+        """Mean over targets with its interval; None if no score has the metric."""
         key = (setting, metric, structure)
         if key not in self._intervals:
-            self._intervals[key] = interval_of(
-                [s for s in self.rows.get(setting, ()) if structure in (None, s.structure)], metric
+            scores = [
+                s
+                for s in self.rows.get(setting, ())
+                if structure in (None, s.structure) and getattr(s, metric) is not None
+            ]
+            values = [getattr(s, metric) for s in scores]
+            self._intervals[key] = (
+                mean_interval(values, [s.subject for s in scores]) if scores else None
             )
         return self._intervals[key]
 
     def mean(self, setting: Setting, metric: str = "dice") -> float | None:
-        """Mean over targets; None if no row has a value."""
-        found = self.interval(setting, metric)
-        return None if found is None else found.mean
+        """Mean over targets; None if no score has the metric."""
+        interval = self.interval(setting, metric)
+        return interval and interval.mean
 
     def seconds(self, setting: Setting) -> float:
-        """What the prompts of a context set cost a person, the mean over targets."""
+        """Annotation time of the prompts of a context set, the mean over targets."""
         rows = self.rows[setting]
         return sum(score.seconds for score in rows) / len(rows)
 
-    def difference(
-        self, a: Setting, b: Setting, metric: str = "dice", structure: str | None = None
-    ) -> Comparison | None:
+    def difference(self, a: Setting, b: Setting, metric: str = "dice") -> Comparison | None:
         """`a` minus `b` over the episodes that both have; None if there are none."""
-        first, second = (
-            [s for s in self.rows.get(x, ()) if structure in (None, s.structure)] for x in (a, b)
-        )
-        there, here = (
-            {(s.structure, s.episode) for s in side if getattr(s, metric) is not None}
-            for side in (first, second)
-        )
-        if not there & here:
-            return None
-        values_a, values_b, subjects, _ = paired(first, second, metric, across=SETTING)
-        return compare(values_a, values_b, subjects)
-
-
-def interval_of(scores: Sequence[Score], metric: str) -> Interval | None:
-    """Mean of a metric over those rows of one data set that have it; None if none has."""
-    there = [s for s in scores if getattr(s, metric) is not None]
-    if not there:
-        return None
-    return mean_interval([getattr(s, metric) for s in there], [s.subject for s in there])
+        values_a, values_b, subjects = paired(self.rows.get(a, ()), self.rows.get(b, ()), metric)
+        return compare(values_a, values_b, subjects) if subjects else None
 
 
 def read_results(directories: Sequence[Path]) -> Results:
-    """All rows of some sweeps.
+    """All scores of some sweeps.
 
-    Cells that a sweep no longer has are left out, and rows that two sweeps share count once; the
-    notes say so, and which cells an unfinished sweep lacks.
+    Cells of an earlier state of a sweep are skipped, and scores that two sweeps share count once.
+    The notes report both, and the cells that an unfinished sweep lacks.
 
     Raises:
-        DataError: a directory has no scores, a file is damaged, a model's name stands for two
-            checkpoints, or two sweeps have different scores for the same thing.
+        DataError: a directory has no scores, a file is damaged, one model name stands for two
+            checkpoints, a baseline has two working grids, or two sweeps have different scores of
+            one target at one setting.
     """
     if not directories:
         raise DataError("no sweep was given; a report needs the directory of at least one")
@@ -178,14 +163,14 @@ def read_results(directories: Sequence[Path]) -> Results:
         kept += [(about.directory, cell) for cell in cells]
     _check_models(sweeps)
     notes += _differing_lists(sweeps)
-    looking = [s for _, cell in kept for s in cell.scores if s.protocol == "target_dependence"]
-    scores, rows, twice = _rows(kept)
+    dependence = [s for _, cell in kept for s in cell.scores if s.protocol == "target_dependence"]
+    scores, rows, repeated = _rows(kept)
     if not rows:
-        raise DataError(f"{', '.join(map(str, directories))}: the cells hold no scores")
-    if twice:
-        notes.append(f"{twice} scores are in several of the sweeps and count once.")
+        raise DataError(f"{', '.join(map(str, directories))}: the cells have no scores")
+    if repeated:
+        notes.append(f"{repeated} scores are in several of the sweeps and count once.")
     notes = tuple(dict.fromkeys(notes))
-    return Results(scores, rows, tuple(sweeps), notes, tuple(looking))
+    return Results(scores, rows, tuple(sweeps), notes, tuple(dependence))
 
 
 def _rows(
@@ -194,7 +179,7 @@ def _rows(
     scores: list[Score] = []
     rows: dict[Setting, list[Score]] = {}
     seen: dict[tuple, tuple[str, Score]] = {}
-    twice = 0
+    repeated = 0
     for directory, cell in cells:
         models = [s.model for s in cell.scores if s.model != BEFORE]
         for score in cell.scores:
@@ -205,12 +190,12 @@ def _rows(
             key = (*setting, score.structure, score.episode)
             if key in seen:
                 _check_same(*seen[key], directory, score)
-                twice += 1
+                repeated += 1
                 continue
             seen[key] = directory, score
             scores.append(score)
             rows.setdefault(setting, []).append(score)
-    return tuple(scores), {setting: tuple(found) for setting, found in rows.items()}, twice
+    return tuple(scores), {setting: tuple(of) for setting, of in rows.items()}, repeated
 
 
 def _setting_of(score: Score) -> Setting:
@@ -228,12 +213,12 @@ def _setting_of(score: Score) -> Setting:
 def _check_same(first_directory: str, first: Score, directory: str, score: Score) -> None:
     for metric in ("dice", "psnr"):
         a, b = getattr(first, metric), getattr(score, metric)
-        if (a is None) != (b is None) or (a is not None and abs(a - b) > _SAME):
+        if (a is None) != (b is None) or (a is not None and abs(a - b) > _ROUNDING):
             raise DataError(
                 f"{first_directory} and {directory} both score {score.model} on "
                 f"{score.data_set}/{score.episode} ({title_of(score.protocol, score.kind)}, "
                 f"{score.contexts} contexts, {score.prompts} prompts) and differ: {metric} {a} "
-                f"and {b}; report them one by one"
+                f"and {b}; report these sweeps one by one"
             )
 
 
@@ -258,8 +243,8 @@ def _about(directory: Path, cells: Sequence[Cell]) -> SweepAbout:
 
 def _notes(directory: Path, about: SweepAbout, used: Sequence[Cell]) -> list[str]:
     notes, cells = list(about.notes), directory / CELLS
-    there = {p.relative_to(cells).with_suffix("").as_posix() for p in cells.rglob("*.json")}
-    if old := sorted(there - {c.name for c in used}):
+    on_disk = {p.relative_to(cells).with_suffix("").as_posix() for p in cells.rglob("*.json")}
+    if old := sorted(on_disk - {c.name for c in used}):
         notes.append(
             f"{about.directory}: {len(old)} cells are of an earlier state of the sweep "
             f"and were not used ({_some(old)})."
@@ -273,37 +258,58 @@ def _notes(directory: Path, about: SweepAbout, used: Sequence[Cell]) -> list[str
 
 
 def _check_models(sweeps: Sequence[SweepAbout]) -> None:
-    for name, first, digest, sweep, other in _clashes(sweeps, lambda s: s.models):
+    for clash in _clashes(sweeps, lambda s: s.models):
+        name, first, sweep = clash.name, clash.first, clash.second
+        if "baseline" in clash.entry:
+            a, b = (" x ".join(map(str, e.get("grid", "?"))) for e in (clash.entry, clash.other))
+            differ = f"on a working grid of {a} in {first} and of {b} in {sweep}"
+            if a == b:
+                differ = f"with other volume settings in {first} than in {sweep}"
+            raise DataError(
+                f"the baseline {name!r} was computed {differ}, and a report has one of each "
+                "baseline; evaluate the checkpoints of both in one sweep, give `baselines: []` to "
+                "one of them, or report them one by one"
+            )
         raise DataError(
-            f"model {name!r} is checkpoint {digest} in {first} and {other} in {sweep}; give them "
-            "different names in the sweeps, or report them one by one"
+            f"model {name!r} is checkpoint {clash.entry['digest']} in {first} and "
+            f"{clash.other['digest']} in {sweep}; give them different names in the sweeps, or "
+            "report them one by one"
         )
 
 
 def _differing_lists(sweeps: Sequence[SweepAbout]) -> list[str]:
     return [
-        f"The episode lists of {name} differ between {first} and {sweep}; their scores are of "
-        "the same targets only where structure and target agree."
-        for name, first, _, sweep, _ in _clashes(sweeps, lambda s: s.data_sets)
+        f"The episode lists of {clash.name} differ between {clash.first} and {clash.second}; their "
+        "scores are of the same targets only where structure and target agree."
+        for clash in _clashes(sweeps, lambda s: s.data_sets)
     ]
+
+
+class _Clash(NamedTuple):
+    """A name with two digests in two sweeps."""
+
+    name: str
+    first: str
+    entry: dict[str, Any]
+    second: str
+    other: dict[str, Any]
 
 
 def _clashes(
     sweeps: Sequence[SweepAbout], entries: Callable[[SweepAbout], dict[str, dict[str, Any]]]
-) -> list[tuple[str, str, str, str, str]]:
-    """Names that have two digests: name, first sweep and digest, other sweep and digest."""
-    first: dict[str, tuple[str, str]] = {}
-    found = []
+) -> list[_Clash]:
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    clashes = []
     for sweep in sweeps:
         for name, entry in entries(sweep).items():
-            if (digest := entry.get("digest")) is None:
+            if "digest" not in entry:
                 continue
-            known = first.setdefault(name, (sweep.directory, digest))
-            if known[1] != digest:
-                found.append((name, *known, sweep.directory, digest))
-    return found
+            directory, known = first.setdefault(name, (sweep.directory, entry))
+            if known["digest"] != entry["digest"]:
+                clashes.append(_Clash(name, directory, known, sweep.directory, entry))
+    return clashes
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
