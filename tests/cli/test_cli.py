@@ -1,5 +1,7 @@
 """The command line as people use it: the whole path on small files, and hurried mistakes."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -74,9 +76,21 @@ def config(store, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(config):
-    assert main(["train", str(config)]) == 0
+def printed_by_train():
+    """Filled by `run`: what the training printed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(config, printed_by_train):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["train", str(config)]) == 0
+    printed_by_train.append(printed.getvalue())
     return config.parent / "run"
+
+
+def test_a_training_ends_with_the_name_of_its_run(run, printed_by_train):
+    assert printed_by_train[0].splitlines()[-1] == str(run)
 
 
 def test_a_run_ends_with_its_evaluation(run):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from wsicl_jax import __version__
-from wsicl_jax.cli import bench, data, evaluation, exchange, inference, training
+from wsicl_jax.cli import bench, configurations, data, evaluation, exchange, inference, training
 from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
@@ -137,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_convert(verb)
     data.add_data(verbs, verb)
     data.add_synth(verb)
+    configurations.add_configs(verb)
     training.add_train(verb)
     training.add_ablate(verb)
     training.add_check(verb)

@@ -86,6 +86,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
             console().print(*score_tables(scores))
         if skipped:
             console().print(skipped_table(skipped))
+        print(config.run)
     return 0
 
 
