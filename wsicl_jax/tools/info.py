@@ -1,4 +1,4 @@
-"""What a store, a checkpoint or a run holds, as a table for people."""
+"""Tables of what a store, a checkpoint, a run or a file of weights holds."""
 
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,25 @@ from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.train.log import read_log
 
 
-def describe(given: str | Path) -> RenderableType:
-    """A store's cases and labels, or the network of a checkpoint, run or exported file, or of the
-    name of one that comes with this package.
+def describe(name: str | Path) -> RenderableType:
+    """A store's cases and labels, or the network of a checkpoint, a run, a file of weights, or of
+    a name that comes with this package.
 
     Raises:
         WsiclError: it is none of these.
     """
-    path = Path(given)
-    if not (path / "zarr.json").is_file():
-        # Slow to import, and a store needs none of it.
-        from wsicl_jax.weights.networks import network_path
-
-        path = network_path(given)
-    if not path.exists():
-        raise WsiclError(f"there is no {path}, nor a network of this name in wsicl_jax")
+    path = Path(name)
     if (path / "zarr.json").is_file():
         return _describe_store(Store.open(path))
+    # Imported on demand, here and below: slow, and a store needs none of it.
+    from wsicl_jax.weights.networks import network_path
+
+    path = network_path(name)
+    if not path.exists():
+        raise WsiclError(
+            f"{path} does not exist, and no network of this name comes with wsicl_jax; give a "
+            "store, run, checkpoint or file of weights"
+        )
     if path.is_file():
         return _describe_file(path)
     return _describe_checkpoint(path)
@@ -72,22 +74,21 @@ def _describe_file(path: Path) -> RenderableType:
 
 
 def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
-    # Slow to import, and a store needs none of it.
     from wsicl_jax.model.dual_branch import count_parameters
 
-    halo = config.volume.prompt_smoothing
+    volume = config.volume
     return [
         ("channels", ", ".join(map(str, config.model.channels))),
         ("parameters", f"{count_parameters(config.model):,}"),
         ("precision", config.model.precision),
         ("context", _settings(config.model.context)),
-        ("working grid", _triple(config.volume.grid)),
-        *([("prompt halo", f"{halo:g}")] if halo else []),
+        ("working grid", _triple(volume.grid)),
+        ("margins of one value", "cut off" if volume.crop else "kept"),
+        ("prompt smoothing", f"{volume.prompt_smoothing:g}" if volume.prompt_smoothing else "none"),
     ]
 
 
 def _describe_checkpoint(path: Path) -> RenderableType:
-    # Slow to import, and a store needs none of it.
     from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
     from wsicl_jax.train.binding import seen_by
     from wsicl_jax.train.checkpoints import has_steps, read_score
@@ -134,19 +135,19 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     try:
         seen = _seen(seen_by(find_network(checkpoint)))
     except DataError as error:
-        seen = Text(f"what it has seen cannot be told: {error}")
+        seen = Text(f"the data that it has seen cannot be read: {error}")
     return Group(_facts(*facts), seen)
 
 
 def _seen(seen: Seen) -> RenderableType:
-    """All data that a network has seen, and which of it nobody knows."""
+    """All data that a network has seen, and the networks whose data is unknown."""
     table = Table("data set that it has seen", "as")
     for name in ("subjects", "cases"):
         table.add_column(name, justify="right")
     for one in seen.data_sets:
         counts = (str(one.subjects), str(len(one.cases))) if one.cases else ("-", "-")
         table.add_row(Text(one.name), one.use, *counts)
-    unknown = [Text(f"what {name} has seen is not known") for name in seen.unknown]
+    unknown = [Text(f"the data that {name} has seen is not known") for name in seen.unknown]
     return Group(*([table] if seen.data_sets else []), *unknown)
 
 

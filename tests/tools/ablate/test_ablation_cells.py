@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsicl_jax.config import AblationConfig, load_ablation
 from wsicl_jax.errors import ConfigError
-from wsicl_jax.tools.ablate.cells import MOST_LETTERS, cells_of
+from wsicl_jax.tools.ablate.cells import MAX_LETTERS, cells_of
 
 BASE = {"data": "synthetic", "volume": {"grid": [8, 8, 8]}, "model": {"channels": [2, 4]}}
 
@@ -100,10 +100,10 @@ def test_any_value_gives_a_name_that_is_safe_short_and_unique(stores):
 
     problems = _Problems(len(stores))
     found = _names([("", {"data": store}) for store in stores], problems)
-    problems.tell()
+    problems.raise_any()
     assert len({name.lower() for name in found}) == len(stores)
     for name in found:
-        assert len(name) <= MOST_LETTERS
+        assert len(name) <= MAX_LETTERS
         assert name.isascii() and not set(name) & set("/\\:*?\"<>| \n'$&;()")
         assert Path(name).name == name and not name.startswith(".")
 
@@ -126,7 +126,7 @@ def test_all_that_is_wrong_is_told_at_once(problems):
     assert "train.steps = -1 does not fit" in text
     assert "'a/b' cannot be the name of a cell" in text
     assert "2 cells are twice" in text
-    assert "run is not for cells to set" in text
+    assert "run cannot be set by cells" in text
     assert "model.context is a section" in text
     assert "a cell without settings needs a name" in text
 

@@ -43,4 +43,4 @@ def test_the_cases_of_a_store_may_be_measured(tmp_path, capsys):
     finish_store(path)
     arguments = ["bench", "loader", f"data={path}", *SETTINGS, "--episodes", "5"]
     assert main(arguments) == 0
-    assert "Memory by number of episodes read" in capsys.readouterr().out
+    assert "Memory by episodes read" in capsys.readouterr().out

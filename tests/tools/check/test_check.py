@@ -339,4 +339,4 @@ def test_all_that_is_wrong_is_told_the_first_thing_first(told, tmp_path):
     _, _, error = told("--memory", "1", data=str(tmp_path / "nowhere"))
     first, second = error.splitlines()
     assert "nowhere" in first
-    assert second.startswith("besides: an estimated 5 GB")
+    assert second.startswith("also: an estimated 5 GB")

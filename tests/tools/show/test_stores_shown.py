@@ -63,7 +63,7 @@ def test_a_directory_of_stores_is_listed_by_store(path, capsys):
 
 
 def test_a_directory_without_stores_is_refused(tmp_path):
-    with pytest.raises(DataError, match="has none in it"):
+    with pytest.raises(DataError, match="contains none"):
         listing(str(tmp_path))
 
 

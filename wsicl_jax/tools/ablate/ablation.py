@@ -1,4 +1,4 @@
-"""The story of an ablation: which cells there are, how far they are, starting what is missing."""
+"""Runs an ablation: lists its cells, starts the missing ones, and writes the results."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +27,15 @@ def ablate(
     jobs: int = 1,
     dry_run: bool = False,
 ) -> bool:
-    """Train every cell that is not finished, and tell by `show` what all have found.
+    """Train every cell that is not finished, and `show` tables of all results.
 
-    With `local` they are trained here, `jobs` at a time; with `slurm` they are handed to Slurm,
-    and a later call has the results. A dry run only tells which cells there are and how far.
+    With `local` they are trained here, `jobs` at a time. With `slurm` they are submitted to Slurm,
+    and a later call shows the results. A dry run only shows the cells and how far they are.
     Returns whether nothing failed.
 
     Raises:
-        WsiclError: something is wrong with the ablation, told before anything starts; each
-            problem has its line.
+        WsiclError: something is wrong with the ablation, found before anything starts; one line
+            for each problem.
         PreemptedError, KeyboardInterrupt: as `local.run_here`.
     """
     output = Path(ablation.output)
@@ -43,11 +43,11 @@ def ablate(
         raise ConfigError(f"output {output} is a file; give another output=DIRECTORY")
     cells = cells_of(ablation)
     executor = executor_of(ablation) if launcher == "slurm" else None
-    found = find_progress(cells, output)
+    progress = find_progress(cells, output)
     if dry_run:
-        _show(cells, found, show, settings=True)
-    _refuse_changed(cells, found)
-    missing = [cell for cell, own in zip(cells, found, strict=True) if own.state in TO_START]
+        _show(cells, progress, show, settings=True)
+    _refuse_changed(cells, progress)
+    missing = [cell for cell, own in zip(cells, progress, strict=True) if own.state in TO_START]
     _check_data(missing)
     if dry_run:
         return True
@@ -55,37 +55,33 @@ def ablate(
         submit(executor, missing, output)
     elif missing:
         run_here(missing, output, jobs)
-    found = find_progress(cells, output)
-    _show(cells, found, show)
-    write_whole(output / RESULTS, as_csv(cells, found).encode())
+    progress = find_progress(cells, output)
+    _show(cells, progress, show)
+    write_whole(output / RESULTS, as_csv(cells, progress).encode())
     show(f"written to {output / RESULTS}")
-    fine = ("finished", "queued", "running") if executor else ("finished",)
-    return all(progress.state in fine for progress in found)
+    good = ("finished", "queued", "running") if executor else ("finished",)
+    return all(own.state in good for own in progress)
 
 
-def _refuse_changed(cells: Sequence[Cell], found: Sequence[Progress]) -> None:
+def _refuse_changed(cells: Sequence[Cell], progress: Sequence[Progress]) -> None:
     changed = [
-        f"{cell.config.run}: {progress.note}"
-        for cell, progress in zip(cells, found, strict=True)
-        if progress.state == "changed"
+        f"{cell.config.run}: {own.note}"
+        for cell, own in zip(cells, progress, strict=True)
+        if own.state == "changed"
     ]
     if changed:
-        told = "\n".join(changed)
+        lines = "\n".join(changed)
         raise ConfigError(
             f"the settings of {len(changed)} cells have changed since they were started; give "
-            f"another output=DIRECTORY, or remove what no longer counts\n{told}"
+            f"another output=DIRECTORY, or remove these runs\n{lines}"
         )
 
 
 def _check_data(cells: Sequence[Cell]) -> None:
-    """Open the data of these cells, each only once, so that nothing waits in a queue in vain."""
+    """Open the data of these cells once, so that no job waits in a queue only to fail."""
     problems: dict[str, None] = {}
-    seen = set()
-    for cell in cells:
-        config = cell.config
-        if (about := repr((config.data, config.volume, config.episode))) in seen:
-            continue
-        seen.add(about)
+    distinct = {repr((c.config.data, c.config.volume, c.config.episode)): c.config for c in cells}
+    for config in distinct.values():
         try:
             open_datasets(config)
         except WsiclError as error:
@@ -96,13 +92,13 @@ def _check_data(cells: Sequence[Cell]) -> None:
 
 def _show(
     cells: Sequence[Cell],
-    found: Sequence[Progress],
+    progress: Sequence[Progress],
     show: Callable[[RenderableType], None],
     *,
     settings: bool = False,
 ) -> None:
-    show(state_table(cells, found, settings=settings))
-    if any(progress.dice for progress in found):
-        show(dice_table(cells, found))
+    show(state_table(cells, progress, settings=settings))
+    if any(own.dice for own in progress):
+        show(dice_table(cells, progress))
         if len({cell.config.seed for cell in cells}) > 1:
-            show(seeds_table(cells, found))
+            show(seeds_table(cells, progress))

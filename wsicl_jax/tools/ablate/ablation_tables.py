@@ -1,10 +1,9 @@
-"""What an ablation has found, as tables for people and as CSV for programs."""
+"""Results of an ablation, as tables for the terminal and as CSV."""
 
 import csv
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -17,90 +16,90 @@ from wsicl_jax.terminal.progress import duration
 from wsicl_jax.tools.ablate.cells import SEED, Cell, short_key
 from wsicl_jax.tools.ablate.states import Progress
 
-_MOST_SCORES = 9
-"""Columns of a table of scores; the CSV has all."""
+_MAX_SCORES = 9
+"""Columns of a table of scores; the CSV has all scores."""
 
 
 def state_table(
-    cells: Sequence[Cell], found: Sequence[Progress], *, settings: bool = False
+    cells: Sequence[Cell], progress: Sequence[Progress], *, settings: bool = False
 ) -> Table:
-    """How far each cell is, with its Dice over all structures and kinds of prompts.
+    """How far each cell is, with its mean Dice over all structures and kinds of prompts.
 
-    With `settings` it also has what each cell changes, line by line.
+    With `settings`, a column has the settings of each cell, one a line.
     """
     table = Table("cell", *["settings"] * settings, "state")
     for heading in ("Dice", "time"):
         table.add_column(heading, justify="right")
-    for cell, progress in zip(cells, found, strict=True):
+    for cell, own in zip(cells, progress, strict=True):
         changes = "\n".join(f"{key}={value}" for key, value in cell.settings.items())
-        dice = _number([fmean(progress.dice.values())]) if progress.dice else "-"
-        time = duration(progress.seconds) if progress.seconds else "-"
-        row = (cell.name, *[changes] * settings, _state(cell, progress), dice, time)
+        dice = _number([fmean(own.dice.values())]) if own.dice else "-"
+        time = duration(own.seconds) if own.seconds else "-"
+        row = (cell.name, *[changes] * settings, _state(cell, own), dice, time)
         table.add_row(*map(Text, row))
     return table
 
 
-def dice_table(cells: Sequence[Cell], found: Sequence[Progress]) -> Table:
-    """Mean Dice by structure and kind of prompt of the finished cells, beside their settings."""
-    found, keys = _fewer(found), _keys(cells)
-    scores = _scores(found)
-    table = _table_of_scores("mean Dice", cells, keys, scores)
-    for cell, progress in zip(cells, found, strict=True):
-        if progress.state == "finished":
-            numbers = [_number([progress.dice[s]]) if s in progress.dice else "-" for s in scores]
-            table.add_row(*map(Text, (*_labels(cell, cells, keys), *numbers)))
-    return table
+def dice_table(cells: Sequence[Cell], progress: Sequence[Progress]) -> Table:
+    """Mean Dice of the finished cells by structure and kind of prompt, beside their settings."""
+    return _table_of_scores("mean Dice", cells, progress, _keys(cells))
 
 
-def seeds_table(cells: Sequence[Cell], found: Sequence[Progress]) -> Table:
-    """The same over seeds: mean and standard deviation of the finished cells that differ in
-    nothing else."""
-    found, keys = _fewer(found), [key for key in _keys(cells) if key != SEED]
-    scores = _scores(found)
-    table = _table_of_scores("mean Dice (standard deviation over seeds)", cells, keys, scores)
-    groups: dict[tuple[str, ...], list[Progress]] = {}
-    for cell, progress in zip(cells, found, strict=True):
-        if progress.state == "finished":
-            groups.setdefault(_labels(cell, cells, keys), []).append(progress)
-    for labels, group in groups.items():
-        values = ([p.dice[score] for p in group if score in p.dice] for score in scores)
-        table.add_row(*map(Text, (*labels, *map(_number, values))))
-    return table
+def seeds_table(cells: Sequence[Cell], progress: Sequence[Progress]) -> Table:
+    """Mean and standard deviation over the finished cells that differ in their seed only."""
+    keys = [key for key in _keys(cells) if key != SEED]
+    title = "mean Dice (standard deviation over seeds)"
+    return _table_of_scores(title, cells, progress, keys)
 
 
-def as_csv(cells: Sequence[Cell], found: Sequence[Progress]) -> str:
+def as_csv(cells: Sequence[Cell], progress: Sequence[Progress]) -> str:
     """A line for each cell: state, seconds, settings, mean Dice of all and of each score."""
-    keys, scores = _keys(cells), _scores(found)
+    keys, scores = _keys(cells), _scores(progress)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     heading = ["cell", "state", "step", "seconds", *keys, "mean_dice", *scores]
     lines.writerow(map(csv_cell, heading))
-    for cell, progress in zip(cells, found, strict=True):
-        dice = progress.dice
-        row = [cell.name, progress.state, progress.step, round(progress.seconds, 1)]
+    for cell, own in zip(cells, progress, strict=True):
+        dice = own.dice
+        row = [cell.name, own.state, own.step, round(own.seconds, 1)]
         row += [_value(cell, key) for key in keys]
         row += [fmean(dice.values()) if dice else "", *(dice.get(score, "") for score in scores)]
         lines.writerow(map(csv_cell, row))
     return text.getvalue()
 
 
-def _fewer(found: Sequence[Progress]) -> Sequence[Progress]:
-    """With the mean over a data set's structures, if they are too many for a table."""
-    if len(_scores(found)) <= _MOST_SCORES:
-        return found
-    fewer = []
-    for progress in found:
+def _table_of_scores(
+    title: str, cells: Sequence[Cell], progress: Sequence[Progress], keys: Sequence[str]
+) -> Table:
+    """A row for each group of finished cells that these settings do not tell apart."""
+    dice_of = {cell.name: dice for cell, dice in zip(cells, _averaged(progress), strict=True)}
+    scores = list(dict.fromkeys(score for dice in dice_of.values() for score in dice))
+    table = _empty_table(title, cells, keys, scores)
+    groups: dict[tuple[str, ...], list[Mapping[str, float]]] = {}
+    for cell, own in zip(cells, progress, strict=True):
+        if own.state == "finished":
+            groups.setdefault(_labels(cell, cells, keys), []).append(dice_of[cell.name])
+    for labels, group in groups.items():
+        values = ([dice[score] for dice in group if score in dice] for score in scores)
+        table.add_row(*map(Text, (*labels, *map(_number, values))))
+    return table
+
+
+def _averaged(progress: Sequence[Progress]) -> list[Mapping[str, float]]:
+    """Dice of each cell; the mean over a data set's structures, if they are too many to show."""
+    if len(_scores(progress)) <= _MAX_SCORES:
+        return [own.dice for own in progress]
+    averaged = []
+    for own in progress:
         groups: dict[str, list[float]] = {}
-        for score, dice in progress.dice.items():
+        for score, dice in own.dice.items():
             data_set, _, rest = score.partition("/")
             name = f"{data_set}/all structures/{rest.partition('/')[2]}"
             groups.setdefault(name, []).append(dice)
-        means = {name: fmean(values) for name, values in groups.items()}
-        fewer.append(replace(progress, dice=means))
-    return fewer
+        averaged.append({name: fmean(values) for name, values in groups.items()})
+    return averaged
 
 
-def _table_of_scores(
+def _empty_table(
     title: str, cells: Sequence[Cell], keys: Sequence[str], scores: Sequence[str]
 ) -> Table:
     table = Table(title=title)
@@ -115,7 +114,7 @@ def _table_of_scores(
 
 
 def _labels(cell: Cell, cells: Sequence[Cell], keys: Sequence[str]) -> tuple[str, ...]:
-    """What a row of a table of scores begins with."""
+    """The first cells of a row: name and settings."""
     name = cell.name if cell.is_named else "-"
     if SEED not in keys and SEED in cell.settings:
         name = name.removesuffix(f",{SEED}={cell.settings[SEED]}")
@@ -124,16 +123,16 @@ def _labels(cell: Cell, cells: Sequence[Cell], keys: Sequence[str]) -> tuple[str
 
 
 def _keys(cells: Sequence[Cell]) -> list[str]:
-    """All settings that some cell has of its own."""
+    """All settings in which cells differ."""
     return list(dict.fromkeys(key for cell in cells for key in cell.settings))
 
 
-def _scores(found: Sequence[Progress]) -> list[str]:
-    return list(dict.fromkeys(score for progress in found for score in progress.dice))
+def _scores(progress: Sequence[Progress]) -> list[str]:
+    return list(dict.fromkeys(score for own in progress for score in own.dice))
 
 
 def _value(cell: Cell, key: str) -> Any:
-    """The value that a setting has in a cell, also where another cell changes it."""
+    """The value of a setting in a cell, also if only other cells set it."""
     value: Any = config_to_dict(cell.config)
     for part in key.split("."):
         try:

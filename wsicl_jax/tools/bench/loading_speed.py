@@ -251,7 +251,7 @@ def _rate_table(rates: Sequence[Rate]) -> Table:
 
 
 def _memory_table(memory: Sequence[tuple[int, float]]) -> Table:
-    table = Table(title="Memory by number of episodes read")
+    table = Table(title="Memory by episodes read")
     table.add_column("episodes", justify="right")
     table.add_column("MB, all processes", justify="right")
     for episodes, megabytes in memory:

@@ -1,7 +1,7 @@
-"""What a run would need and where it would fail, found out before the hardware is there.
+"""Finds out what a training run needs and where it would fail, without its hardware.
 
-Works on shapes alone: the mesh is one of simulated CPU devices, and the training step is
-compiled for it, never run. `docs/how-to/check.md` says what the estimate leaves out.
+Works on shapes alone: it compiles the training step for simulated CPU devices and never runs it.
+`docs/how-to/check.md` says what the estimate does not include.
 """
 
 import math
@@ -47,7 +47,7 @@ from wsicl_jax.train.run_directory import steps_done
 Show = Callable[[RenderableType], None]
 
 _SYNTHETIC_SIDE = 32
-"""Synthetic cohorts are tried at most this large: what they show is a matter of shares."""
+"""Largest side of the synthetic cohorts that are tried; small ones have the same problems."""
 
 
 def check(
@@ -59,15 +59,15 @@ def check(
     memory: float | None = None,
     resume: bool = False,
 ) -> None:
-    """Tell by `show` what `train(config, resume=resume)` would need on so many devices.
+    """`show` what `train(config, resume=resume)` needs on so many devices.
 
-    Call before JAX starts: it is made to simulate the devices. Without `devices`, as many
-    as there are on this machine; they are spread evenly over the hosts. `memory` is that
-    of one device in GB (10^9 bytes).
+    Call it before JAX starts, so that JAX can simulate the devices. The default is the number of
+    devices of this machine; they are spread evenly over the hosts. `memory` is that of one device
+    in GB (10^9 bytes).
 
     Raises:
-        WsiclError: something would go wrong; the message has what training would meet first,
-            then the rest. What could be found out is told before.
+        WsiclError: training would fail; one line for each problem, in the order in which training
+            meets them. All tables that can be made are shown before.
     """
     problems = _Problems()
     devices = _count_devices() if devices is None else devices
@@ -95,7 +95,7 @@ def check(
         needed = _show_mesh(config, devices, hosts, memory, show)
         with problems.noted():
             _check_memory(config, sizes, needed, memory)
-    problems.tell()
+    problems.raise_any()
     start = f"from step {done}" if done else "from the start"
     show(Text(f"ready: training {start}, an estimated {needed / GB:.2f} GB per device"))
 
@@ -103,7 +103,7 @@ def check(
 def _show_mesh(
     config: ExperimentConfig, devices: int, hosts: int, memory: float | None, show: Show
 ) -> int:
-    """Where everything lies; returns the bytes that each device needs."""
+    """Show how arrays are placed on the mesh; returns the bytes that each device needs."""
     simulate_devices(devices)
     mesh = make_mesh(config, jax.devices("cpu")[:devices])
     show(mesh_table(config, mesh, hosts))
@@ -134,7 +134,7 @@ def _check_arguments(devices: int, hosts: int, memory: float | None) -> None:
 
 
 class _Problems:
-    """What would go wrong, in the order in which training would meet it."""
+    """Collects problems in the order in which training meets them."""
 
     def __init__(self) -> None:
         self._messages: list[str] = []
@@ -146,10 +146,10 @@ class _Problems:
         except (WsiclError, OSError) as error:
             self._messages.append(str(error))
 
-    def tell(self) -> None:
+    def raise_any(self) -> None:
         """Raises: WsiclError: there is a problem."""
         if self._messages:
-            raise WsiclError("\nbesides: ".join(dict.fromkeys(self._messages)))
+            raise WsiclError("\nalso: ".join(dict.fromkeys(self._messages)))
 
 
 def _check_evaluation(config: ExperimentConfig, datasets: Sequence[DataSet], show: Show) -> None:
@@ -166,7 +166,7 @@ def _check_evaluation(config: ExperimentConfig, datasets: Sequence[DataSet], sho
 
 
 def _check_subjects(config: ExperimentConfig, episodes: EpisodeSource) -> None:
-    """Draw the first subjects: files may be unreadable, structures too small for the grid."""
+    """Read the first subjects: files may be unreadable, structures too small for the grid."""
     for source in episodes.sources:
         if isinstance(source, StoreSource):
             rng = np.random.default_rng(config.seed)
@@ -176,7 +176,7 @@ def _check_subjects(config: ExperimentConfig, episodes: EpisodeSource) -> None:
 def _check_run(
     config: ExperimentConfig, resume: bool, datasets: list[DataSet] | None
 ) -> tuple[int, list[DataSet] | None]:
-    """The step that the run would go on from, and the data sets with its split."""
+    """The step from which the run would go on, and the data sets with its split."""
     run = Path(config.run)
     _check_writable(run)
     if datasets is None:
@@ -188,16 +188,16 @@ def _check_run(
 
 
 def _check_writable(run: Path) -> None:
-    there = run.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise ConfigError(f"cannot write to {run}: {there} is a file; give another run=DIRECTORY")
+    parent = run.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ConfigError(f"cannot write to {run}: {parent} is a file; give another run=DIRECTORY")
     try:
-        # What permissions say is not enough: root has all of them, also where none can write.
-        TemporaryDirectory(prefix=".wsicl-check-", dir=there).cleanup()
+        # Permissions do not suffice: root has all of them, even on a read-only file system.
+        TemporaryDirectory(prefix=".wsicl-check-", dir=parent).cleanup()
     except OSError as error:
-        raise ConfigError(f"cannot write to {run}: {error.strerror} in {there}") from error
+        raise ConfigError(f"cannot write to {run}: {error.strerror} in {parent}") from error
 
 
 def _check_memory(
@@ -206,41 +206,40 @@ def _check_memory(
     if memory is None or needed <= memory * GB:
         return
     raise ConfigError(
-        f"an estimated {needed / GB:.3g} GB do not fit a device's {memory:g} GB; what would help: "
+        f"an estimated {needed / GB:.3g} GB do not fit a device's {memory:g} GB; try "
         f"{'; '.join(_savings(config, sizes)) or 'a smaller volume.grid or model.channels'}"
     )
 
 
 def _savings(config: ExperimentConfig, sizes: tuple[int, int, int]) -> list[str]:
-    """Settings that lower the memory per device, those that need no more devices first."""
+    """Settings that lower the memory per device, first those that need no more devices."""
     data, context, space = sizes
-    processing, most = config.model.context, config.episode.contexts[1]
-    each = config.train.batch // data
-    found = []
-    if most > context and processing.mini_context != 1:
-        found.append("model.context.mini_context=1")
+    processing, max_contexts = config.model.context, config.episode.contexts[1]
+    settings = []
+    if max_contexts > context and processing.mini_context != 1:
+        settings.append("model.context.mini_context=1")
     if processing.remat != "stage":
-        found.append("model.context.remat=stage")
+        settings.append("model.context.remat=stage")
     if data > 1 and not config.parallel.shard_parameters:
-        found.append("parallel.shard_parameters=true")
-    if each > 1:
-        found.append(
+        settings.append("parallel.shard_parameters=true")
+    if config.train.batch > data:
+        settings.append(
             f"parallel.data={config.train.batch} on more devices, or a smaller train.batch"
         )
     if config.volume.grid[0] % (2 * space * config.model.size_multiple) == 0:
-        found.append(f"parallel.space={2 * space}")
-    return found
+        settings.append(f"parallel.space={2 * space}")
+    return settings
 
 
 def _count_devices() -> int:
-    """The devices of this machine, by a process of its own: here they are to be simulated."""
-    told = subprocess.run(
+    """The devices of this machine, counted in another process: this one simulates devices."""
+    counted = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.device_count())"],
         env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         capture_output=True,
         text=True,
     )
-    if told.returncode:
-        reason = (told.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"JAX finds no devices here ({reason}); say how many by --devices")
-    return int(told.stdout.split()[-1])
+    if counted.returncode:
+        reason = (counted.stderr.strip().splitlines() or ["no reason"])[-1]
+        raise ConfigError(f"JAX finds no devices here ({reason}); give their number by --devices")
+    return int(counted.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""What a check has found out, as tables for people."""
+"""Tables of `wsicl check`: network, mesh, placement of arrays, memory."""
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby, islice
@@ -15,15 +15,14 @@ from wsicl_jax.model.dual_branch import count_parameters
 from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
 
 GB = 10**9
-"""Bytes in the GB that memory is given and told in."""
-
+"""Bytes in the GB of all memory figures."""
 
 _TIGHT = 0.9
-"""Share of a device's memory above which the estimate's limits decide whether it suffices."""
+"""Share of a device's memory above which the error of the estimate matters."""
 
 
 def model_table(config: ExperimentConfig) -> Table:
-    """What is trained, on what."""
+    """The network, its data and its working grid."""
     processing = config_to_dict(config.model.context)
     return _facts(
         ("run", config.run),
@@ -33,14 +32,15 @@ def model_table(config: ExperimentConfig) -> Table:
         ("precision", config.model.precision),
         ("context", ", ".join(f"{name} {value}" for name, value in processing.items())),
         ("working grid", _times(config.volume.grid)),
+        ("margins of one value", "cut off" if config.volume.crop else "kept"),
     )
 
 
 def mesh_table(config: ExperimentConfig, mesh: Mesh, hosts: int) -> Table:
     """The mesh, and the episodes that each host reads."""
     sizes, batch = tuple(mesh.shape[axis] for axis in AXES), config.train.batch
-    found = rows_of_hosts(batch, sizes, hosts)
-    counts = sorted({len(rows) for rows in found.rows})
+    reading = rows_of_hosts(batch, sizes, hosts)
+    counts = sorted({len(rows) for rows in reading.rows})
     data = mesh.shape[DATA]
     lines = [
         ("mesh", " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)),
@@ -49,14 +49,14 @@ def mesh_table(config: ExperimentConfig, mesh: Mesh, hosts: int) -> Table:
         ("episodes per step", f"{batch:,} = {batch // data:,} x data {data:,}"),
         ("episodes read by a host", " or ".join(f"{count:,}" for count in counts)),
     ]
-    if found.readers > 1:
-        why = "its context set or volumes lie on the devices of all of them"
-        lines.append(("hosts reading an episode", f"up to {found.readers}: {why}"))
+    if reading.readers > 1:
+        why = "devices of all of them hold parts of it"
+        lines.append(("hosts reading an episode", f"up to {reading.readers}: {why}"))
     return _facts(*lines)
 
 
 def context_table(config: ExperimentConfig, contexts: list[int]) -> Table:
-    """The sizes of context sets that occur, each a program to compile."""
+    """The possible sizes of context sets; JAX compiles a program for each."""
     table = Table(title=f"context sizes; programs to compile: {len(contexts)}")
     table.add_column("context images", justify="right")
     table.add_column("model FLOPs per step", justify="right")
@@ -67,7 +67,7 @@ def context_table(config: ExperimentConfig, contexts: list[int]) -> Table:
 
 
 def parameter_table(parameters: list[Placed]) -> Table:
-    """How each parameter is cut, and its bytes; sums by part of the network."""
+    """How each parameter is divided over devices, its bytes, and sums by part of the network."""
     table = _placement_table("parameters")
     parts = [(part, list(arrays)) for part, arrays in groupby(parameters, _first_name)]
     for part, arrays in parts:
@@ -79,7 +79,7 @@ def parameter_table(parameters: list[Placed]) -> Table:
 
 
 def input_table(batch: list[Placed], contexts: int) -> Table:
-    """How each array of a batch is cut."""
+    """How each array of a batch is divided over devices."""
     table = _placement_table(f"inputs of a step with {contexts} context images", "on each device")
     for array in batch:
         _add_array(table, array, _times(array.part))
@@ -98,7 +98,7 @@ def optimizer_table(optimizer: list[Placed]) -> Table:
         sizes = sum(array.size for array in arrays), on_device(arrays)
         table.add_row(name, str(len(arrays)), str(cut), *(f"{size:,}" for size in sizes))
 
-    # Two of Adam's parts have a count of their own.
+    # Sorted by kind, because Adam has two counts that do not follow one another.
     for name, arrays in groupby(sorted(optimizer, key=_state_kind), _state_kind):
         add(name, list(arrays))
     table.add_section()
@@ -126,26 +126,26 @@ def _add_sum(table: Table, name: str, arrays: list[Placed], *more: str) -> None:
 
 
 def _first_name(array: Placed) -> str:
-    """The part of the network that an array is of."""
+    """The part of the network to which an array belongs."""
     return array.name.split(".")[0]
 
 
 def _state_kind(array: Placed) -> str:
-    """The kind of optimiser state that an array is of; of Muon, with whose state it is."""
+    """The kind of optimiser state; with Muon also which of its two optimisers it belongs to."""
     parts = (part for part in array.name.split(".") if not part.isdecimal())
     first = next(parts)
     if first != "inner_states":
         return first
-    whose, _, kind = islice(parts, 3)
-    return f"{whose} {kind}"
+    optimizer, _, kind = islice(parts, 3)
+    return f"{optimizer} {kind}"
 
 
 def memory_table(
     needed: Mapping[str, int], memory: float | None, compiled_for: int, devices: int
 ) -> Table:
-    """What a device needs, by what it is for."""
-    fewer = f", compiled for {compiled_for:,} of {devices:,}" if compiled_for < devices else ""
-    table = Table(title=f"estimated memory per device{fewer}")
+    """The memory that a device needs, by purpose."""
+    part = f", compiled for {compiled_for:,} of {devices:,}" if compiled_for < devices else ""
+    table = Table(title=f"estimated memory per device{part}")
     table.add_column("for")
     table.add_column("bytes", justify="right")
     table.add_column("GB", justify="right")
@@ -168,7 +168,7 @@ def memory_table(
 def _fits(share: float) -> str:
     if share > 1:
         return "does not fit"
-    return "fits narrowly: the estimate may err by more" if share > _TIGHT else "fits"
+    return "fits narrowly: the error of the estimate may be larger" if share > _TIGHT else "fits"
 
 
 def _facts(*rows: tuple[str, str]) -> Table:

@@ -1,4 +1,4 @@
-"""Where the arrays of training lie on a mesh, and the memory that a device needs for them."""
+"""Computes how the arrays of training are placed on a mesh, and the memory that a device needs."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from wsicl_jax.model import ops
 from wsicl_jax.train.lowering import lower_step
 
 _COMPILED_DEVICES = 256
-"""Most devices that the step is compiled for; more of them along `data` change nothing on each."""
+"""Largest number of devices for which the step is compiled; more along `data` change no device."""
 
 
 class Placed(NamedTuple):
@@ -25,7 +25,7 @@ class Placed(NamedTuple):
     part: tuple[int, ...]
     itemsize: int
     cut: str
-    """How it is cut, in words."""
+    """How it is divided over devices, in words."""
 
     @property
     def size(self) -> int:
@@ -59,15 +59,15 @@ def on_device(arrays: Iterable[Placed]) -> int:
 
 
 def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tuple[int, int]:
-    """Temporary memory of the compiled training step on each device, and the devices compiled for.
+    """Temporary memory of the compiled training step on each device, and the number of devices.
 
-    These may be fewer than those of the mesh: `data` is shortened, and the batch with it, so
-    that each device has the same part.
+    That number may be smaller than the mesh: `data` and the batch are shortened alike, so that
+    each device has the same part.
     """
     config, mesh = _shortened(config, mesh)
     with ops.native_lowering():
         lowered = lower_step(config, mesh, contexts)
-    # The plan of the memory is made before the steps that are left out here.
+    # XLA plans memory before the optimizations that this skips.
     compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
     return compiled.memory_analysis().temp_size_in_bytes, mesh.size
 
@@ -75,8 +75,8 @@ def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tupl
 def memory_needed(
     parameters: list[Placed], optimizer: list[Placed], batch: list[Placed], temporary: int
 ) -> dict[str, int]:
-    """Bytes that each device needs in training, by what they are for."""
-    # XLA plans the gradients, which are as large and as cut as the parameters, as temporary.
+    """Bytes that each device needs in training, by purpose."""
+    # XLA counts gradients as temporary; they are as large and as divided as the parameters.
     gradients = min(on_device(parameters), temporary)
     return {
         "parameters": on_device(parameters),
@@ -94,11 +94,11 @@ class HostRows(NamedTuple):
     rows: list[range]
     """By host: rows of every batch."""
     readers: int
-    """Most hosts that read the same episode, as its contexts or volumes lie on all of them."""
+    """Largest number of hosts that read the same episode, because each holds a part of it."""
 
 
 def rows_of_hosts(batch: int, sizes: tuple[int, int, int], hosts: int) -> HostRows:
-    """The rows of every batch that each host reads, if its devices follow one another.
+    """The rows of every batch that each host reads; a host has consecutive devices.
 
     `sizes` are the devices along data, context and space.
     """

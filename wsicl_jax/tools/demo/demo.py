@@ -1,8 +1,7 @@
-"""The main job in five minutes on two cores: train on synthetic cohorts, show what was learnt.
+"""The demo: trains a small network on synthetic cohorts in minutes on two cores, and scores it.
 
-The network is scored on structures of cohorts that it has never seen. It is also given
-prompts of a different structure, and none at all: a network that uses its context must
-then fail.
+The scores are of structures of cohorts that the network has never seen. With prompts of another
+structure, and without prompts, a network that uses its context must fail.
 """
 
 import json
@@ -30,15 +29,15 @@ from wsicl_jax.train.loop import train
 CONTEXTS = 4
 BOXES = 3
 CONTEXT_SIZES = (1, 2, 4, 8)
-SMALLEST_DROP = 0.25
-"""Dice that wrong prompts must cost, or the network does not use its context."""
+MIN_DROP = 0.25
+"""A network that uses its context loses at least so much Dice by wrong prompts."""
 
 _PROMPTS_OF = {
     "structure": "boxes of the structure",
     "other structure": "boxes of another structure",
     "nothing": "no boxes",
 }
-_SHOWN_STRUCTURES = 3
+_PICTURED_STRUCTURES = 3
 
 
 def demo_config(output: Path, seed: int) -> ExperimentConfig:
@@ -49,7 +48,7 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
             "seed": seed,
             "data": "synthetic",
             "volume": {"grid": [24, 24, 24]},
-            # A few large structures and mild effects: what a tiny network learns in minutes.
+            # A few large structures and mild effects, which a tiny network learns in minutes.
             "synth": {
                 "structures": [2, 6],
                 "kinds": {
@@ -73,7 +72,7 @@ def demo_config(output: Path, seed: int) -> ExperimentConfig:
                     "gaussian": 1,
                     "rician": 0,
                     "speckle": 0,
-                    "cut": 0,
+                    "cut_field_of_view": 0,
                     "strength": 0.6,
                 },
                 "min_structure_share": 0.01,
@@ -103,7 +102,7 @@ def run_demo(output: Path, *, seed: int) -> dict[str, float]:
         ConfigError: `output` holds a demo already.
     """
     if (output / "run").exists():
-        raise ConfigError(f"{output} holds a demo already; remove it or give another --output")
+        raise ConfigError(f"{output} already holds a demo; remove it or give another --output")
     keep_compiled_programs()
     config = demo_config(output, seed)
     model = train(config)
@@ -123,7 +122,7 @@ def run_demo(output: Path, *, seed: int) -> dict[str, float]:
     }
     means = {of: float(np.mean([s.dice for s in scores])) for of, scores in by_prompts.items()}
     _print_tables(by_prompts, by_size)
-    episode_figure(output / "segmentations.png", _shown(network, planned))
+    episode_figure(output / "segmentations.png", _pictured(network, planned))
     context_size_figure(
         output / "context_size.png", by_size, wrong_prompts=means["other structure"]
     )
@@ -194,16 +193,16 @@ def _print_tables(by_prompts: dict[str, list[Score]], by_size: dict[int, float])
     console().print(sizes)
 
 
-def _shown(network: Predictor, planned: Planned) -> list[PicturedEpisode]:
-    """The first episode of the first structures, with the network's masks."""
+def _pictured(network: Predictor, planned: Planned) -> list[PicturedEpisode]:
+    """The first episode of each of the first structures, with the network's masks."""
     listed, cases = planned
     first = {episode.structure: episode for episode in reversed(listed.episodes)}
-    chosen = [first[name] for name in list(listed.structures)[:_SHOWN_STRUCTURES]]
-    shown = [
+    chosen = [first[name] for name in list(listed.structures)[:_PICTURED_STRUCTURES]]
+    with_boxes = [
         prompted(network.volume, listed, cases, episode, "box", BOXES, CONTEXTS)
         for episode in chosen
     ]
-    outputs = network.outputs([one.episode for one in shown], [CONTEXTS])[0]
+    outputs = network.outputs([one.episode for one in with_boxes], [CONTEXTS])[0]
     return [
         PicturedEpisode(
             episode.structure,
@@ -215,17 +214,17 @@ def _shown(network: Predictor, planned: Planned) -> list[PicturedEpisode]:
             one.prompts,
             output > THRESHOLD,
         )
-        for episode, one, output in zip(chosen, shown, outputs, strict=True)
+        for episode, one, output in zip(chosen, with_boxes, outputs, strict=True)
     ]
 
 
 def _print_verdict(output: Path, means: dict[str, float]) -> None:
     drop = means["structure"] - max(means["other structure"], means["nothing"])
-    if drop >= SMALLEST_DROP:
+    if drop >= MIN_DROP:
         verdict = f"The network uses its context: without the right boxes Dice falls by {drop:.2f}."
     else:
         verdict = (
             f"The network does NOT use its context: without the right boxes Dice falls by only "
-            f"{drop:.2f}, less than {SMALLEST_DROP}."
+            f"{drop:.2f}, less than {MIN_DROP}."
         )
     console().print(f"{verdict}\nFigures, numbers and the trained run are in {output}/.")

@@ -1,4 +1,4 @@
-"""Pictures of what a network was shown and what it found."""
+"""Figures of the demo: episodes with predictions, and Dice by size of the context set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.storage.safe_names import in_figure, literal_text
 
-_TRUTH, _FOUND, _BOX = "#2ca02c", "#ff3030", "#ffd400"
+_TRUTH, _PREDICTION, _BOX = "#2ca02c", "#ff3030", "#ffd400"
 
 
 class PicturedEpisode(NamedTuple):
@@ -26,28 +26,28 @@ class PicturedEpisode(NamedTuple):
     boxes: Sequence[Sequence[Box]]
     """The 2D boxes of each context."""
     mask: Bool[np.ndarray, "x y z"]
-    """What the network found."""
+    """The prediction."""
 
 
 @literal_text()
-def episode_figure(path: Path, shown: Sequence[PicturedEpisode]) -> None:
-    """A row for each episode: the target with truth and prediction, then its contexts.
+def episode_figure(path: Path, episodes: Sequence[PicturedEpisode]) -> None:
+    """Write a PNG: a row for each episode with target, truth, prediction and context images.
 
-    A context is shown on the slice of its first box and with the structure's outline, which the
-    network does not see.
+    A context image is drawn on the slice of its first box, with the structure's outline, which the
+    network does not receive.
     """
-    columns = 2 + max(len(one.boxes) for one in shown)
-    figure = Figure(figsize=(1.9 * columns, 2.05 * len(shown)), layout="constrained")
+    columns = 2 + max(len(one.boxes) for one in episodes)
+    figure = Figure(figsize=(1.9 * columns, 2.05 * len(episodes)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), columns, squeeze=False)
-    for row, one in zip(axes, shown, strict=True):
+    axes = figure.subplots(len(episodes), columns, squeeze=False)
+    for row, one in zip(axes, episodes, strict=True):
         image, truth = one.episode.target[..., 0], one.episode.truth[..., 0] > 0
         index = int(truth.sum((0, 1)).argmax())
         _show(row[0], image[:, :, index], f"{one.title}: target")
         _outline(row[0], truth[:, :, index], _TRUTH)
         _show(row[1], image[:, :, index], "prediction, truth")
         _outline(row[1], truth[:, :, index], _TRUTH)
-        _outline(row[1], one.mask[:, :, index], _FOUND)
+        _outline(row[1], one.mask[:, :, index], _PREDICTION)
         contexts = zip(
             row[2:], one.episode.context_images, one.context_masks, one.boxes, strict=False
         )
@@ -59,7 +59,7 @@ def episode_figure(path: Path, shown: Sequence[PicturedEpisode]) -> None:
 
 
 def context_size_figure(path: Path, dice: dict[int, float], *, wrong_prompts: float) -> None:
-    """Mean Dice against the number of context images, with wrong prompts as the floor."""
+    """Write a PNG of mean Dice by number of context images, beside that with wrong prompts."""
     figure = Figure(figsize=(4.6, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -94,7 +94,7 @@ def _show_context(axis, image: np.ndarray, truth: np.ndarray, boxes: Sequence[Bo
 
 
 def _slice_of(box: Box) -> tuple[int, int]:
-    """Axis along which a 2D box is flat, and its slice there."""
+    """The axis across which a 2D box lies, and its slice."""
     axis = box.extent.index(1)
     return axis, box.start[axis]
 

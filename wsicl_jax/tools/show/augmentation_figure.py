@@ -1,4 +1,4 @@
-"""Pictures of what training shows the network."""
+"""Draws the effect of every random augmentation of a configuration."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,20 +25,20 @@ _COLUMNS = 5
 _STRUCTURE, _INK, _FAINT = "#ff8a00", "#1b1f27", "#667080"
 
 Changed = Callable[[Group, int], Group]
-"""A group and a seed to the group with one change."""
+"""Applies one augmentation to a group, with a seed."""
 Score = Callable[[Group, Group], float]
-"""How well a change is seen, by the group before and after it."""
+"""How visible an augmentation is, by the group before and after it."""
 
 
 class _Change(NamedTuple):
-    """A change to show; of several draws, that of the highest score."""
+    """An augmentation to draw; of several draws, the one with the highest score."""
 
     setting: str
     what: str
     score: Score
     probability: float = 1.0
     moves: bool = False
-    """Whether structures lie elsewhere afterwards."""
+    """Whether it moves structures."""
 
 
 class _Panel(NamedTuple):
@@ -52,11 +52,11 @@ class _Panel(NamedTuple):
 def augmentation_figure(
     config: ExperimentConfig, path: Path, *, index: int = 0, dpi: int = 110
 ) -> None:
-    """Every change of `config.augment` by itself, on a target and a context, as a picture.
+    """Write a PNG of every augmentation of `config.augment`, on a target and a context image.
 
-    Subjects and structure are those of the first data set's episode of this index, the
-    amounts are as configured. A change is shown by one of several draws, in which it is seen
-    well, on the slice of each image that has most of its structure.
+    Subjects and structure are those of the first data set's episode of this index; the amounts
+    are as configured. Of several draws, the most visible one is drawn, on the slice of each image
+    that has most of its structure.
 
     Raises:
         DataError: the data set cannot be read, or has too few cases.
@@ -112,8 +112,8 @@ def _device_changes(config: ExperimentConfig) -> Callable[[_Change], Changed]:
 
         def changed(group: Group, seed: int) -> Group:
             images, masks = group
-            shown = prompted_episode(images, masks[0], [[mask] for mask in masks[1:]])
-            batch = compiled(Episode(*(part[None] for part in shown)), jax.random.key(seed))
+            episode = prompted_episode(images, masks[0], [[mask] for mask in masks[1:]])
+            batch = compiled(Episode(*(part[None] for part in episode)), jax.random.key(seed))
             images = [batch.target[0], *batch.context_images[0]]
             return Group([np.asarray(image)[..., 0] for image in images], group.masks)
 
@@ -139,14 +139,14 @@ def _draw(axis: Axes, panel: _Panel) -> None:
     for number, (image, mask, index) in enumerate(zip(*panel.group, panel.slices, strict=True)):
         left = number * step
         extent = (left - 0.5, left + width - 0.5, -0.5, height - 0.5)
-        shown = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        axis.imshow(image[:, :, index].T, cmap="gray", vmin=0, vmax=1, **shown)
+        style = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+        axis.imshow(image[:, :, index].T, cmap="gray", vmin=0, vmax=1, **style)
         marked = mask[:, :, index].T
-        # A tint beside the outline, so that inside and outside can be told apart.
-        axis.imshow(np.where(marked[..., None], (*to_rgb(_STRUCTURE), 0.25), 0), **shown)
+        # A tint shows which side of the outline is inside.
+        axis.imshow(np.where(marked[..., None], (*to_rgb(_STRUCTURE), 0.25), 0), **style)
         if marked.any() and not marked.all():
-            where = (left + np.arange(width), np.arange(height))
-            axis.contour(*where, marked, [0.5], colors=_STRUCTURE, linewidths=1.3)
+            positions = (left + np.arange(width), np.arange(height))
+            axis.contour(*positions, marked, [0.5], colors=_STRUCTURE, linewidths=1.3)
     axis.set(xlim=(-0.5, step + width - 0.5), ylim=(-0.5, height - 0.5))
     axis.set_axis_off()
     axis.set_title(panel.title, fontsize=11.5, fontweight="bold", color=_INK, loc="left", pad=17)
@@ -164,7 +164,7 @@ def _growth(_: Group, after: Group) -> float:
 
 
 def _like(change: Callable[[np.ndarray], np.ndarray]) -> Score:
-    """How near the target is to what a certain draw makes of it."""
+    """How close the target is to its image under a certain draw."""
 
     def score(before: Group, after: Group) -> float:
         return -float(np.abs(after.images[0] - change(before.images[0])).mean())
@@ -188,10 +188,10 @@ def _brightness(_: Group, after: Group) -> float:
 
 
 def _other_contrast(before: Group, after: Group) -> float:
-    """How little contrasts are like those before, less what is beyond black and white."""
-    seen = np.clip(after.images, 0, 1)
-    likeness = np.corrcoef(seen.ravel(), np.ravel(before.images))[0, 1]
-    return float(seen.std() * (1 - likeness) - 4 * np.abs(after.images - seen).mean())
+    """How much contrasts have changed, minus a penalty for values outside of [0, 1]."""
+    clipped = np.clip(after.images, 0, 1)
+    likeness = np.corrcoef(clipped.ravel(), np.ravel(before.images))[0, 1]
+    return float(clipped.std() * (1 - likeness) - 4 * np.abs(after.images - clipped).mean())
 
 
 _ON_HOST = [

@@ -1,4 +1,4 @@
-"""A picture of synthetic cohorts: what is random, and what their subjects share."""
+"""Draws synthetic cohorts, with their labels outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +13,16 @@ from wsicl_jax.data.synthesis.cohort import Cohort
 from wsicl_jax.geometry.intensity import normalise
 
 MOST_COHORTS, MOST_SUBJECTS = 6, 6
-"""Rows and columns of a picture that is easily seen."""
+"""Rows and columns of a picture that fits a screen."""
 
 _PERCENTILES = (0.5, 99.5)
 _COLOURS = colormaps["tab20"]
 
 
 def cohort_figure(path: Path, cohorts: Sequence[Cohort], subjects: int) -> None:
-    """A row for each cohort with its first subjects, on one slice along z, labels outlined.
+    """Write a PNG: a row for each cohort with its first subjects, on one axial slice.
 
-    The slice is that on which the first subject shows the most labels.
+    The slice is the one that cuts most labels of the first subject.
 
     Raises:
         OSError: the file cannot be written.
@@ -33,11 +33,11 @@ def cohort_figure(path: Path, cohorts: Sequence[Cohort], subjects: int) -> None:
     axes = figure.subplots(len(cohorts), subjects, squeeze=False)
     for number, (row, cohort) in enumerate(zip(axes, cohorts, strict=True), 1):
         drawn = [cohort.subject(index) for index in range(subjects)]
-        shown = _slice_of(drawn[0][1])
+        index = _slice_of(drawn[0][1])
         for axis, (image, label) in zip(row, drawn, strict=True):
-            grey = normalise(image, _PERCENTILES)[:, :, shown]
+            grey = normalise(image, _PERCENTILES)[:, :, index]
             axis.imshow(grey.T, cmap="gray", origin="lower", vmin=0, vmax=1)
-            _outline(axis, label[:, :, shown])
+            _outline(axis, label[:, :, index])
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(f"cohort {number}: {cohort.structures} labels", fontsize=7)
     for number, axis in enumerate(axes[0], 1):
@@ -46,7 +46,7 @@ def cohort_figure(path: Path, cohorts: Sequence[Cohort], subjects: int) -> None:
 
 
 def _slice_of(label: np.ndarray) -> int:
-    """The slice along z with the most labels, of several the most voxels of them."""
+    """The slice along z with most labels, then most voxels of them."""
     labels = [len(np.unique(label[:, :, z])) for z in range(label.shape[2])]
     voxels = (label > 0).sum((0, 1))
     return int(np.lexsort((voxels, labels))[-1])

@@ -1,4 +1,4 @@
-"""What stores hold, as tables: the stores of a directory, or the cases of one."""
+"""Tables of the stores in a directory, or of the cases and labels of one store."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from wsicl_jax.data.store import Store, read_root, read_skipped
 from wsicl_jax.errors import DataError
 from wsicl_jax.storage.location import Location
 
-_LABELS_SHOWN = 6
+_MAX_LABELS = 6
 
 
 def listing(path: str) -> RenderableType:
@@ -27,13 +27,15 @@ def listing(path: str) -> RenderableType:
     if directory is not None and directory.is_dir() and not (directory / "zarr.json").exists():
         stores = [d for d in sorted(directory.iterdir()) if (d / "zarr.json").is_file()]
         if not stores:
-            raise DataError(f"{path} is no store and has none in it; make one with `wsicl convert`")
+            raise DataError(
+                f"{path} is not a store and contains none; make one with `wsicl convert`"
+            )
         return _stores(stores)
     store = Store.open(location)
-    shown: list[RenderableType] = [_cases(store), _labels(store)]
+    tables: list[RenderableType] = [_cases(store), _labels(store)]
     if skipped := read_skipped(location):
-        shown.append(_skipped(skipped))
-    return Group(*shown)
+        tables.append(_skipped(skipped))
+    return Group(*tables)
 
 
 def _stores(paths: list[Path]) -> Table:
@@ -96,13 +98,13 @@ def _labels(store: Store) -> Table:
     table.add_column("median voxels", justify="right")
     table.add_column("median box", justify="right")
     for value, name in store.label_names.items():
-        having = [case for case in store.catalogue.values() if value in case.voxel_counts]
-        counts = [case.voxel_counts[value] for case in having]
-        boxes = [case.boxes[value].extent for case in having]
+        cases = [case for case in store.catalogue.values() if value in case.voxel_counts]
+        counts = [case.voxel_counts[value] for case in cases]
+        boxes = [case.boxes[value].extent for case in cases]
         table.add_row(
             str(value),
             Text(name),
-            str(len(having)),
+            str(len(cases)),
             f"{np.median(counts):,.0f}" if counts else "-",
             _triple(np.median(boxes, axis=0)) if boxes else "-",
         )
@@ -110,7 +112,7 @@ def _labels(store: Store) -> Table:
 
 
 def _skipped(reasons: Mapping[str, str]) -> Table:
-    table = Table("left out", "reason")
+    table = Table("skipped", "reason")
     for name, reason in sorted(reasons.items()):
         table.add_row(Text(name), Text(reason))
     return table
@@ -118,7 +120,7 @@ def _skipped(reasons: Mapping[str, str]) -> Table:
 
 def _label_list(case: Case, names: Mapping[int, str]) -> str:
     values = sorted(case.voxel_counts)
-    if len(values) > _LABELS_SHOWN:
+    if len(values) > _MAX_LABELS:
         return f"{len(values)} of {len(names)}"
     return ", ".join(f"{names[value]} {case.voxel_counts[value]:,}" for value in values)
 
