@@ -61,13 +61,13 @@ def inline_code(page: Path) -> list[str]:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as forges and MkDocs make them."""
-    found, seen = set(), defaultdict(int)
+    names, repeats = set(), defaultdict(int)
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         words = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
-        anchor = re.sub(r"[^\w\- ]", "", words).strip().replace(" ", "-")
-        found.add(f"{anchor}_{seen[anchor]}" if seen[anchor] else anchor)
-        seen[anchor] += 1
-    return found
+        name = re.sub(r"[^\w\- ]", "", words).strip().replace(" ", "-")
+        names.add(f"{name}_{repeats[name]}" if repeats[name] else name)
+        repeats[name] += 1
+    return names
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -121,6 +121,15 @@ def test_every_picture_is_shown_on_a_page():
     pictures = {picture.name for picture in DOCS.rglob("*.png")}
     linked = {Path(link).name for page in PAGES for link in _LINK.findall(page.read_text())}
     assert pictures <= linked
+
+
+def test_files_and_tests_that_the_page_of_the_tests_names_exist():
+    page = ROOT / "tests" / "README.md"
+    for link in _LINK.findall(page.read_text()):
+        assert link.startswith("https:") or (page.parent / link).is_file(), f"no {link}"
+    code = "\n".join(file.read_text() for file in page.parent.rglob("test_*.py"))
+    tests = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+    assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= tests
 
 
 @pytest.mark.parametrize("folder", READERS)
@@ -195,9 +204,9 @@ def test_settings_in_running_text_exist(page):
     sections = {f.name for f in fields(config.ExperimentConfig)} - {"run", "seed"}
     pattern = re.compile(rf"({'|'.join(sections)})(\[\])?\.[a-z0-9_.]+")
     for code in inline_code(page):
-        found = pattern.match(code)
-        if found and not code.startswith(("data.json", "prompts.schema", "evaluation.json")):
-            assert _exists(config.ExperimentConfig, _parts(found[0])), f"`{code}` is no setting"
+        setting = pattern.match(code)
+        if setting and not code.startswith(("data.json", "evaluation.json")):
+            assert _exists(config.ExperimentConfig, _parts(setting[0])), f"`{code}` is no setting"
 
 
 def _parts(key: str) -> list[str]:
