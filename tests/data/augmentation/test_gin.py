@@ -30,13 +30,13 @@ def reference(network: RandomNetwork, image: np.ndarray) -> np.ndarray:
 def drawn(count: int) -> RandomNetwork:
     """Networks of as many keys, along a first axis."""
     keys = jax.random.split(jax.random.key(0), count)
-    draw = jax.vmap(lambda key: RandomNetwork.draw(key, (0.7, 1.0)))
+    draw = jax.vmap(lambda key: RandomNetwork.sample(key, (0.7, 1.0)))
     return jax.device_get(jax.jit(draw, compiler_options=QUICKLY)(keys))
 
 
 def test_an_image_is_changed_as_by_a_network_of_four_convolutions():
     image = np.random.default_rng(0).random((5, 6, 4)).astype(np.float32)
-    change = jax.jit(RandomNetwork.changed, compiler_options=QUICKLY)
+    change = jax.jit(RandomNetwork.augmented, compiler_options=QUICKLY)
     networks = drawn(3)
     for parts in zip(*jax.tree.leaves(networks), strict=True):
         network = jax.tree.unflatten(jax.tree.structure(networks), parts)

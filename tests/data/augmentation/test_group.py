@@ -199,14 +199,14 @@ def test_a_change_that_would_hide_one_mask_is_made_for_none(name, mask, made):
 
 def test_fewer_voxels_may_be_asked_for():
     group = Group(GROUP.images[:1], [frozen(hole(2))])
-    for fewest, visible in ((2, True), (3, False)):
+    for min_voxels, visible in ((2, True), (3, False)):
         given = augment_group(
             group,
             only("invert_mask"),
             np.random.default_rng(0),
             may_invert_mask=True,
             may_rotate90_each=True,
-            min_voxels=fewest,
+            min_voxels=min_voxels,
         )
         assert (given.masks[0].sum() == 2) == visible
 

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from wsicl_jax.data.augmentation.spatial import Deformation, draw_turn, quarter_turns, subsampled
+from wsicl_jax.data.augmentation.spatial import (
+    Deformation,
+    quarter_turns,
+    sample_quarter_turns,
+    subsampled,
+)
 
 SHAPE = (16, 24, 16)
 
@@ -13,17 +18,17 @@ def test_quarter_turns_are_made_plane_by_plane():
 
 
 @pytest.mark.parametrize(
-    ("plane", "fewest", "expected"),
+    ("plane", "minimum", "expected"),
     [(1, 1, {1, 2, 3}), (1, 0, {0, 1, 2, 3}), (0, 1, {2}), (2, 0, {0, 2})],
 )
-def test_planes_of_unequal_sides_are_turned_by_halves(plane, fewest, expected):
+def test_planes_of_unequal_sides_are_turned_by_halves(plane, minimum, expected):
     rng = np.random.default_rng(0)
-    assert {draw_turn(SHAPE, plane, rng, fewest=fewest) for _ in range(60)} == expected
+    assert {sample_quarter_turns(SHAPE, plane, rng, minimum=minimum) for _ in range(60)} == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_deformation_is_bounded_and_does_not_fold(seed):
-    found = Deformation.draw(SHAPE, 0.1, np.random.default_rng(seed)).positions
+    found = Deformation.sample(SHAPE, 0.1, np.random.default_rng(seed)).positions
     moved = found - np.indices(SHAPE)
     assert found.dtype == np.float32
     for axis, side in enumerate(SHAPE):
@@ -33,7 +38,7 @@ def test_a_deformation_is_bounded_and_does_not_fold(seed):
 
 
 def test_a_deformed_image_has_what_lay_at_its_positions():
-    deformation = Deformation.draw(SHAPE, 0.1, np.random.default_rng(0))
+    deformation = Deformation.sample(SHAPE, 0.1, np.random.default_rng(0))
     for axis, side in enumerate(SHAPE):
         ramp = np.indices(SHAPE, np.float32)[axis]
         expected = np.clip(deformation.positions[axis], 0, side - 1)
@@ -41,7 +46,7 @@ def test_a_deformed_image_has_what_lay_at_its_positions():
 
 
 def test_a_deformed_mask_is_cut_at_one_half():
-    deformation = Deformation.draw(SHAPE, 0.1, np.random.default_rng(0))
+    deformation = Deformation.sample(SHAPE, 0.1, np.random.default_rng(0))
     mask = np.random.default_rng(1).random(SHAPE) < 0.5
     expected = deformation.image(mask.astype(np.float32)) >= 0.5
     np.testing.assert_array_equal(deformation.mask(mask), expected)

@@ -134,7 +134,7 @@ def test_a_conversion_done_again_changes_nothing(source, tmp_path):
     convert(source, tmp_path / "store")
     before = state(tmp_path / "store/cases")
     summary = convert(source, tmp_path / "store")
-    assert (summary.written, summary.there) == ((), ("good",))
+    assert (summary.written, summary.existing) == ((), ("good",))
     assert state(tmp_path / "store/cases") == before
     assert Store.open(tmp_path / "store").cases == ("good",)
 
@@ -145,7 +145,7 @@ def test_a_damaged_case_is_made_again_and_the_others_stay(source, tmp_path):
     before = state(tmp_path / "store/cases/good")
     (tmp_path / "store/cases/other/labels/structures/0/c/0/0/0").write_bytes(b"")
     summary = convert(source, tmp_path / "store")
-    assert (summary.written, summary.there) == (("other",), ("good",))
+    assert (summary.written, summary.existing) == (("other",), ("good",))
     assert state(tmp_path / "store/cases/good") == before
     assert verify(tmp_path / "store") == (2, [])
 
@@ -163,7 +163,7 @@ def test_a_store_follows_its_source(source, tmp_path):
     add_case(source, "new")
     summary = convert(source, tmp_path / "store")
     assert summary.written == ("changed", "mended", "new")
-    assert (summary.there, summary.removed) == (("good",), ("gone",))
+    assert (summary.existing, summary.removed) == (("good",), ("gone",))
     assert list(summary.skipped) == list(read_skipped(Location.of(tmp_path / "store"))) == ["bad"]
     store = Store.open(tmp_path / "store")
     assert store.cases == ("changed", "good", "mended", "new")
@@ -258,14 +258,14 @@ def test_voxels_that_are_no_numbers_are_replaced_if_asked(source, tmp_path):
     assert (read[0, 0, 0], read[1, 1, 1]) == (-5, -5)
 
 
-def test_a_write_that_fails_ends_the_conversion_and_can_be_gone_on_with(
+def test_a_failed_write_ends_the_conversion_and_the_same_command_continues(
     source, tmp_path, monkeypatch
 ):
     def full(*args, **kwargs):
         raise DataError("case good cannot be written: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversion.store, "write_case", full)
+        patch.setattr(conversion, "write_case", full)
         with pytest.raises(DataError, match="No space left"):
             convert(source, tmp_path / "store")
     with pytest.raises(DataError, match="is not finished"):
@@ -273,16 +273,16 @@ def test_a_write_that_fails_ends_the_conversion_and_can_be_gone_on_with(
     assert convert(source, tmp_path / "store").written == ("good",)
 
 
-def test_a_conversion_goes_to_an_object_store_and_on_there(source, s3):
+def test_a_conversion_writes_to_an_object_store_and_continues_there(source, s3):
     add_case(source, "bad", label=None)
     assert convert(source, f"{s3}/test").written == ("good",)
-    assert convert(source, f"{s3}/test").there == ("good",)
+    assert convert(source, f"{s3}/test").existing == ("good",)
     store = Store.open(f"{s3}/test")
     np.testing.assert_array_equal(store.read_image("good", 1), image(1))
     assert list(read_skipped(store.location)) == ["bad"]
 
 
-def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
+def test_a_killed_conversion_leaves_only_complete_cases_and_continues(tmp_path):
     source, store = tmp_path / "Many", tmp_path / "store"
     describe(source)
     for i in range(60):
@@ -300,7 +300,7 @@ def test_a_killed_conversion_leaves_only_whole_cases_and_goes_on(tmp_path):
     whole = complete_cases(Location.of(store))
     assert 5 <= len(whole) < 60
     summary = convert(source, store)
-    assert set(summary.there) == whole
+    assert set(summary.existing) == whole
     assert len(summary.written) == 60 - len(whole)
     assert verify(store) == (60, [])
     np.testing.assert_array_equal(Store.open(store).read_label("case007"), label())

@@ -43,7 +43,7 @@ def test_an_image_of_any_size_keeps_its_shape_and_type(shape, task, sd, factor, 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_same_seed_makes_the_same_image(task):
-    degradation = Degradation.usual(task)
+    degradation = Degradation.standard(task)
     first, again = (degradation.apply(image(), rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, image())
@@ -60,7 +60,7 @@ def test_noise_is_gaussian_of_the_standard_deviation_asked_for(sd):
 
 def test_holes_are_three_boxes_of_zeros_and_the_rest_is_untouched():
     full = np.ones(SHAPE, np.float32)
-    holed = [Degradation.usual("inpainting").apply(full, rng(seed)) for seed in range(100)]
+    holed = [Degradation.standard("inpainting").apply(full, rng(seed)) for seed in range(100)]
     apart = 0
     for one in holed:
         assert set(np.unique(one)) == {0, 1}
@@ -83,7 +83,7 @@ def test_holes_are_three_boxes_of_zeros_and_the_rest_is_untouched():
 
 
 def test_holes_keep_what_lies_beside_them():
-    holed = Degradation.usual("inpainting").apply(image() + 1, rng())
+    holed = Degradation.standard("inpainting").apply(image() + 1, rng())
     np.testing.assert_array_equal(holed[holed > 0], (image() + 1)[holed > 0])
 
 
@@ -111,13 +111,13 @@ def test_a_larger_factor_leaves_less_detail():
 
 def test_what_has_no_detail_is_the_same_at_a_lower_resolution():
     flat = np.full(SHAPE, 0.4, np.float32)
-    low = Degradation.usual("super_resolution").apply(flat, rng())
+    low = Degradation.standard("super_resolution").apply(flat, rng())
     np.testing.assert_allclose(low, flat, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_drawn_covers_the_ranges_of_training(task):
-    drawn = [Degradation.draw(task, rng(seed)) for seed in range(300)]
+    drawn = [Degradation.sample(task, rng(seed)) for seed in range(300)]
     assert {d.task for d in drawn} == {task}
     deviations = [d.noise_sd for d in drawn]
     assert 0.05 <= min(deviations) < 0.06 and 0.19 < max(deviations) <= 0.2
@@ -126,10 +126,10 @@ def test_what_is_drawn_covers_the_ranges_of_training(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluation_always_shows_the_same(task):
-    assert Degradation.usual(task) == (task, 0.1, 2)
+    assert Degradation.standard(task) == (task, 0.1, 2)
 
 
 @pytest.mark.parametrize("task", ["denoising", "inpainting"])
 def test_each_image_has_noise_or_holes_of_its_own(task):
-    first, second = Degradation.usual(task).apply_each([image()] * 2, rng())
+    first, second = Degradation.standard(task).apply_each([image()] * 2, rng())
     assert not np.array_equal(first, second)

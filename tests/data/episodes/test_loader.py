@@ -140,16 +140,16 @@ def test_batches_end_with_the_run(expected):
     assert_equal(list(itertools.islice(stream, 5)), expected[6:])
 
 
-def test_a_worker_that_was_killed_is_told_with_its_number_and_the_others_end(expected):
+def test_a_killed_worker_is_named_with_its_signal_and_the_others_end(expected):
     before = set(multiprocessing.active_children())
     config = replace(CONFIG, train=replace(CONFIG.train, workers=2, steps=1000))
     stream = batches(EpisodeSource(config))
     assert_equal([next(stream)], expected[:1])
     workers = [w for w in multiprocessing.active_children() if w not in before]
     os.kill(workers[0].pid, signal.SIGKILL)
-    told = f"process {workers[0].pid}, one of the 2 .* killed by SIGKILL, .* want of memory"
-    for _ in range(2):  # also when it is asked again
-        with pytest.raises(LoaderError, match=told):
+    message = f"process {workers[0].pid}, one of the 2 .* killed by SIGKILL, .* lack of memory"
+    for _ in range(2):  # every call raises
+        with pytest.raises(LoaderError, match=message):
             list(stream)
     assert all(worker.exitcode is not None or worker.join(10) is None for worker in workers)
 

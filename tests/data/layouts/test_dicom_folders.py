@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from dicom_written import write_segmentation, write_series
 
-from wsicl_jax.data.conversion.source_case import read_case, scan_labels, source_files
+from wsicl_jax.data.conversion.source_case import read_source_case, scan_labels, source_files
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.errors import DataError
 
@@ -38,7 +38,7 @@ def test_a_folder_for_each_case_has_a_series_and_its_segments(tmp_path):
     assert layout.label_names == {1: "aorta", 2: "liver", 3: "spleen"}
     subjects = [(case.name, case.subject) for case in layout.cases]
     assert subjects == [("other", "other"), ("visit1", "P7"), ("visit2", "P7")]
-    raw = read_case(layout, layout.cases[2], layout.label_names)
+    raw = read_source_case(layout, layout.cases[2], layout.label_names)
     np.testing.assert_array_equal(raw.image[0], image())
     np.testing.assert_array_equal(raw.affine, AFFINE)
     found = masks("spleen", "liver")
@@ -58,7 +58,7 @@ def test_a_label_file_may_lie_beside_the_series(tmp_path):
     assert layout.label_names is None
     names = scan_labels(layout)
     assert names == {4: "label 4"}
-    raw = read_case(layout, layout.cases[0], names)
+    raw = read_source_case(layout, layout.cases[0], names)
     np.testing.assert_array_equal(raw.label, label)
     assert raw.remarks == ("axes of the label map turned to the image's",)
 
@@ -128,4 +128,4 @@ def test_overlapping_segments_are_told_when_the_case_is_read(tmp_path):
     write_segmentation(tmp_path / "bad/seg.dcm", images, {"liver": both, "tumour": both})
     layout = find_layout(tmp_path)
     with pytest.raises(DataError, match="'liver' and 'tumour' overlap"):
-        read_case(layout, layout.cases[0], layout.label_names)
+        read_source_case(layout, layout.cases[0], layout.label_names)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from wsicl_jax.config import KindsConfig, SynthConfig
-from wsicl_jax.data.synthesis.anatomy import draw_anatomy
+from wsicl_jax.data.synthesis.anatomy import sample_anatomy
 from wsicl_jax.data.synthesis.canvas import BODY, OUTSIDE, Anatomy
 
 SHAPE = (48, 52, 44)
@@ -20,7 +20,7 @@ def only(**kinds: float) -> SynthConfig:
 
 
 def drawn(**kinds: float) -> list[Anatomy]:
-    return [draw_anatomy(np.random.default_rng(seed), SHAPE, only(**kinds)) for seed in SEEDS]
+    return [sample_anatomy(np.random.default_rng(seed), SHAPE, only(**kinds)) for seed in SEEDS]
 
 
 def of_kind(anatomy: Anatomy, kind: str) -> list[int]:
@@ -158,7 +158,7 @@ def test_distractors_are_seen_but_have_no_label():
     settings = SynthConfig(
         structures=(2, 3), distractors=(4, 4), kinds=KindsConfig(**NONE | {"organ": 1})
     )
-    anatomy = draw_anatomy(np.random.default_rng(0), SHAPE, settings)
+    anatomy = sample_anatomy(np.random.default_rng(0), SHAPE, settings)
     shown = set(np.unique(anatomy.tissue)) - {OUTSIDE, BODY}
     assert len([tissue for tissue in shown if anatomy.label_of[tissue] == 0]) >= 4
 
@@ -167,7 +167,7 @@ def test_distractors_are_seen_but_have_no_label():
 def test_a_body_ends_within_the_volume_or_fills_it(body):
     settings = SynthConfig(body=body)
     for seed in SEEDS:
-        anatomy = draw_anatomy(np.random.default_rng(seed), SHAPE, settings)
+        anatomy = sample_anatomy(np.random.default_rng(seed), SHAPE, settings)
         assert (anatomy.tissue == OUTSIDE).any() == bool(body)
         assert (anatomy.tissue[::47, ::51, ::43] == OUTSIDE).all() == bool(body)
 
@@ -175,7 +175,9 @@ def test_a_body_ends_within_the_volume_or_fills_it(body):
 @pytest.mark.parametrize("shape", [(2, 2, 2), (3, 4, 90), (12, 12, 12)])
 def test_what_has_no_room_is_left_out(shape):
     for seed in SEEDS:
-        anatomy = draw_anatomy(np.random.default_rng(seed), shape, SynthConfig(structures=(40, 50)))
+        anatomy = sample_anatomy(
+            np.random.default_rng(seed), shape, SynthConfig(structures=(40, 50))
+        )
         assert len(anatomy.names) < 40
         assert anatomy.tissue.shape == shape
 
@@ -189,7 +191,7 @@ def test_lobes_and_pairs_look_alike_if_the_settings_say_so():
     for kind, name in (("lobes", "lobe"), ("pair", "pair")):
         for alike, expected in ((0.0, False), (1.0, True)):
             settings = replace(only(**{kind: 1.0}), same_appearance=alike)
-            found = [draw_anatomy(np.random.default_rng(seed), SHAPE, settings) for seed in SEEDS]
+            found = [sample_anatomy(np.random.default_rng(seed), SHAPE, settings) for seed in SEEDS]
             shared = [len(set(looks(a, name))) < len(looks(a, name)) for a in found]
             assert any(shared) == expected
 
@@ -198,8 +200,8 @@ def test_territories_divide_all_that_has_no_label_and_change_no_look():
     settings = replace(only(organ=1), distractors=(2, 4), body=1.0)
     divided = replace(settings, parcellation=1.0)
     for seed in SEEDS:
-        before = draw_anatomy(np.random.default_rng(seed), SHAPE, settings)
-        after = draw_anatomy(np.random.default_rng(seed), SHAPE, divided)
+        before = sample_anatomy(np.random.default_rng(seed), SHAPE, settings)
+        after = sample_anatomy(np.random.default_rng(seed), SHAPE, divided)
         kept = labels(before) > 0
         np.testing.assert_array_equal(labels(before)[kept], labels(after)[kept])
         np.testing.assert_array_equal(before.look_of[before.tissue], after.look_of[after.tissue])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from wsicl_jax.config import KindsConfig, ScannerConfig, SynthConfig
-from wsicl_jax.data.synthesis.cohort import draw_cohort
+from wsicl_jax.data.synthesis.cohort import sample_cohort
 
 SHAPE = (16, 20, 24)
 SEEDS = range(20)
@@ -16,7 +16,7 @@ PLAIN = SynthConfig(intensity_sd=0, texture=0, scanner=NO_SCANNER)
 
 
 def cohort_of(*seed: int, shape=SHAPE, settings=SynthConfig()):  # noqa: B008 - frozen
-    return draw_cohort(seed, shape, settings)
+    return sample_cohort(seed, shape, settings)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_more_deformation_moves_more():
 def test_a_large_cohort_takes_less_than_two_seconds_of_one_core():
     settings = SynthConfig(structures=(20, 20))
     start = time.process_time()
-    cohort = draw_cohort((0, 1), (64, 64, 64), settings)
+    cohort = sample_cohort((0, 1), (64, 64, 64), settings)
     for index in range(9):
         cohort.subject(index)
     assert time.process_time() - start < 2

@@ -8,8 +8,8 @@ import pytest
 from wsicl_jax.config import PriorConfig, ScannerConfig, SynthConfig, VolumeConfig, config_from_dict
 from wsicl_jax.data.episodes.sources import synthetic_subjects
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
-from wsicl_jax.data.synthesis.cohort import draw_cohort, fingerprint
-from wsicl_jax.data.synthesis.prior import draw_prior, prior_anatomy
+from wsicl_jax.data.synthesis.cohort import fingerprint, sample_cohort
+from wsicl_jax.data.synthesis.prior import prior_anatomy, sample_prior
 from wsicl_jax.errors import ConfigError, DataError
 
 SHAPE = (24, 20, 28)
@@ -52,7 +52,7 @@ def anatomy_of(store, seed=0, deformation=0.0, **others):
 
 def test_an_anatomy_keeps_the_labels_of_its_prior(store):
     for seed in range(6):
-        cohort = draw_cohort((seed,), SHAPE, settings(store))
+        cohort = sample_cohort((seed,), SHAPE, settings(store))
         assert sorted(cohort.names.values()) == sorted(NAMES.values())
         for index in range(2):
             _, label = cohort.subject(index)
@@ -61,7 +61,7 @@ def test_an_anatomy_keeps_the_labels_of_its_prior(store):
 
 def test_a_structure_is_as_large_and_in_the_order_of_the_prior(store):
     """The case's blocks fill 6 / 20 * 7 / 22 * 6 / 10 of the volume each."""
-    cohort = draw_cohort((0,), SHAPE, settings(store, deformation=0))
+    cohort = sample_cohort((0,), SHAPE, settings(store, deformation=0))
     _, label = cohort.subject(0)
     shares = np.bincount(label.ravel())[1:] / label.size
     np.testing.assert_allclose(shares, 6 / 20 * 7 / 22 * 6 / 10, rtol=0.2)
@@ -72,9 +72,9 @@ def test_a_structure_is_as_large_and_in_the_order_of_the_prior(store):
 
 
 def test_many_cohorts_come_from_one_store(store):
-    a, b = (draw_cohort((seed,), SHAPE, settings(store)).anatomy.tissue for seed in (0, 1))
+    a, b = (sample_cohort((seed,), SHAPE, settings(store)).anatomy.tissue for seed in (0, 1))
     assert (a != b).mean() > 0.05
-    again = draw_cohort((0,), SHAPE, settings(store)).anatomy.tissue
+    again = sample_cohort((0,), SHAPE, settings(store)).anatomy.tissue
     np.testing.assert_array_equal(a, again)
 
 
@@ -114,13 +114,13 @@ def test_priors_and_shapes_are_drawn_by_their_weights(store):
         shapes_weight=1,
     )
     rng = np.random.default_rng(0)
-    drawn = [draw_prior(rng, wanted) for _ in range(4000)]
+    drawn = [sample_prior(rng, wanted) for _ in range(4000)]
     shares = [sum(d is not None and d.store == name for d in drawn) / 4000 for name in "ab"]
     np.testing.assert_allclose([*shares, drawn.count(None) / 4000], [0.5, 0.25, 0.25], atol=0.03)
 
 
 def test_without_priors_all_anatomies_are_of_shapes():
-    assert draw_prior(np.random.default_rng(0), SynthConfig()) is None
+    assert sample_prior(np.random.default_rng(0), SynthConfig()) is None
 
 
 def test_a_prior_of_weight_0_is_refused():
@@ -131,9 +131,9 @@ def test_a_prior_of_weight_0_is_refused():
 def test_cohorts_come_from_all_priors(store, tmp_path):
     other = write(tmp_path / "other", {"x": (1, 2)})
     wanted = settings(store, other, shapes_weight=1)
-    counts = {draw_cohort((seed,), SHAPE, wanted).names.get(1, "")[:5] for seed in range(20)}
+    counts = {sample_cohort((seed,), SHAPE, wanted).names.get(1, "")[:5] for seed in range(20)}
     assert {"liver", "organ"} <= counts
-    sizes = {draw_cohort((seed,), SHAPE, settings(store, other)).structures for seed in range(12)}
+    sizes = {sample_cohort((seed,), SHAPE, settings(store, other)).structures for seed in range(12)}
     assert sizes == {2, 4}
 
 
@@ -145,7 +145,7 @@ def test_a_kept_image_moves_with_its_labels(tmp_path):
     path = write(tmp_path / "bright", {"a": (2, 9)}, brightness=1.0)
     wanted = settings(path, prior_image=1.0, deformation=0.05, intensity_sd=0, scanner=PLAIN)
     for seed in range(4):  # mirrored along other axes in each
-        cohort = draw_cohort((seed,), SHAPE, wanted)
+        cohort = sample_cohort((seed,), SHAPE, wanted)
         label_of = {name: value for value, name in cohort.names.items()}
         seen = []
         for index in range(2):
@@ -167,7 +167,7 @@ def test_intensities_are_kept_as_often_as_asked(store):
 def test_subjects_of_a_kept_image_differ_in_contrast(tmp_path):
     path = write(tmp_path / "bright", {"a": (2, 9)}, brightness=1.0)
     wanted = settings(path, prior_image=1.0, deformation=0, intensity_sd=0.05, scanner=PLAIN)
-    cohort = draw_cohort((1,), SHAPE, wanted)
+    cohort = sample_cohort((1,), SHAPE, wanted)
     value = {name: value for value, name in cohort.names.items()}["spleen"]
     means = [image[label == value].mean() for image, label in map(cohort.subject, range(6))]
     assert np.std(means) > 0.02
@@ -191,16 +191,16 @@ def test_a_label_too_small_to_be_seen_leaves_a_cohort_without_it(tmp_path):
     label[7, 9, 11] = 1
     write_case(path, "a", np.zeros((1, *label.shape), np.float32), label, np.eye(4))
     finish_store(path)
-    counts = {draw_cohort((seed,), SHAPE, settings(path)).structures for seed in range(4)}
+    counts = {sample_cohort((seed,), SHAPE, settings(path)).structures for seed in range(4)}
     assert 0 in counts
 
 
 def test_a_prior_that_cannot_serve_is_refused(tmp_path):
     with pytest.raises(DataError, match="no store"):
-        draw_cohort((0,), SHAPE, settings(tmp_path / "none"))
+        sample_cohort((0,), SHAPE, settings(tmp_path / "none"))
     empty = write(tmp_path / "empty", {"a": ()})
     with pytest.raises(DataError, match=r"case a of .* has 0 labels"):
-        draw_cohort((0,), SHAPE, settings(empty))
+        sample_cohort((0,), SHAPE, settings(empty))
     without = write(tmp_path / "without", {})
     with pytest.raises(DataError, match="has no case"):
-        draw_cohort((0,), SHAPE, settings(without))
+        sample_cohort((0,), SHAPE, settings(without))

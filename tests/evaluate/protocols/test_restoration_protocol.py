@@ -79,5 +79,5 @@ def test_an_image_is_made_worse_alike_for_every_model_and_run(data):
         np.testing.assert_array_equal(a.target, b.target)
         np.testing.assert_array_equal(a.context_images[:1], b.context_images)
     noise = [(s.target - s.truth).ravel() for s in first.shown[:2]]
-    assert np.std(noise[0]) == pytest.approx(Degradation.usual("denoising").noise_sd, rel=0.1)
+    assert np.std(noise[0]) == pytest.approx(Degradation.standard("denoising").noise_sd, rel=0.1)
     assert not np.array_equal(*noise)

@@ -1,7 +1,7 @@
-"""Images as another scanner might show them: passed through a random convolution network.
+"""Global intensity non-linear augmentation (GIN; Ouyang et al., arXiv 2111.12525).
 
-Global intensity non-linear augmentation (GIN; Ouyang et al., arXiv 2111.12525), with the
-sizes that the backbone was trained with (arXiv 2503.02410).
+A random convolution network changes the appearance of images. Its size is that of the backbone's
+training (arXiv 2503.02410).
 """
 
 import math
@@ -21,24 +21,24 @@ _BIAS_SD = 0.1
 
 
 class RandomNetwork(NamedTuple):
-    """Four convolutions from one channel to one, by way of ten."""
+    """Four convolutions, with 1, 10, 10, 10 and 1 channels."""
 
     kernels: tuple[Float[Array, "*batch 3 3 3 c_in c_out"], ...]
     biases: Float[Array, "*batch 4 10"]
-    """The last layer has but one."""
+    """The last layer uses only the first."""
     share: Float[Array, "*batch"]
-    """Share of the network's output in the changed image."""
+    """Share of the network's output in the augmented image."""
 
     @classmethod
-    def draw(cls, key: PRNGKeyArray, blend: tuple[float, float]) -> "RandomNetwork":
-        """The network of a key: each layer sees 1 or 27 voxels; `blend` is the range of `share`."""
+    def sample(cls, key: PRNGKeyArray, blend: tuple[float, float]) -> "RandomNetwork":
+        """The network of a key: kernels have 1 or 27 voxels; `blend` is the range of `share`."""
         size_key, share_key, kernel_key, bias_key = jax.random.split(key, 4)
-        alone = jax.random.bernoulli(size_key, shape=(_LAYERS,))
+        is_pointwise = jax.random.bernoulli(size_key, shape=(_LAYERS,))
         centre = jnp.zeros((3, 3, 3, 1, 1)).at[1, 1, 1].set(1)
-        # Scaled by the voxels and channels that are summed, so that activations keep their size.
-        seen = jnp.where(alone[:, None, None, None, None, None], centre, 1 / math.sqrt(27))
-        drawn = seen * jax.random.normal(kernel_key, (_LAYERS, 3, 3, 3, _CHANNELS, _CHANNELS))
-        first, *others = drawn
+        # Scaled by the number of summed voxels and channels, so that activations keep their size.
+        window = jnp.where(is_pointwise[:, None, None, None, None, None], centre, 1 / math.sqrt(27))
+        kernels = window * jax.random.normal(kernel_key, (_LAYERS, 3, 3, 3, _CHANNELS, _CHANNELS))
+        first, *others = kernels
         *between, last = (kernel / math.sqrt(_CHANNELS) for kernel in others)
         return cls(
             (first[..., :1, :], *between, last[..., :1]),
@@ -46,18 +46,18 @@ class RandomNetwork(NamedTuple):
             jax.random.uniform(share_key, minval=blend[0], maxval=blend[1]),
         )
 
-    def changed(self, image: Float[Array, "x y z 1"]) -> Float[Array, "x y z 1"]:
-        """An image through the network, blended with itself, of unchanged Euclidean norm.
+    def augmented(self, image: Float[Array, "x y z 1"]) -> Float[Array, "x y z 1"]:
+        """The network's output blended with the image, with the image's Euclidean norm.
 
-        The output is scaled to the image's norm before blending, so that the share is one,
-        and the blend again. An image of zeros stays one. Also for a part of an image, on a
-        mesh that cuts it.
+        The output is scaled to the image's norm before blending, so that `share` is exact, and
+        the blend is scaled again. An image of zeros stays zero. On a mesh that divides images,
+        norms are those of whole images.
         """
         norm = _norm(image)
-        passed = _scaled(self._passed(image[None])[0], norm)
-        return _scaled(self.share * passed + (1 - self.share) * image, norm)
+        output = _scaled(self._output(image[None])[0], norm)
+        return _scaled(self.share * output + (1 - self.share) * image, norm)
 
-    def _passed(self, x: Float[Array, "1 x y z 1"]) -> Float[Array, "1 x y z 1"]:
+    def _output(self, x: Float[Array, "1 x y z 1"]) -> Float[Array, "1 x y z 1"]:
         for number, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             x = conv3d(jax.nn.leaky_relu(x) if number else x, kernel)
             x = x + bias[: x.shape[-1]]
@@ -67,11 +67,11 @@ class RandomNetwork(NamedTuple):
 def through_random_networks(
     networks: RandomNetwork, images: Float[Array, "batch image x y z 1"]
 ) -> Float[Array, "batch image x y z 1"]:
-    """All images of each row through the network of that row, one after another."""
+    """All images of each row, one after another, through the network of that row."""
 
     def row(inputs: tuple[RandomNetwork, Array]) -> Array:
         network, images = inputs
-        return lax.map(network.changed, images)
+        return lax.map(network.augmented, images)
 
     return lax.map(row, (networks, images))
 
@@ -81,5 +81,5 @@ def _norm(x: Array) -> Float[Array, ""]:
 
 
 def _scaled(x: Array, norm: Float[Array, ""]) -> Array:
-    """`x` scaled to a norm; zeros stay what they are."""
+    """`x` scaled to a norm; zeros stay zero."""
     return x * (norm / jnp.maximum(_norm(x), jnp.finfo(x.dtype).tiny))

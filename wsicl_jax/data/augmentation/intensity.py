@@ -1,8 +1,7 @@
-"""What changes intensities alone, within the compiled training step.
+"""Augmentation of intensities, within the compiled training step.
 
-The backbone's published augmentation (arXiv 2503.02410), in float32. What is drawn for an
-episode holds for its target and all its contexts. What changes labels or geometry is in
-`group.py`.
+The backbone's published augmentation (arXiv 2503.02410), in float32. An episode's target and
+contexts have the same changes. `group.py` augments geometry and labels.
 """
 
 from collections.abc import Callable
@@ -27,18 +26,18 @@ Images = tuple[Float[Array, "batch 1 x y z 1"], Float[Array, "batch context x y 
 def augment_intensities(
     batch: Batch, key: PRNGKeyArray, config: AugmentConfig, mesh: Mesh
 ) -> Batch:
-    """A batch of episodes with other intensities, a pure function of key and configuration.
+    """A batch of episodes with augmented intensities, a pure function of key and configuration.
 
-    `batch` is a named tuple with arrays of `PLACEMENT`, and stays placed so. The result is
-    the same on every mesh, up to rounding, and for context sets filled up with images of
-    weight 0. In this order, each drawn for every episode by itself:
+    `batch` is a named tuple with arrays of `PLACEMENT`, and keeps this placement. The result is
+    the same on every mesh, up to rounding, and does not depend on images that only fill a context
+    set. In this order, sampled for each episode:
 
-    - a random convolution network (`gin`), one for each episode; whether there are any is drawn
-      for the whole batch, since it costs as much as a small network and is left out otherwise;
+    - a random convolution network (`gin`) for each episode. The whole batch has them or has none,
+      since they cost as much as a small network;
     - inverted, scaled and shifted intensities;
-    - noise, new for each image.
+    - noise, another one for each image.
 
-    A change of probability 0 leaves no trace in the compiled program.
+    A change of probability 0 adds nothing to the compiled program.
     """
     images = (batch.target[:, None], batch.context_images)
     rows = batch.target.shape[0]
@@ -46,8 +45,8 @@ def augment_intensities(
     if config.gin:
         images = _through_networks(images, gin_key, config, mesh)
     if config.invert_image:
-        drawn = jax.random.bernoulli(invert_key, config.invert_image, (rows,))
-        images = _each(images, lambda x: jnp.where(_for_rows(drawn, x), 1 - x, x))
+        is_inverted = jax.random.bernoulli(invert_key, config.invert_image, (rows,))
+        images = _each(images, lambda x: jnp.where(_for_rows(is_inverted, x), 1 - x, x))
     if config.scale:
         factor = 1 + _amounts(scale_key, config.scale, config.max_scale, rows)
         images = _each(images, lambda x: x * _for_rows(factor, x))
@@ -70,33 +69,33 @@ def _for_rows(values: Array, x: Array) -> Array:
 
 
 def _amounts(
-    key: PRNGKeyArray, probability: float, largest: float, rows: int
+    key: PRNGKeyArray, probability: float, max_amount: float, rows: int
 ) -> Float[Array, " rows"]:
-    """Up to `largest` in magnitude where it is drawn, 0 elsewhere."""
-    drawn_key, amount_key = jax.random.split(key)
-    drawn = jax.random.bernoulli(drawn_key, probability, (rows,))
-    amount = jax.random.uniform(amount_key, (rows,), minval=-largest, maxval=largest)
-    return jnp.where(drawn, amount, 0)
+    """Up to `max_amount` in magnitude, with a probability; else 0."""
+    change_key, amount_key = jax.random.split(key)
+    is_changed = jax.random.bernoulli(change_key, probability, (rows,))
+    amount = jax.random.uniform(amount_key, (rows,), minval=-max_amount, maxval=max_amount)
+    return jnp.where(is_changed, amount, 0)
 
 
 def _with_noise(images: Images, key: PRNGKeyArray, config: AugmentConfig, mesh: Mesh) -> Images:
-    drawn_key, noise_key = jax.random.split(key)
+    change_key, noise_key = jax.random.split(key)
     target, contexts = images
-    drawn = jax.random.bernoulli(drawn_key, config.noise, target.shape[:1])
-    sd = jnp.where(drawn, config.noise_sd, 0)
+    is_noisy = jax.random.bernoulli(change_key, config.noise, target.shape[:1])
+    sd = jnp.where(is_noisy, config.noise_sd, 0)
 
     def noisy(x: Array, first: int, placement: PartitionSpec) -> Array:
         rows, count, *volume = x.shape
 
-        # A key for each image, so that none depends on how many there are.
+        # A key for each image, so that its noise does not depend on the number of images.
         def noise(row: Array, number: Array) -> Array:
             image_key = jax.random.fold_in(jax.random.fold_in(noise_key, row), number)
             return jax.random.normal(image_key, volume, x.dtype)
 
         of_row = jax.vmap(noise, (None, 0))
-        drawn = jax.vmap(of_row, (0, None))(jnp.arange(rows), first + jnp.arange(count))
-        drawn = lax.with_sharding_constraint(drawn, NamedSharding(mesh, placement))
-        return x + _for_rows(sd, x) * drawn
+        values = jax.vmap(of_row, (0, None))(jnp.arange(rows), first + jnp.arange(count))
+        values = lax.with_sharding_constraint(values, NamedSharding(mesh, placement))
+        return x + _for_rows(sd, x) * values
 
     return noisy(target, 0, _TARGETS), noisy(contexts, 1, PLACEMENT["context_images"])
 
@@ -104,20 +103,20 @@ def _with_noise(images: Images, key: PRNGKeyArray, config: AugmentConfig, mesh: 
 def _through_networks(
     images: Images, key: PRNGKeyArray, config: AugmentConfig, mesh: Mesh
 ) -> Images:
-    drawn_key, networks_key = jax.random.split(key)
+    change_key, networks_key = jax.random.split(key)
     placed = (_TARGETS, PLACEMENT["context_images"])
 
     def local(keys: Key[Array, " batch"], images: Images) -> Images:
-        networks = jax.vmap(lambda key: RandomNetwork.draw(key, config.gin_blend))(keys)
+        networks = jax.vmap(lambda key: RandomNetwork.sample(key, config.gin_blend))(keys)
         return _each(images, lambda x: through_random_networks(networks, x))
 
-    # On each device with its part of the images, as the network itself.
-    everywhere = jax.shard_map(
+    # Each device augments its part of the images, as in the network itself.
+    on_devices = jax.shard_map(
         local, mesh=mesh, in_specs=(PartitionSpec(DATA), placed), out_specs=placed
     )
     keys = jax.random.split(networks_key, images[0].shape[0])
-    drawn: Bool[Array, ""] = jax.random.bernoulli(drawn_key, config.gin)
-    return lax.cond(drawn, everywhere, lambda _, images: images, keys, images)
+    is_used: Bool[Array, ""] = jax.random.bernoulli(change_key, config.gin)
+    return lax.cond(is_used, on_devices, lambda _, images: images, keys, images)
 
 
 _TARGETS = PartitionSpec(PLACEMENT["target"][0], None, *PLACEMENT["target"][1:])

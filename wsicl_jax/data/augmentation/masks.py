@@ -1,4 +1,4 @@
-"""Changes of what a mask means: its edge, one voxel more or less."""
+"""Augmentation of masks: edges, dilation and erosion."""
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,9 +13,9 @@ Mask = Bool[np.ndarray, "x y z"]
 
 
 def sobel_edge(mask: Mask) -> Mask:
-    """Where Sobel's gradient has at least half the magnitude that it has at a flat face.
+    """Where Sobel's gradient has at least half its magnitude at a flat face.
 
-    That is a band of two voxels, one inside and one outside. The image's border is no edge.
+    The result is a band of two voxels, one inside and one outside. The image's border is no edge.
     """
     where = _neighbourhood(mask)
     values = mask[where].astype(np.int16)
@@ -26,12 +26,12 @@ def sobel_edge(mask: Mask) -> Mask:
 
 
 def dilated(mask: Mask) -> Mask:
-    """The mask with all voxels that share a face with one of its own."""
+    """The mask with all voxels that share a face with one of its voxels."""
     return _within_neighbourhood(ndimage.binary_dilation, mask)
 
 
 def eroded(mask: Mask) -> Mask:
-    """The mask without its voxels that share a face with one outside; beyond the border is none."""
+    """The mask without voxels that share a face with one outside; the image's border is no edge."""
     return _within_neighbourhood(ndimage.binary_erosion, mask, border_value=1)
 
 
@@ -43,7 +43,7 @@ def _within_neighbourhood(change, mask: Mask, **options) -> Mask:
 
 
 def _neighbourhood(mask: Mask) -> tuple[slice, ...]:
-    """The part of the volume around a mask beyond which a change by one voxel has no effect."""
+    """The part of the volume around a mask that a change by one voxel can affect."""
     box = Box.around(mask)
     if box is None:
         return (slice(0),) * 3

@@ -1,4 +1,4 @@
-"""Changes of where things lie: turns, elastic deformation, and lost planes."""
+"""Quarter turns, elastic deformation and subsampling of volumes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,63 +13,68 @@ PLANES = ((0, 1), (0, 2), (1, 2))
 """The planes of a volume, by the axes that span them."""
 
 _CONTROL_CELLS = 4
-"""Cells of the grid of control points along each axis: displacements of up to 0.4 of a cell
-cannot fold (Choi and Lee 2000), and 0.1 of a side is that."""
+"""Cells of the grid of control points along each axis. Displacements of up to 0.4 of a cell, which
+is 0.1 of a side, cannot fold (Choi and Lee 2000)."""
 
 
 def quarter_turns(volume: np.ndarray, turns: Sequence[int]) -> np.ndarray:
-    """The volume turned by so many quarters in each of `PLANES`, one after another.
+    """The volume rotated by a number of quarter turns in each of `PLANES`, one after another.
 
-    The shape stays if planes of unequal sides are turned by even numbers.
+    Even numbers keep the shape of planes with unequal sides.
     """
     for plane, count in zip(PLANES, turns, strict=True):
         volume = np.rot90(volume, count, plane)
     return volume
 
 
-def draw_turn(shape: Shape3, plane: int, rng: np.random.Generator, *, fewest: int = 1) -> int:
-    """`fewest` to 3 quarter turns of a plane; 2, or none, if it has unequal sides."""
+def sample_quarter_turns(
+    shape: Shape3, plane: int, rng: np.random.Generator, *, minimum: int = 1
+) -> int:
+    """`minimum` to 3 quarter turns of a plane; if its sides are unequal, 2 or none."""
     first, second = PLANES[plane]
     square = shape[first] == shape[second]
-    return int(rng.integers(fewest, 4)) if square else 2 * int(rng.integers(fewest, 2))
+    return int(rng.integers(minimum, 4)) if square else 2 * int(rng.integers(minimum, 2))
 
 
 class Deformation(NamedTuple):
-    """Where the voxels of a deformed volume come from."""
+    """The mapping from a deformed volume to the original one."""
 
     positions: Float[np.ndarray, "3 x y z"]
-    """In voxels of the volume that is deformed."""
+    """For each voxel of the deformed volume, its position in voxels of the original."""
 
     def image(self, image: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
-        """An image deformed, with linear interpolation; beyond its border it goes on."""
+        """The deformed image, with linear interpolation; its border repeats outside."""
         return ndimage.map_coordinates(image, self.positions, order=1, mode="nearest")
 
     def mask(self, mask: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
-        """A mask deformed: it holds where it does by half or more."""
+        """The deformed mask: where linear interpolation gives 0.5 or more."""
         return self.image(mask.astype(np.float32)) >= 0.5
 
     @classmethod
-    def draw(cls, shape: Shape3, largest: float, rng: np.random.Generator) -> "Deformation":
-        """A smooth random deformation, at most `largest` as a share of each side.
+    def sample(
+        cls, shape: Shape3, max_displacement: float, rng: np.random.Generator
+    ) -> "Deformation":
+        """A smooth random deformation of at most `max_displacement`, as a share of each side.
 
-        Displacements are drawn at control points and joined by cubic B-splines.
+        Cubic B-splines interpolate random displacements of control points.
         """
         points = _CONTROL_CELLS + 3
-        drawn = rng.uniform(-largest, largest, (3, points, points, points)).astype(np.float32)
-        # Not `@`: the threads of a matrix library would fight with the training's for the cores.
+        size = (3, points, points, points)
+        positions = rng.uniform(-max_displacement, max_displacement, size).astype(np.float32)
+        # Not `@`: the threads of a matrix library would compete with those of training.
         for axis, side in enumerate(shape):
-            drawn = np.einsum("ij,cjkl->ckli", _spline_weights(side), drawn)
-            drawn[axis] *= side
-        drawn += np.indices(shape, np.float32)
-        return cls(drawn)
+            positions = np.einsum("ij,cjkl->ckli", _spline_weights(side), positions)
+            positions[axis] *= side
+        positions += np.indices(shape, np.float32)
+        return cls(positions)
 
 
 def subsampled(
     image: Float[np.ndarray, "x y z"], axis: int, factor: int, first: int
 ) -> Float[np.ndarray, "x y z"]:
-    """The image with one of `factor` planes kept, from plane `first`, the others interpolated.
+    """The image with only every `factor`-th plane, from plane `first`; the others are interpolated.
 
-    Those before the first and after the last that is kept repeat it.
+    Planes before the first and after the last kept plane repeat it.
     """
     kept = np.arange(first, image.shape[axis], factor)
     position = (np.arange(image.shape[axis], dtype=np.float32) - first) / factor
@@ -83,7 +88,7 @@ def subsampled(
 
 
 def _spline_weights(side: int) -> Float[np.ndarray, "side points"]:
-    """Weights of the control points for each voxel along an axis, cubic; each row sums to 1."""
+    """Cubic weights of the control points for each voxel along an axis; each row sums to 1."""
     position = (np.arange(side) + 0.5) * _CONTROL_CELLS / side
     knots = np.arange(-3, _CONTROL_CELLS + 4)
     return interpolate.BSpline.design_matrix(position, knots, 3).toarray().astype(np.float32)

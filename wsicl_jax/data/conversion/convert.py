@@ -1,8 +1,8 @@
-"""From a folder of images and labels to a store; a case that cannot be used is named.
+"""From a folder of images and labels to a store.
 
-Many processes, and many machines with a part each, may fill one store. Cases that are there
-and intact are not made again, so that a conversion cut off at any moment goes on with the same
-command. Whoever finds nothing missing at its end finishes the store.
+Many processes, and many machines with a part each, may write one store. Intact cases are not made
+again, so the same command continues a conversion that was killed. The process after which no case
+is missing finishes the store.
 """
 
 import functools
@@ -14,27 +14,28 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import PreparationConfig, ReadingConfig
-from wsicl_jax.data import store, store_writer
+from wsicl_jax.data import store
 from wsicl_jax.data.conversion.source_case import read_source_case, scan_labels, source_files
 from wsicl_jax.data.conversion.stored_case import to_stored_case
 from wsicl_jax.data.layouts.find import find_layout
 from wsicl_jax.data.layouts.layout import CaseFiles, Kind, Layout
+from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.storage.location import Location
 from wsicl_jax.storage.lock import part_locked
 from wsicl_jax.terminal.progress import track
 
-_REFUSED = "skipped/"
-"""One file for each case that was tried and cannot be used."""
+_SKIPPED_CASES = "skipped/"
+"""One file for each skipped case."""
 
-_NAMES_SHOWN = 3
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -43,40 +44,40 @@ class ConversionSummary:
 
     store: Location
     written: tuple[str, ...]
-    """Cases that were made, sorted."""
-    there: tuple[str, ...] = ()
-    """Cases that were there already, intact."""
+    """Cases that were written, sorted."""
+    existing: tuple[str, ...] = ()
+    """Cases that the store had already, intact."""
     skipped: Mapping[str, str] | None = None
-    """Cases, or files that belong to none, that cannot be used, each with the reason."""
+    """Cases, and files without a case, that were skipped, each with the reason."""
     remarks: Mapping[str, tuple[str, ...]] | None = None
-    """What was unusual about cases that went in."""
+    """What was unusual about cases of the store."""
     removed: tuple[str, ...] = ()
     """Cases that the store had and the source has no more."""
     missing: int = 0
-    """Cases of other parts that are not there yet; the store is finished when none is."""
+    """Cases of other parts that are not written yet; the store is finished when none is."""
 
     def report(self) -> RenderableType:
-        """The counts, and a row for everything that needs a look, for `console().print`."""
-        shown: list[RenderableType] = [Text(line) for line in self._headlines()]
+        """The counts, and a table of everything to check, for `console().print`."""
+        parts: list[RenderableType] = [Text(line) for line in self._headlines()]
         if self.skipped:
-            table = Table("left out", "reason")
+            table = Table("skipped", "reason")
             for name, reason in sorted(self.skipped.items()):
                 table.add_row(Text(name), Text(reason))
-            shown.append(table)
+            parts.append(table)
         if self.remarks:
-            table = Table("taken, with a remark", "cases", "such as")
+            table = Table("used, with a remark", "cases", "such as")
             for remark, names in sorted(_cases_by_remark(self.remarks).items()):
-                table.add_row(Text(remark), str(len(names)), Text(", ".join(names[:_NAMES_SHOWN])))
-            shown.append(table)
-        return Group(*shown)
+                table.add_row(Text(remark), str(len(names)), Text(", ".join(names[:_EXAMPLES])))
+            parts.append(table)
+        return Group(*parts)
 
     def _headlines(self) -> Iterator[str]:
-        done = len(self.written) + len(self.there)
+        done = len(self.written) + len(self.existing)
         total = done + len(self.skipped or {})
         if not done and not self.missing:
             yield f"0 of {total} can be used; no store was made"
             return
-        before = f", {len(self.there)} of them before" if self.there else ""
+        before = f", {len(self.existing)} of them before" if self.existing else ""
         yield f"{done} of {total} written to {self.store}{before}"
         if self.removed:
             yield f"{len(self.removed)} removed, as the source has them no more"
@@ -84,10 +85,9 @@ class ConversionSummary:
             yield f"{self.missing} are left to other parts; the store is finished with the last"
 
 
-@dataclass(frozen=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     case: str
-    state: Literal["written", "there", "left out"]
+    state: Literal["written", "existing", "skipped"]
     reason: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -103,25 +103,24 @@ def convert(
     workers: int = 1,
     max_memory_gb: float | None = None,
 ) -> ConversionSummary:
-    """Write the cases of a folder into a store, or go on with that; `workers` at a time.
+    """Write the cases of a folder into a store, or continue it; `workers` at a time.
 
-    `kind` is the folder's layout; `label_names` names the label values where it does not. Of
-    `part` (i, n) only every n-th case is made, from the i-th on. If no case can be used, no
-    store is made; the summary then has no written case. Each process refuses to read what would
-    take it above `max_memory_gb`, or by itself above half of the machine's memory.
+    `kind` is the folder's layout; `label_names` names the label values if the folder does not.
+    Part (i, n) makes every n-th case, from the i-th on. If no case can be used, there is no store
+    and the summary has no written case. A process refuses an image whose reading would take it
+    above `max_memory_gb` or, without that, needs more than half of the machine's memory.
 
     Raises:
-        DataError: the folder is of no known layout or says what a store cannot hold, there are
-            no cases, the store cannot be written, or was begun with other data or options.
+        DataError: the folder is of no known layout or does not fit into a store, has no cases,
+            or the store cannot be written or has other data or options.
         LockedError: another process makes the same part, or parts of another number.
     """
     location = Location.of(path)
     with part_locked(location.url, part, f"the store {location}"):
         return _convert(
-            source,
+            find_layout(source, kind=kind),
             location,
             preparation or PreparationConfig(),
-            kind,
             label_names,
             part,
             workers,
@@ -130,49 +129,43 @@ def convert(
 
 
 def _convert(
-    source: str | Path,
+    layout: Layout,
     location: Location,
     preparation: PreparationConfig,
-    kind: Kind,
     label_names: Mapping[int, str] | None,
     part: tuple[int, int],
     workers: int,
     max_memory_gb: float | None,
 ) -> ConversionSummary:
-    layout = find_layout(source, kind=kind)
     reading = ReadingConfig(
         assume_orientation=preparation.assume_orientation, max_memory_gb=max_memory_gb
     )
     label_names = _begin(location, layout, label_names, preparation, reading)
     number, parts = part
-    mine = layout.cases[number - 1 :: parts]
-    convert_one = functools.partial(
+    cases = layout.cases[number - 1 :: parts]
+    convert_case = functools.partial(
         _convert_case,
         location=location,
-        layout=replace(layout, cases=(), skipped={}),  # or each process would get them all
+        layout=replace(layout, cases=(), skipped={}),  # small: each process gets it
         label_names=label_names,
         preparation=preparation,
         reading=reading,
     )
-    outcomes = {}
-    with track(len(mine), f"converting {layout.name}") as progress:
-        for outcome in _outcomes(convert_one, mine, workers):
-            outcomes[outcome.case] = outcome
-            skipped = sum(o.state == "left out" for o in outcomes.values())
+    by_state: dict[str, list[_Outcome]] = defaultdict(list)
+    with track(len(cases), f"converting {layout.name}") as progress:
+        for outcome in _outcomes(convert_case, cases, workers):
+            by_state[outcome.state].append(outcome)
+            skipped = len(by_state["skipped"])
             progress.advance()
-            progress.status(f"{skipped} left out" if skipped else "")
+            progress.status(f"{skipped} skipped" if skipped else "")
     removed, missing = _finish(location, layout)
-
-    def named(state: str) -> tuple[str, ...]:
-        return tuple(sorted(o.case for o in outcomes.values() if o.state == state))
-
-    reasons = {name: outcomes[name].reason for name in named("left out")}
+    used = by_state["written"] + by_state["existing"]
     return ConversionSummary(
         location,
-        named("written"),
-        named("there"),
-        reasons | layout.skipped,
-        {name: o.remarks for name, o in outcomes.items() if o.remarks},
+        tuple(sorted(outcome.case for outcome in by_state["written"])),
+        tuple(sorted(outcome.case for outcome in by_state["existing"])),
+        {outcome.case: outcome.reason for outcome in by_state["skipped"]} | layout.skipped,
+        {outcome.case: outcome.remarks for outcome in used if outcome.remarks},
         removed,
         missing,
     )
@@ -185,17 +178,15 @@ def _begin(
     preparation: PreparationConfig,
     reading: ReadingConfig,
 ) -> dict[int, str]:
-    """Begin the store, or make sure that it was begun alike; the names of its labels."""
+    """Create the store, or check that it has the same settings; the names of its labels."""
     known = label_names or layout.label_names
     root = store.read_root(location)
     if root is None:
         names = dict(known or scan_labels(layout, reading))
         try:
-            store_writer.create_store(
-                location, layout.name, layout.channel_names, names, preparation
-            )
+            create_store(location, layout.name, layout.channel_names, names, preparation)
         except DataError:
-            # Another part may have begun it since; then it is compared like any other.
+            # The process of another part may have created it; then its settings are compared.
             root = store.read_root(location)
             if root is None:
                 raise
@@ -204,29 +195,29 @@ def _begin(
     now = store.Root(
         layout.name, layout.channel_names, dict(known or root.label_names), preparation
     )
-    for what in ("name", "channel_names", "label_names", "preparation"):
-        before, asked = getattr(root, what), getattr(now, what)
-        if before != asked:
+    for setting in ("name", "channel_names", "label_names", "preparation"):
+        before, requested = getattr(root, setting), getattr(now, setting)
+        if before != requested:
             raise DataError(
-                f"{location} was begun with {what} {before}, now it is {asked}; go on as before, "
-                "or remove it or name another store"
+                f"{location} was begun with {setting} {before}, now it is {requested}; go on as "
+                "before, or remove it or name another store"
             )
     return root.label_names
 
 
-def _outcomes(convert_one, mine: Sequence[CaseFiles], workers: int) -> Iterator[_Outcome]:
-    if workers <= 1 or len(mine) <= 1:
-        yield from map(convert_one, mine)
+def _outcomes(convert_case, cases: Sequence[CaseFiles], workers: int) -> Iterator[_Outcome]:
+    if workers <= 1 or len(cases) <= 1:
+        yield from map(convert_case, cases)
         return
     # Not forked: TensorStore has threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(mine)), mp_context=context)
+    pool = ProcessPoolExecutor(min(workers, len(cases)), mp_context=context)
     try:
-        for future in as_completed([pool.submit(convert_one, files) for files in mine]):
+        for future in as_completed([pool.submit(convert_case, files) for files in cases]):
             yield future.result()
     except BrokenProcessPool as error:
         raise DataError(
-            "a process of the conversion was killed, most likely for want of memory; go on with "
+            "a process of the conversion was killed, most likely for lack of memory; go on with "
             "the same command and fewer --workers: finished cases stay"
         ) from error
     finally:
@@ -242,24 +233,24 @@ def _convert_case(
     preparation: PreparationConfig,
     reading: ReadingConfig,
 ) -> _Outcome:
-    """Make one case, if it is not there. Raises `DataError` if writing fails."""
-    name = files.name
+    """Write one case unless the store has it. Raises `DataError` if writing fails."""
+    name, reason_file = files.name, f"{_SKIPPED_CASES}{files.name}.json"
     try:
         sources = source_files(layout, files)
         before = store.read_case(location, name)
         if before and before.source.files == sources and store.is_intact(location, before):
-            return _Outcome(name, "there", remarks=before.remarks)
+            return _Outcome(name, "existing", remarks=before.remarks)
         raw = read_source_case(
             layout, files, label_names, reading, replace_nonfinite=preparation.replace_nonfinite
         )
         case = to_stored_case(raw.image, raw.label, raw.affine, sources, preparation)
     except DataError as error:
-        _unfinish(location)
-        location.write(f"{_REFUSED}{name}.json", json.dumps({"reason": str(error)}).encode())
+        location.delete(store.CATALOGUE)
+        location.write(reason_file, json.dumps({"reason": str(error)}).encode())
         location.delete(f"cases/{name}/")
-        return _Outcome(name, "left out", reason=str(error))
-    _unfinish(location)
-    store_writer.write_case(
+        return _Outcome(name, "skipped", reason=str(error))
+    location.delete(store.CATALOGUE)
+    write_case(
         location,
         name,
         case.image,
@@ -269,25 +260,22 @@ def _convert_case(
         source=case.source,
         remarks=raw.remarks,
     )
-    location.delete(f"{_REFUSED}{name}.json")
+    location.delete(reason_file)
     return _Outcome(name, "written", remarks=raw.remarks)
 
 
-def _unfinish(location: Location) -> None:
-    location.delete(store.CATALOGUE)
-
-
 def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
-    """Write the catalogue if every case is settled; cases removed, and how many are missing."""
+    """Write the catalogue if no case is missing; removed cases, and the number of missing ones."""
     planned = {files.name for files in layout.cases}
-    refused = {
-        key.removeprefix(_REFUSED).removesuffix(".json"): key for key in location.keys(_REFUSED)
+    reason_files = {
+        key.removeprefix(_SKIPPED_CASES).removesuffix(".json"): key
+        for key in location.keys(_SKIPPED_CASES)
     }
-    there = store.complete_cases(location)
-    if missing := planned - there - refused.keys():
+    complete = store.complete_cases(location)
+    if missing := planned - complete - reason_files.keys():
         return (), len(missing)
-    removed = tuple(sorted(there - planned))
-    usable = there & planned
+    removed = tuple(sorted(complete - planned))
+    usable = complete & planned
     if not usable:
         location.delete()
         return removed, 0
@@ -295,18 +283,18 @@ def _finish(location: Location, layout: Layout) -> tuple[tuple[str, ...], int]:
         location.delete(f"cases/{name}/")
     reasons = {
         name: store.read_texts(location, key).get("reason", "")
-        for name, key in refused.items()
+        for name, key in reason_files.items()
         if name in planned and name not in usable
     }
     skipped = json.dumps(reasons | layout.skipped, indent=1, sort_keys=True)
     location.write(store.SKIPPED, skipped.encode())
-    store_writer.finish_store(location, usable)
+    finish_store(location, usable)
     return removed, 0
 
 
 def _cases_by_remark(remarks: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    found = defaultdict(list)
-    for name, said in sorted(remarks.items()):
-        for remark in said:
-            found[remark].append(name)
-    return found
+    cases = defaultdict(list)
+    for name, texts in sorted(remarks.items()):
+        for remark in texts:
+            cases[remark].append(name)
+    return cases

@@ -1,4 +1,4 @@
-"""The voxels of a case from its files, and what is to be said against them."""
+"""The voxels of a case from its original files, checked."""
 
 import contextlib
 import os
@@ -20,17 +20,17 @@ from wsicl_jax.geometry.axes import Box
 from wsicl_jax.terminal.progress import track
 
 _OFF_VOXELS = 0.1
-"""A label map this close to an image's voxels differs by rounding only."""
+"""Distance, in voxels, that rounding may place a label map from an image's voxels."""
 
 
 class SourceCase(NamedTuple):
-    """A case as its files have it."""
+    """A case with the voxels of its files."""
 
     image: Num[np.ndarray, "c x y z"]
     label: Integer[np.ndarray, "x y z"]
     affine: Float[np.ndarray, "4 4"]
     remarks: tuple[str, ...]
-    """What was unusual, but accepted."""
+    """What is unusual, but accepted."""
 
 
 def read_source_case(
@@ -48,38 +48,36 @@ def read_source_case(
     Raises:
         DataError: the case cannot be used, with the reason.
     """
-    images, remarks = [], []
-    grid: tuple[Path, tuple[int, ...], np.ndarray] | None = None
-    for parts in files.images:
-        image, affine, said = read_channels(parts, reading, replace_nonfinite=replace_nonfinite)
-        here = (parts[0], image.shape[1:], affine)
-        grid = grid or here
-        check_same_grid((here[0], grid[0]), (here[1], grid[1]), (here[2], grid[2]))
-        images.append(image)
-        remarks += said
-    image = np.concatenate(images)
+    channels = [
+        read_channels(parts, reading, replace_nonfinite=replace_nonfinite) for parts in files.images
+    ]
+    file, (first, affine, _) = files.images[0][0], channels[0]
+    shape = first.shape[1:]
+    for (other, *_), (image, other_affine, _) in zip(files.images, channels, strict=True):
+        check_same_grid((other, file), (image.shape[1:], shape), (other_affine, affine))
+    image = np.concatenate([image for image, _, _ in channels])
     if len(image) != len(layout.channel_names):
         raise DataError(
             f"has {len(image)} channels; the data set has {', '.join(layout.channel_names)}"
         )
-    file, shape, affine = grid
-    label, label_affine, said = _label_of(files, label_names, shape, affine, reading)
+    label, label_affine, label_remarks = _label_of(files, label_names, shape, affine, reading)
     check_same_grid((file, files.labels[0]), (shape, label.shape), (affine, label_affine))
     values = np.unique(label).tolist()
     if unknown := sorted(set(values) - {0, *label_names}):
         raise DataError(f"{files.labels[0]} has labels {unknown} that have no name")
     if values == [0]:
-        said = (*said, "empty label map")
-    return SourceCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *said])))
+        label_remarks = (*label_remarks, "empty label map")
+    remarks = [remark for part in channels for remark in part.remarks]
+    return SourceCase(image, label, label_affine, tuple(dict.fromkeys([*remarks, *label_remarks])))
 
 
 def source_files(layout: Layout, files: CaseFiles) -> tuple[SourceFile, ...]:
-    """All files of a case as they are now; others if one of them has changed.
+    """All files of a case with size and time; a changed file gives another result.
 
     Raises:
         DataError: one is missing.
     """
-    found = []
+    sources = []
     for file in (*(file for parts in files.images for file in parts), *files.labels):
         for part in (file, *voxel_files(file)):
             try:
@@ -88,12 +86,12 @@ def source_files(layout: Layout, files: CaseFiles) -> tuple[SourceFile, ...]:
                 raise DataError(f"{part} is missing") from None
             # A description may list files outside of its folder.
             name = Path(os.path.relpath(part, layout.source)).as_posix()
-            found.append(SourceFile(name, state.st_size, state.st_mtime_ns))
-    return tuple(found)
+            sources.append(SourceFile(name, state.st_size, state.st_mtime_ns))
+    return tuple(sources)
 
 
 def scan_labels(layout: Layout, reading: ReadingConfig | None = None) -> dict[int, str]:
-    """Names such as `label 1` for all values in the label files, which are all read.
+    """Names such as `label 1` for all values in the label files; reads all of them.
 
     Raises:
         DataError: there is no value but 0.
@@ -101,15 +99,15 @@ def scan_labels(layout: Layout, reading: ReadingConfig | None = None) -> dict[in
     values: set[int] = set()
     with track(len(layout.cases), f"looking for labels in {layout.name}") as progress:
         for files in layout.cases:
-            with contextlib.suppress(DataError):  # told when the case is converted
+            with contextlib.suppress(DataError):  # reported when the case is converted
                 label = read_label(files.labels[0], reading).label
                 values |= {int(v) for v in np.unique(label)}
             progress.advance()
-    if not (found := sorted(values - {0})):
+    if not (labels := sorted(values - {0})):
         raise DataError(f"{layout.source} has no label map with a value but 0")
-    if found[0] < 0:
-        raise DataError(f"{layout.source} has label {found[0]}; labels are whole numbers from 0")
-    return {value: f"label {value}" for value in found}
+    if labels[0] < 0:
+        raise DataError(f"{layout.source} has label {labels[0]}; labels are whole numbers from 0")
+    return {value: f"label {value}" for value in labels}
 
 
 def _label_of(
@@ -129,43 +127,38 @@ def _label_of(
 def label_on_grid(
     label: LabelMap, shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]
 ) -> LabelMap:
-    """A label map in the axis order and directions of an image, and as large as that.
+    """A label map with the axes and the extent of an image; for masks that show a structure.
 
-    For a mask that shows a structure. A conversion takes none of another extent: there, what lies
-    outside of a label map would be learnt as background.
-
-    Voxels stay as they are. One that lies elsewhere, or between the image's voxels, is given back
-    without being placed, for `check_same_grid` to refuse.
+    A conversion does not use this: training would learn the voxels outside of the label map as
+    background. Voxels keep their values. A label map that lies outside of the image, or between
+    its voxels, stays as it is, and `check_same_grid` refuses it.
     """
     if not np.isfinite(label.affine).all() or np.linalg.matrix_rank(label.affine[:3, :3]) < 3:
         return label
     label = _turned(label, affine)
     start = np.linalg.solve(affine, label.affine)[:3, 3]
-    whole = np.rint(start).astype(int)
-    if label.label.shape == shape or np.abs(start - whole).max() > _OFF_VOXELS:
+    offset = np.rint(start).astype(int)
+    if label.label.shape == shape or np.abs(start - offset).max() > _OFF_VOXELS:
         return label
-    here = Box((0, 0, 0), shape)
-    there = Box(tuple(whole.tolist()), tuple((whole + label.label.shape).tolist()))
-    common = here.common(there)
+    extent = Box(tuple(offset.tolist()), tuple((offset + label.label.shape).tolist()))
+    common = Box((0, 0, 0), shape).common(extent)
     if common is None:
         return label
-    moved = Box(
-        tuple(np.subtract(common.start, whole).tolist()),
-        tuple(np.subtract(common.stop, whole).tolist()),
-    )
-    inside = label.label[moved.slices]
+    inside = label.label[
+        tuple(slice(a - o, b - o) for a, b, o in zip(*common, offset, strict=True))
+    ]
     if np.count_nonzero(inside) != np.count_nonzero(label.label):
-        return label  # of what lies outside of the image something would be lost
+        return label  # the image does not cover all labels
     placed = np.zeros(shape, label.label.dtype)
     placed[common.slices] = inside
-    to_whole = np.eye(4)
-    to_whole[:3, 3] = -whole
+    shift = np.eye(4)
+    shift[:3, 3] = -offset
     remark = "the label map has another extent than the image; placed by its affine"
-    return LabelMap(placed, label.affine @ to_whole, (*label.remarks, remark))
+    return LabelMap(placed, label.affine @ shift, (*label.remarks, remark))
 
 
 def _turned(label: LabelMap, affine: np.ndarray) -> LabelMap:
-    """The label map with its axes in the image's order and directions; its voxels stay."""
+    """The label map with its axes in the image's order and directions."""
     turn = nib.io_orientation(np.linalg.solve(affine, label.affine))
     if np.array_equal(turn, [[0, 1], [1, 1], [2, 1]]):
         return label

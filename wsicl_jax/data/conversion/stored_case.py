@@ -1,7 +1,7 @@
-"""What a conversion does to a case once: turn, crop, scale intensities, resample.
+"""From a source case to a stored case: turn to RAS+, crop, scale intensities, resample.
 
-Nothing is lost on the way back: the grid of the original files, and what became of it, is in
-`SourceGrid`, whose `grid.restore_label` takes a prediction to the files' own voxels.
+`SourceGrid` keeps the mapping from the original files. Its `grid.restore_label` resamples a
+prediction to the files' own voxels.
 """
 
 import functools
@@ -20,7 +20,7 @@ from wsicl_jax.geometry.intensity import percentile_range, scaled
 
 
 class StoredCase(NamedTuple):
-    """A case as it is stored."""
+    """A case of a store."""
 
     image: Num[np.ndarray, "c x y z"]
     label: Integer[np.ndarray, "x y z"]
@@ -35,51 +35,49 @@ def to_stored_case(
     files: Sequence[SourceFile],
     config: PreparationConfig,
 ) -> StoredCase:
-    """A case from its files' voxels.
+    """A stored case from its files' voxels.
 
-    Intensities are scaled by percentiles of what cropping leaves, before it is resampled, as
-    training does it. Integer images keep their type where nothing is computed.
+    Intensities are scaled by percentiles of the cropped image, before resampling, as in training.
+    Integer images keep their type if neither changes values.
     """
     crop = _content(image, label) if config.crop else None
-    way = _way(label, crop, affine, config)
+    grid = _stored_grid(label.shape, crop, affine, config)
     intensities = None
     if config.percentiles is not None:
-        kept = image if crop is None else image[:, *crop.slices]
-        intensities = tuple(percentile_range(channel, config.percentiles) for channel in kept)
+        cropped = image if crop is None else image[:, *crop.slices]
+        intensities = tuple(percentile_range(channel, config.percentiles) for channel in cropped)
         image = np.stack(
             [scaled(channel, *ends) for channel, ends in zip(image, intensities, strict=True)]
         )
-    # `label` picks voxels and keeps their type; where no voxel changes, so may an image.
-    bring = way.label if way.grid == way.covered.extent else way.image
+    # `label` keeps the type of voxels. It also serves images that are not resampled.
+    resample = grid.label if grid.grid == grid.covered.extent else grid.image
     return StoredCase(
-        np.stack([bring(channel) for channel in image]),
-        way.label(label),
-        way.affine(affine),
-        SourceGrid(tuple(files), np.asarray(affine, np.float64), way, intensities),
+        np.stack([resample(channel) for channel in image]),
+        grid.label(label),
+        grid.affine(affine),
+        SourceGrid(tuple(files), np.asarray(affine, np.float64), grid, intensities),
     )
 
 
-def _way(
-    label: np.ndarray, crop: Box | None, affine: np.ndarray, config: PreparationConfig
+def _stored_grid(
+    shape: Shape3, crop: Box | None, affine: np.ndarray, config: PreparationConfig
 ) -> WorkingGrid:
-    way = WorkingGrid(label.shape, label.shape)
-    if config.ras:
-        way = WorkingGrid.of(label.shape, affine)
+    grid = WorkingGrid.of(shape, affine) if config.ras else WorkingGrid(shape, shape)
     if crop is not None:
-        way = replace(way, crop=way.turned_box(crop))
-    extent = way.covered.extent
-    return replace(way, grid=_target_shape(extent, spacing_of(way.affine(affine)), config))
+        grid = replace(grid, crop=grid.turned_box(crop))
+    spacing = spacing_of(grid.affine(affine))
+    return replace(grid, grid=_stored_shape(grid.covered.extent, spacing, config))
 
 
 def _content(image: np.ndarray, label: np.ndarray) -> Box | None:
-    """The box where any channel or the label has something; None if that is everywhere."""
+    """The box of all channels and labels without margins; None if there are no margins."""
     box = functools.reduce(Box.joined, map(content_box, image))
     if (labelled := Box.around(label)) is not None:
         box = box.joined(labelled)
     return None if box.extent == label.shape else box
 
 
-def _target_shape(
+def _stored_shape(
     extent: Shape3, spacing: tuple[float, float, float], config: PreparationConfig
 ) -> Shape3:
     if config.grid is not None:
@@ -87,7 +85,7 @@ def _target_shape(
     if config.spacing_mm is None:
         return extent
     x, y, z = (
-        max(round(side * have / want), 1)
-        for side, have, want in zip(extent, spacing, config.spacing_mm, strict=True)
+        max(round(side * before / after), 1)
+        for side, before, after in zip(extent, spacing, config.spacing_mm, strict=True)
     )
     return x, y, z

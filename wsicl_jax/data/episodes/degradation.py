@@ -1,7 +1,7 @@
-"""Image-to-image tasks: an image made worse, which the network should bring back.
+"""Degraded images for image-to-image tasks: the network restores them.
 
-The network is the same; in the place of prompts, every context image comes with what it should
-become (Neuroverse3D, arXiv 2503.02410).
+The network is the same. In place of prompts, every context image comes with its restored image
+(Neuroverse3D, arXiv 2503.02410).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _HOLE_SIDES = (1 / 6, 1 / 3)
 
 
 class Degradation(NamedTuple):
-    """One way of making images worse, the same for all images of an episode."""
+    """How to degrade the images of an episode, the same for all of them."""
 
     task: RestorationTask
     noise_sd: float
@@ -29,13 +29,13 @@ class Degradation(NamedTuple):
     """Of super-resolution: voxels along each axis that become one."""
 
     @classmethod
-    def draw(cls, task: RestorationTask, rng: np.random.Generator) -> "Degradation":
-        """As training shows it: noise of 0.05 to 0.2, a factor of 2 or 3."""
+    def sample(cls, task: RestorationTask, rng: np.random.Generator) -> "Degradation":
+        """For training: noise of 0.05 to 0.2, a factor of 2 or 3."""
         return cls(task, float(rng.uniform(0.05, 0.2)), int(rng.integers(2, 4)))
 
     @classmethod
-    def usual(cls, task: RestorationTask) -> "Degradation":
-        """As evaluation shows it: noise of 0.1, a factor of 2."""
+    def standard(cls, task: RestorationTask) -> "Degradation":
+        """For evaluation: noise of 0.1, a factor of 2."""
         return cls(task, 0.1, 2)
 
     def apply(
@@ -46,13 +46,13 @@ class Degradation(NamedTuple):
             return image + rng.normal(0, self.noise_sd, image.shape).astype(np.float32)
         if self.task == "inpainting":
             return _with_holes(image, rng)
-        small = [max(side // self.factor, 1) for side in image.shape]
-        return resize(resize(image, (small[0], small[1], small[2])), image.shape)
+        x, y, z = (max(side // self.factor, 1) for side in image.shape)
+        return resize(resize(image, (x, y, z)), image.shape)
 
     def apply_each(
         self, images: Sequence[Float[np.ndarray, "x y z"]], rng: np.random.Generator
     ) -> list[Float[np.ndarray, "x y z"]]:
-        """`apply` to every image, each with noise or holes of its own."""
+        """`apply` to every image, each with its own noise or holes."""
         return [self.apply(image, rng) for image in images]
 
 

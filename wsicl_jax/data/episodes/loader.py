@@ -19,10 +19,10 @@ from wsicl_jax.errors import LoaderError
 
 _BATCHES_AHEAD = 4
 _THREADS = 4
-"""Threads that make episodes in a process without workers: while one waits for the disk or
-counts voxels, another one goes on."""
-_LOOK_SECONDS = 0.5
-"""How often it is looked whether the workers live, while a batch is awaited."""
+"""Threads that make episodes in a process without workers. While one waits for the disk, another
+one computes."""
+_CHECK_SECONDS = 0.5
+"""Time between checks of the workers, while a batch is awaited."""
 
 
 class _Rows:
@@ -53,23 +53,25 @@ def batches(
 ) -> Iterator[Episode]:
     """The batches of steps `first_step`, `first_step + 1`, ..., or some rows of them.
 
-    Starts at any step at once: episodes follow from their index, nothing is replayed. A
-    process that is given its `rows` (`parallel.local_rows`) makes and reads no others. What has
-    worker processes (`train.workers`) also has a `close` that ends them.
+    An episode follows from its index, so any step can be the first without replay. A process
+    makes only its `rows` (`placement.local_rows`). With worker processes (`train.workers`), the
+    iterator has a `close` that ends them.
 
     Raises:
-        LoaderError: by the next batch; a worker process was killed.
+        LoaderError: when the next batch is requested, if a worker process was killed.
     """
     settings = episodes.config.train
-    share = _Rows(episodes, range(settings.batch) if rows is None else rows, context_multiple)
-    dataset = grain.MapDataset.source(share)[first_step * len(share.rows) :]
+    source = _Rows(episodes, range(settings.batch) if rows is None else rows, context_multiple)
+    dataset = grain.MapDataset.source(source)[first_step * len(source.rows) :]
     # A batch of one needs no copy.
-    dataset = dataset.batch(len(share.rows)) if len(share.rows) > 1 else dataset.map(_alone)
+    dataset = (
+        dataset.batch(len(source.rows)) if len(source.rows) > 1 else dataset.map(_batch_of_one)
+    )
     if settings.workers:
-        # Grain 0.2.18 reads a flag of its own in worker processes' parent (google/grain#1355).
+        # Grain 0.2.18 reads an absl flag in the parent of worker processes (google/grain#1355).
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        # The process that frees the shared memory of killed workers need not say so.
+        # Silences the process that frees the shared memory of killed workers.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
         stream = dataset.to_iter_dataset(
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
@@ -97,8 +99,8 @@ def empty_batch(
 class _FromWorkers(Iterator[Episode]):
     """Batches of worker processes, fetched by a thread, so that a killed worker is noticed.
 
-    Whoever waits for what a killed process has begun to send, or for a lock that it held, may wait
-    for ever: that is then the thread.
+    Waiting for a killed process, or for a lock that it held, may never end. So only the thread
+    waits.
     """
 
     def __init__(self, stream: Iterator[Episode], count: int):
@@ -114,23 +116,23 @@ class _FromWorkers(Iterator[Episode]):
             threading.Thread(target=self._fetch, daemon=True, name="batches").start()
         while True:
             try:
-                found = self._ready.get(timeout=_LOOK_SECONDS)
+                batch = self._ready.get(timeout=_CHECK_SECONDS)
             except queue.Empty:
                 self._check()
                 continue
-            if isinstance(found, Exception):
-                self._ready.put(found)  # the same, whenever it is asked again
+            if isinstance(batch, Exception):
+                self._ready.put(batch)  # every further call raises it too
                 self._check()
-                raise found
-            return found
+                raise batch
+            return batch
 
     def close(self) -> None:
-        """End the workers, which would otherwise go on as long as this process."""
+        """End the workers, which would otherwise run as long as this process."""
         self._find_workers()
         for worker in self._workers:
             worker.kill()
         with suppress(queue.Empty):
-            self._ready.get_nowait()  # lets the thread go on, to its end
+            self._ready.get_nowait()  # so that the thread can end
 
     def _fetch(self) -> None:
         try:
@@ -147,30 +149,29 @@ class _FromWorkers(Iterator[Episode]):
         if not killed:
             return
         number = -killed[0].exitcode
-        how = signal.Signals(number).name
-        why = ", most likely for want of memory" if number == signal.SIGKILL else ""
+        cause = ", most likely for lack of memory" if number == signal.SIGKILL else ""
         for worker in self._workers:
             worker.kill()
         raise LoaderError(
             f"process {killed[0].pid}, one of the {self._count} that make the episodes "
-            f"(train.workers), was killed by {how}{why}"
+            f"(train.workers), was killed by {signal.Signals(number).name}{cause}"
         )
 
     def _find_workers(self) -> None:
-        # Kept, since those that have ended are in no list any more.
+        # Kept: `active_children` does not list workers that have ended.
         if self._started and len(self._workers) < self._count:
             self._workers |= set(multiprocessing.active_children()) - self._before
 
 
-def _alone(episode: Episode) -> Episode:
+def _batch_of_one(episode: Episode) -> Episode:
     return Episode(*(part[None] for part in episode))
 
 
 @functools.cache
 def _end_with_parent() -> None:
-    """Let a worker end when the training process does, even if that was killed.
+    """End a worker when the training process ends, even if that was killed.
 
-    Workers that stay behind slow the run that goes on in its place.
+    Workers that remain would slow the next run.
     """
     parent = multiprocessing.parent_process()
 

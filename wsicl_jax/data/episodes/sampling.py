@@ -19,21 +19,21 @@ from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, draw, to_channels
 
 
 class Episode(NamedTuple):
-    """What the network sees and should return; float32, with leading batch axes if stacked."""
+    """Input of the network and the truth; float32, with leading batch axes if stacked."""
 
     target: Float[np.ndarray, "*batch x y z 1"]
     truth: Float[np.ndarray, "*batch x y z 1"]
     context_images: Float[np.ndarray, "*batch context x y z 1"]
     context_prompts: Float[np.ndarray, "*batch context x y z 1"]
     context_weights: Float[np.ndarray, "*batch context"]
-    """Relative weights in the mean over the context set; 0: filled up, counts nothing."""
+    """Relative weights in the mean over the context set; 0 for images that only fill it."""
 
 
 class EpisodeSource:
     """Random access to the episodes of a run: `source[index]` is the same in every process.
 
-    Episodes `batch * step` to `batch * (step + 1) - 1` make a step and share the number
-    of contexts. Without `datasets`, those of the configuration are opened and split by its seed.
+    Episodes `batch * step` to `batch * (step + 1) - 1` make a step and have the same number of
+    contexts. Without `datasets`, those of the configuration are opened and split by its seed.
 
     Raises:
         DataError: a store is missing, or has too few training cases.
@@ -42,94 +42,97 @@ class EpisodeSource:
     def __init__(self, config: ExperimentConfig, datasets: Sequence[DataSet] | None = None):
         self.config = config
         datasets = open_datasets(config) if datasets is None else datasets
-        shown = [dataset for dataset in datasets if dataset.settings.weight]
+        training = [dataset for dataset in datasets if dataset.settings.weight]
         self.sources: list[Source] = [
             StoreSource(dataset, config.volume, config.episode)
             if dataset.store
             else SyntheticSource(config.seed, config.volume, config.episode, config.synth)
-            for dataset in shown
+            for dataset in training
         ]
-        shapes = replace(config.synth, priors=())
-        whole = replace(config.episode, crop_share=0.0)
-        self._strangers = SyntheticSource(config.seed, config.volume, whole, shapes)
-        weights = np.array([dataset.settings.weight for dataset in shown], float)
+        self._absent_source = SyntheticSource(
+            config.seed,
+            config.volume,
+            replace(config.episode, crop_share=0.0),
+            replace(config.synth, priors=()),
+        )
+        weights = np.array([dataset.settings.weight for dataset in training], float)
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
         self._source_shares = weights / weights.sum()
-        self._tasks = _Lottery(config.episode.tasks)
-        self._kinds = _Lottery(config.prompts.kinds)
+        self._tasks = _WeightedNames(config.episode.tasks)
+        self._kinds = _WeightedNames(config.prompts.kinds)
 
     def contexts(self, step: int) -> int:
-        """The number of context images of a step (0, 1, ...): alike in every process."""
+        """The number of context images of a step (0, 1, ...), the same in every process."""
         settings = self.config.episode
         fewest, most = settings.contexts
         rng = _rng(self.config.seed, RandomStream.CONTEXT_COUNT, step)
-        drawn = int(rng.integers(fewest, most + 1))
-        usual = settings.common_contexts and rng.random() < settings.common_contexts_share
-        return settings.common_contexts if usual else drawn
+        count = int(rng.integers(fewest, most + 1))
+        is_common = settings.common_contexts and rng.random() < settings.common_contexts_share
+        return settings.common_contexts if is_common else count
 
     def __len__(self) -> int:
         return self.config.train.steps * self.config.train.batch
 
     def __getitem__(self, index: int) -> Episode:
-        config = self.config
+        config, settings = self.config, self.config.episode
         contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, RandomStream.EPISODE, index)
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
-        task = self._tasks.draw(_rng(config.seed, RandomStream.TASK, index))
-        kinds = self._draw_kinds(contexts, rng)
+        task = self._tasks.sample(_rng(config.seed, RandomStream.TASK, index))
+        kinds = self._sample_kinds(contexts, rng)
         group = augment_group(
             source.group(index, contexts + 1, rng),
             config.augment,
             rng,
             may_invert_mask={kind for image in kinds for kind in image} == {"mask"},
             may_rotate90_each=isinstance(source, SyntheticSource),
-            min_voxels=config.episode.min_voxels,
+            min_voxels=settings.min_voxels,
         )
         if task != "segmentation":
-            degradation = Degradation.draw(task, rng)
+            degradation = Degradation.sample(task, rng)
             return paired_episode(degradation.apply_each(group.images, rng), group.images)
-        if config.episode.absent_share and rng.random() < config.episode.absent_share:
-            group = self._with_a_stranger(index, group, rng)
-        elif config.episode.self_context_share and rng.random() < config.episode.self_context_share:
+        if settings.absent_share and rng.random() < settings.absent_share:
+            group = self._without_structure_in_target(index, group, rng)
+        elif settings.self_context_share and rng.random() < settings.self_context_share:
             group = Group(*([x[0], x[0], *x[2:]] for x in group))
-        jitter = config.prompts.jitter
-        shown = [
-            draw_mixed(image, mask, rng, jitter=jitter)
-            for image, mask in zip(kinds, group.masks[1:], strict=True)
+        prompts = [
+            draw_mixed(image_kinds, mask, rng, jitter=config.prompts.jitter)
+            for image_kinds, mask in zip(kinds, group.masks[1:], strict=True)
         ]
-        if self._is_shuffled(index, rng):
-            shown = [shown[place] for place in rng.permutation(contexts)]
+        if self._has_shuffled_prompts(index, rng):
+            prompts = [prompts[place] for place in rng.permutation(contexts)]
         smoothing = config.volume.prompt_smoothing
-        return prompted_episode(group.images, group.masks[0], shown, smoothing=smoothing)
+        return prompted_episode(group.images, group.masks[0], prompts, smoothing=smoothing)
 
-    def _with_a_stranger(self, index: int, group: Group, rng: np.random.Generator) -> Group:
-        """The group with a target that does not have its structure."""
-        # Behind the last episode, so that no cohort of the contexts is drawn again.
-        (image,), _ = self._strangers.group(len(self) + index, 1, rng)
+    def _without_structure_in_target(
+        self, index: int, group: Group, rng: np.random.Generator
+    ) -> Group:
+        """The group with a target of another cohort and an empty mask."""
+        # Indices after the last episode, so that this is no cohort of any context set.
+        (image,), _ = self._absent_source.group(len(self) + index, 1, rng)
         return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
 
-    def _is_shuffled(self, index: int, rng: np.random.Generator) -> bool:
+    def _has_shuffled_prompts(self, index: int, rng: np.random.Generator) -> bool:
         settings = self.config.episode
-        if not settings.shuffled_prompts_share or index < settings.shuffled_prompts_from * len(
-            self
-        ):
+        first = settings.shuffled_prompts_from * len(self)
+        if not settings.shuffled_prompts_share or index < first:
             return False
         return rng.random() < settings.shuffled_prompts_share
 
-    def _draw_kinds(self, contexts: int, rng: np.random.Generator) -> list[list[PromptKind]]:
+    def _sample_kinds(self, contexts: int, rng: np.random.Generator) -> list[list[PromptKind]]:
         """The kinds of the prompts of each context image."""
-        settings, kind = self.config.prompts, self._kinds.draw(rng)
+        settings, kind = self.config.prompts, self._kinds.sample(rng)
         count = int(rng.integers(settings.count[0], settings.count[1] + 1))
         if settings.mixing == "episode":
             return [[kind] * count] * contexts
         if settings.mixing == "image":
-            return [[self._kinds.draw(rng)] * count for _ in range(contexts)]
-        return [[self._kinds.draw(rng) for _ in range(count)] for _ in range(contexts)]
+            return [[self._kinds.sample(rng)] * count for _ in range(contexts)]
+        return [[self._kinds.sample(rng) for _ in range(count)] for _ in range(contexts)]
 
 
-class _Lottery:
-    """Draws names by their relative frequencies."""
+class _WeightedNames:
+    """Samples names by their relative frequencies."""
 
     def __init__(self, frequencies: Mapping[str, float]):
         # Sorted: the same frequencies in another order are the same configuration.
@@ -137,7 +140,7 @@ class _Lottery:
         shares = np.array([frequencies[name] for name in self._names], float)
         self._shares = shares / shares.sum()
 
-    def draw(self, rng: np.random.Generator) -> Any:
+    def sample(self, rng: np.random.Generator) -> Any:
         return self._names[rng.choice(len(self._names), p=self._shares)]
 
 
@@ -148,9 +151,9 @@ def draw_mixed(
     *,
     jitter: float = 0.0,
 ) -> list[Prompt]:
-    """A prompt of each of these kinds on a structure, those of one kind distinct.
+    """A prompt of each of these kinds on a structure; prompts of one kind are distinct.
 
-    Kinds that describe the whole structure are drawn once; small structures get fewer.
+    Kinds that describe the whole structure are drawn once. Small structures may get fewer prompts.
     """
     return [
         prompt
@@ -162,7 +165,7 @@ def draw_mixed(
 def prompted_episode(
     images: Sequence[Float[np.ndarray, "x y z"]],
     truth: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"],
-    shown: Sequence[Sequence[Prompt]],
+    prompts: Sequence[Sequence[Prompt]],
     *,
     smoothing: float = 0.0,
 ) -> Episode:
@@ -170,26 +173,28 @@ def prompted_episode(
 
     `smoothing` is that of `prompts.smoothed_prompts`.
     """
-    channels = to_channels(shown, images[0].shape, smoothing=smoothing)
+    channels = to_channels(prompts, images[0].shape, smoothing=smoothing)
+    return _episode(images, truth, channels[..., None])
+
+
+def paired_episode(
+    images: Sequence[Float[np.ndarray, "x y z"]], outputs: Sequence[Float[np.ndarray, "x y z"]]
+) -> Episode:
+    """An image-to-image task: images, the target's first, and the output for each of them."""
+    return _episode(images, outputs[0], _with_channel(outputs[1:]))
+
+
+def _episode(
+    images: Sequence[np.ndarray],
+    truth: np.ndarray,
+    context_prompts: Float[np.ndarray, "context x y z 1"],
+) -> Episode:
     return Episode(
         _with_channel(images[:1])[0],
         _with_channel([truth])[0],
         _with_channel(images[1:]),
-        channels[..., None],
-        np.ones(len(channels), np.float32),
-    )
-
-
-def paired_episode(
-    images: Sequence[Float[np.ndarray, "x y z"]], wanted: Sequence[Float[np.ndarray, "x y z"]]
-) -> Episode:
-    """An image-to-image task: images, the target's first, and what each should become."""
-    return Episode(
-        _with_channel(images[:1])[0],
-        _with_channel(wanted[:1])[0],
-        _with_channel(images[1:]),
-        _with_channel(wanted[1:]),
-        np.ones(len(images) - 1, np.float32),
+        context_prompts,
+        np.ones(len(context_prompts), np.float32),
     )
 
 
@@ -206,10 +211,10 @@ def filled(episode: Episode, multiple: int) -> Episode:
 
 
 def context_sizes(settings: EpisodeConfig, multiple: int) -> list[int]:
-    """The sizes of context sets that a run may show, filled up: each is compiled once."""
+    """The sizes of the context sets of a run, filled to a multiple: each is compiled once."""
     fewest, most = settings.contexts
-    drawn = {*range(fewest, most + 1), settings.common_contexts or most}
-    return sorted({size + -size % multiple for size in drawn})
+    sizes = {*range(fewest, most + 1), settings.common_contexts or most}
+    return sorted({size + -size % multiple for size in sizes})
 
 
 def _with_channel(volumes: Sequence[np.ndarray]) -> Float[np.ndarray, "n x y z 1"]:

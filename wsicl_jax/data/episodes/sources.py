@@ -20,7 +20,7 @@ from wsicl_jax.data.episodes.crops import FullResolutionCase, cropped_group
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.subject_group import Group, Subject, group_of, is_visible, mask_of
-from wsicl_jax.data.synthesis.cohort import draw_cohort
+from wsicl_jax.data.synthesis.cohort import sample_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.geometry.intensity import normalise
@@ -112,7 +112,7 @@ def synthetic_subjects(
     """
     smallest = max(min_voxels, settings.min_structure_share * math.prod(volume.grid))
     for attempt in range(_TRIES):
-        cohort = draw_cohort((*seed, attempt), volume.grid, settings)
+        cohort = sample_cohort((*seed, attempt), volume.grid, settings)
         subjects = [cohort.subject(i) for i in range(count)]
         sizes = [
             np.bincount(label.ravel(), minlength=cohort.structures + 1) for _, label in subjects

@@ -23,7 +23,7 @@ from wsicl_jax.errors import DataError
 from wsicl_jax.storage.documents import parse_json, read_file
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-"""A file's stem that ends in a channel number, as nnU-Net has it."""
+"""nnU-Net's file names without ending: case and channel number."""
 
 
 def is_described(source: Path) -> bool:
@@ -32,7 +32,7 @@ def is_described(source: Path) -> bool:
 
 
 def is_decathlon(source: Path) -> bool:
-    """Whether a described folder is one of the Decathlon: channels are within the files."""
+    """Whether a described folder is one of the Decathlon, whose files hold all channels."""
     content = _read_description(source)
     if "channel_names" in content or any(
         CHANNEL.fullmatch(stem_of(file)) for file in volumes(source / "imagesTr")
@@ -44,11 +44,11 @@ def is_decathlon(source: Path) -> bool:
 def nnunet(source: Path) -> Layout:
     """The training cases of an nnU-Net folder: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`.
 
-    If dataset.json lists the files of each case under `dataset`, these are taken instead.
+    If dataset.json lists the files of each case under `dataset`, these are used instead.
 
     Raises:
-        DataError: dataset.json is missing, invalid or asks for what a store cannot hold, or
-            there are no cases.
+        DataError: dataset.json is missing, invalid or needs what a store cannot hold, or there
+            are no cases.
     """
     content = _read_description(source)
     ending = content.get("file_ending", ".nii.gz")
@@ -60,9 +60,9 @@ def nnunet(source: Path) -> Layout:
     channels = _nnunet_channels(source, content)
     names = _label_names(source, content.get("labels"))
     if "dataset" in content:
-        found, skipped = _listed_files(source, content["dataset"])
-        return layout_of("nnunet", source, channels, names, found, skipped)
-    found: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
+        cases, skipped = _listed_files(source, content["dataset"])
+        return layout_of("nnunet", source, channels, names, cases, skipped)
+    cases: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
     skipped = {}
     for folder in (source / "imagesTr", source / "labelsTr"):
         for file in visible(folder):
@@ -71,20 +71,20 @@ def nnunet(source: Path) -> Layout:
             if stem == file.name:
                 skipped[f"{folder.name}/{file.name}"] = f"does not end in {ending}"
             elif folder.name == "labelsTr":
-                found[stem].labels.append(file)
+                cases[stem].labels.append(file)
             elif numbered:
-                found[numbered[1]].images[int(numbered[2])].append(file)
+                cases[numbered[1]].images[int(numbered[2])].append(file)
             else:
                 skipped[f"{folder.name}/{file.name}"] = "has no channel number such as _0000"
-    if not found:
+    if not cases:
         raise DataError(f"{source} has no {ending} files of cases in imagesTr and labelsTr")
-    return layout_of("nnunet", source, channels, names, found, skipped)
+    return layout_of("nnunet", source, channels, names, cases, skipped)
 
 
 def _listed_files(source: Path, listed: Any) -> tuple[dict[str, LayoutFiles], dict[str, str]]:
-    """The files of each case that nnU-Net's `dataset` lists, and cases that lack some."""
+    """The files of each case that nnU-Net's `dataset` lists, and cases with missing files."""
     file = source / "dataset.json"
-    found, skipped = {}, {}
+    cases, skipped = {}, {}
     if not isinstance(listed, dict):
         raise DataError(f"{file}: dataset is {listed!r}; expected files by case")
     for name, entry in listed.items():
@@ -100,8 +100,8 @@ def _listed_files(source: Path, listed: Any) -> tuple[dict[str, LayoutFiles], di
         if missing:
             skipped[name] = f"{missing[0]} is missing, though dataset.json lists it"
         else:
-            found[name] = LayoutFiles(images, labels)
-    return found, skipped
+            cases[name] = LayoutFiles(images, labels)
+    return cases, skipped
 
 
 def _nnunet_channels(source: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _label_names(source: Path, labels: Any) -> dict[int, str]:
     if not isinstance(labels, dict):
         raise DataError(f"{file}: labels is {labels!r}; expected values by name")
     if all(value.isdecimal() and isinstance(name, str) for value, name in labels.items()):
-        # The other way round, as the Decathlon has it.
+        # The Decathlon has names by value.
         labels = {name: int(value) for value, name in labels.items()}
     names: dict[int, str] = {}
     for name, value in labels.items():

@@ -1,4 +1,4 @@
-"""Folders of DICOM: one for each case, with a series and its labels."""
+"""Folders of DICOM: one for each case, with one image series and its labels."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def has_dicom(source: Path) -> bool:
 
 
 def dicom_folders(source: Path) -> Layout:
-    """The cases of a folder of folders; one with DICOM files in itself is a single case.
+    """The cases of a folder of folders; a folder that itself has DICOM files is a single case.
 
-    Labels are named by the segments of all DICOM-SEG files, numbered in the order of names.
+    The segments of all DICOM-SEG files name the labels, numbered in the order of names.
 
     Raises:
         DataError: there are none.
@@ -48,7 +48,7 @@ def dicom_folders(source: Path) -> Layout:
             progress.advance()
     names = None
     if segments:
-        names = dict(enumerate(sorted({s for found in segments.values() for s in found}), start=1))
+        names = dict(enumerate(sorted({s for case in segments.values() for s in case}), start=1))
         for name in sorted(cases.keys() - segments.keys()):
             skipped[name] = "has a label file, while other cases have DICOM-SEG"
             del cases[name]
@@ -64,9 +64,9 @@ def _dicom_case(folder: Path) -> tuple[CaseFiles, str]:
         file, reason = next(iter(unreadable.items()))
         raise DataError(f"{file.relative_to(folder)} cannot be read as DICOM: {reason}")
     if len(series) != 1:
-        found = ", ".join(f"{s.description or s.uid} ({len(s.files)} files)" for s in series)
+        names = ", ".join(f"{s.description or s.uid} ({len(s.files)} files)" for s in series)
         raise DataError(
-            f"has {len(series)} image series ({found}); give each case a folder with one series"
+            f"has {len(series)} image series ({names}); give each case a folder with one series"
             if series
             else "has no image series"
         )

@@ -1,4 +1,4 @@
-"""Which of the known layouts a folder has."""
+"""The layout of a folder, detected."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ _FINDERS = {"nnunet": nnunet, "msd": decathlon, "paired": paired, "dicom": dicom
 
 
 def find_layout(source: str | Path, *, kind: Kind = "auto") -> Layout:
-    """The cases of a folder, by their names alone; DICOM files by their headers.
+    """The cases of a folder, from file names, and from headers of DICOM files.
 
     Raises:
-        DataError: it is of no known layout, or not of the one asked for; its description
+        DataError: it is of no known layout, or not of the requested one; its description
             cannot be used; or it has no case.
     """
     source = Path(source)

@@ -1,4 +1,4 @@
-"""What a source folder holds: the cases, their files, and what cannot be a case."""
+"""The content of a source folder: cases, their files, and skipped files."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ class CaseFiles:
 
     name: str
     subject: str
-    """Whom it shows; several cases may show one subject."""
+    """One subject may have several cases."""
     images: tuple[tuple[Path, ...], ...]
-    """For each of its images the file, or the files of a DICOM series; one image may hold
-    several channels."""
+    """For each image its file, or the files of a DICOM series. One image may hold several
+    channels."""
     labels: tuple[Path, ...]
-    """Its label map, or DICOM-SEG files."""
+    """The label map, or DICOM-SEG files."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a source folder holds."""
+    """The content of a source folder."""
 
     kind: Kind
     source: Path
@@ -39,16 +39,16 @@ class Layout:
     """Of the data set."""
     channel_names: tuple[str, ...]
     label_names: dict[int, str] | None
-    """Structure of each label value but background; None: the folder does not say."""
+    """Structure of each label value, without background; None: the folder does not name them."""
     cases: tuple[CaseFiles, ...]
     """Sorted by name."""
     skipped: dict[str, str]
-    """What cannot be a case, each with the reason."""
+    """Files and cases that cannot be used, each with the reason."""
 
 
 @dataclass
 class LayoutFiles:
-    """The files of one case, as far as they were found."""
+    """The files of one case, complete or not."""
 
     images: dict[int, list[Path]] = field(default_factory=lambda: defaultdict(list))
     labels: list[Path] = field(default_factory=list)
@@ -59,37 +59,37 @@ def layout_of(
     source: Path,
     channels: tuple[str, ...],
     label_names: dict[int, str] | None,
-    found: Mapping[str, LayoutFiles],
+    files: Mapping[str, LayoutFiles],
     skipped: dict[str, str],
 ) -> Layout:
-    """A layout of the files that were found by case; cases that lack some are left out."""
+    """A layout of the files of each case; incomplete cases are skipped."""
     cases = {}
-    for name, files in found.items():
-        if reason := _reason_against(files, len(channels)):
+    for name, case in files.items():
+        if reason := _reason_to_skip(case, len(channels)):
             skipped[name] = reason
             continue
-        images = tuple((files.images[channel][0],) for channel in sorted(files.images))
-        cases[name] = CaseFiles(name, name, images, tuple(files.labels))
+        images = tuple((case.images[channel][0],) for channel in sorted(case.images))
+        cases[name] = CaseFiles(name, name, images, tuple(case.labels))
     return checked(
         Layout(kind, source, name_of(source), channels, label_names, in_order(cases), skipped)
     )
 
 
-def _reason_against(files: LayoutFiles, channels: int) -> str | None:
+def _reason_to_skip(files: LayoutFiles, channels: int) -> str | None:
     if not files.images:
         return "has a label but no image"
     if not files.labels:
         return "has an image but no label"
-    for same in (files.labels, *files.images.values()):
-        if len(same) > 1:
-            return f"has two files for one thing: {' and '.join(f.name for f in same)}"
+    for candidates in (files.labels, *files.images.values()):
+        if len(candidates) > 1:
+            return f"has two files for one thing: {' and '.join(f.name for f in candidates)}"
     if sorted(files.images) != list(range(channels)):
         return f"has image channels {sorted(files.images)}; expected {list(range(channels))}"
     return None
 
 
 def checked(layout: Layout) -> Layout:
-    """The layout itself. Raises `DataError` if there is nothing in it."""
+    """The layout itself. Raises `DataError` if it is empty."""
     if not layout.cases and not layout.skipped:
         raise DataError(f"{layout.source} has no case with an image and a label")
     return layout
@@ -106,33 +106,33 @@ def name_of(source: Path) -> str:
 
 
 def visible(folder: Path) -> Sequence[Path]:
-    """The files of a folder but hidden ones, sorted; none if there is no folder."""
+    """The files of a folder except hidden ones, sorted; none if there is no folder."""
     if not folder.is_dir():
         return []
     return [f for f in sorted(folder.iterdir()) if not f.name.startswith(".") and f.is_file()]
 
 
 def volumes(folder: Path) -> list[Path]:
-    """The visible files that are named as volumes."""
+    """The visible files whose names are those of volumes."""
     return [file for file in visible(folder) if is_volume(file)]
 
 
 def is_volume(file: Path) -> bool:
-    """Whether a file is named as a volume that can be read."""
+    """Whether a file's name is that of a volume that can be read."""
     return file.name.lower().endswith(READ_ENDINGS)
 
 
 def is_voxel_file(file: Path) -> bool:
-    """Whether a file is named as the voxels that a header beside it, such as .mhd, points to."""
+    """Whether a file's name is that of the voxels of a separate header, such as .mhd."""
     return file.name.lower().endswith(_VOXEL_ENDINGS)
 
 
 def voxel_files(header: Path) -> list[Path]:
-    """The files beside a header, such as .mhd or .nhdr, that hold its voxels by their names."""
+    """The voxel files beside a separate header, such as .mhd or .nhdr, by their names."""
     if not header.name.lower().endswith(_HEADER_ENDINGS):
         return []
-    beside = (header.with_name(stem_of(header) + ending) for ending in _VOXEL_ENDINGS)
-    return [file for file in beside if file.is_file()]
+    candidates = (header.with_name(stem_of(header) + ending) for ending in _VOXEL_ENDINGS)
+    return [file for file in candidates if file.is_file()]
 
 
 def stem_of(file: Path) -> str:

@@ -22,7 +22,7 @@ from wsicl_jax.errors import DataError
 
 IMAGE_FOLDERS = ("images", "imagesTr", "image", "imgs", "img", "volumes")
 LABEL_FOLDERS = ("labels", "labelsTr", "label", "segmentations", "segs", "seg", "masks", "mask")
-"""Names of folders that hold images, and labels; the first that is there counts."""
+"""Names of folders of images, and of labels; the first that exists is used."""
 
 _SUFFIXES = re.compile(
     r"[_.-](image|img|volume|label|labels|seg|segmentation|mask)$", re.IGNORECASE
@@ -41,7 +41,7 @@ def paired(source: Path) -> Layout:
         DataError: there are none.
     """
     folders = _pair_of_folders(source)
-    found: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
+    cases: dict[str, LayoutFiles] = defaultdict(LayoutFiles)
     skipped = {}
     if folders:
         images, labels = folders
@@ -52,36 +52,36 @@ def paired(source: Path) -> Layout:
                 continue
             numbered = CHANNEL.fullmatch(stem_of(file))
             name, channel = (numbered[1], int(numbered[2])) if numbered else (stem_of(file), 0)
-            found[_without_suffix(name)].images[channel].append(file)
+            cases[_without_suffix(name)].images[channel].append(file)
         for file in visible(labels):
             if is_volume(file):
-                found[_without_suffix(stem_of(file))].labels.append(file)
+                cases[_without_suffix(stem_of(file))].labels.append(file)
             elif not is_voxel_file(file):
                 skipped[f"{labels.name}/{file.name}"] = "is no image of a known format"
     else:
         for file in volumes(source):
             suffix = _SUFFIXES.search(stem_of(file))
             is_label = suffix and suffix[1].lower() not in ("image", "img", "volume")
-            case = found[_without_suffix(stem_of(file))]
+            case = cases[_without_suffix(stem_of(file))]
             (case.labels if is_label else case.images[0]).append(file)
-    if not found:
+    if not cases:
         raise DataError(
             f"{source} has no pairs of images and labels; looked for folders such as images and "
             "labels, and for files such as A_image.nii.gz and A_label.nii.gz, of "
             f"{', '.join(READ_ENDINGS)}"
         )
-    return layout_of("paired", source, _channel_names(found), None, found, skipped)
+    return layout_of("paired", source, _channel_names(cases), None, cases, skipped)
 
 
-def _channel_names(found: Mapping[str, LayoutFiles]) -> tuple[str, ...]:
-    """Names for as many channels as numbered files tell, or else the first file that is read."""
-    most = max(len(case.images) for case in found.values())
-    if most == 1:
-        for file in (file for case in found.values() for file in case.images.get(0, ())):
-            with contextlib.suppress(DataError):  # told when the case is converted
-                most = len(read_channels([file]).image)
+def _channel_names(cases: Mapping[str, LayoutFiles]) -> tuple[str, ...]:
+    """Names of the channels: as many as numbered files, or else as the first readable file has."""
+    count = max(len(case.images) for case in cases.values())
+    if count == 1:
+        for file in (file for case in cases.values() for file in case.images.get(0, ())):
+            with contextlib.suppress(DataError):  # reported when the case is converted
+                count = len(read_channels([file]).image)
                 break
-    return tuple(f"channel {i}" for i in range(most)) if most > 1 else ("image",)
+    return tuple(f"channel {i}" for i in range(count)) if count > 1 else ("image",)
 
 
 def _pair_of_folders(source: Path) -> tuple[Path, Path] | None:

@@ -41,7 +41,7 @@ _TISSUES = 256
 _TRIES = 3
 
 
-def draw_anatomy(rng: np.random.Generator, shape: Shape3, settings: SynthConfig) -> Anatomy:
+def sample_anatomy(rng: np.random.Generator, shape: Shape3, settings: SynthConfig) -> Anatomy:
     """An anatomy with as many labels as `settings` wants, as far as there is room."""
     canvas = Canvas(shape)
     paint_body(canvas, rng, settings)

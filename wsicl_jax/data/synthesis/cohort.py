@@ -13,10 +13,10 @@ from jaxtyping import Float, Integer
 from scipy import ndimage
 
 from wsicl_jax.config import SynthConfig
-from wsicl_jax.data.synthesis.anatomy import DETAIL, draw_anatomy
+from wsicl_jax.data.synthesis.anatomy import DETAIL, sample_anatomy
 from wsicl_jax.data.synthesis.canvas import OUTSIDE, Anatomy
-from wsicl_jax.data.synthesis.fields import drawn_places, interpolate, linear, nearest
-from wsicl_jax.data.synthesis.prior import draw_prior, prior_anatomy, priors_fingerprint
+from wsicl_jax.data.synthesis.fields import interpolate, linear, nearest, sample_places
+from wsicl_jax.data.synthesis.prior import prior_anatomy, priors_fingerprint, sample_prior
 from wsicl_jax.data.synthesis.scanner import cut, scan
 from wsicl_jax.geometry.axes import Shape3
 
@@ -61,7 +61,7 @@ class Cohort:
         # Behind 0, numpy would repeat the numbers that the cohort itself was drawn with.
         rng = np.random.default_rng([*self.seed, 1 + index])
         volume, amount = self.anatomy.with_lesions(rng), self.deformation
-        places = drawn_places(rng, volume.shape, self.shape, bend=amount, pose=amount)
+        places = sample_places(rng, volume.shape, self.shape, bend=amount, pose=amount)
         tissue = nearest(volume, places)
         label = self.anatomy.label_of[tissue]
         if self.anatomy.image is None:
@@ -97,7 +97,7 @@ def fingerprint(settings: SynthConfig) -> int:
     return priors_fingerprint(settings) if settings.priors else 0
 
 
-def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:
+def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:
     """The cohort of a seed, with subjects of this shape.
 
     Raises:
@@ -106,10 +106,10 @@ def draw_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> 
     rng = np.random.default_rng(seed)
     detail = tuple(round(side * DETAIL) for side in shape)
     deformation, contrast = (_drawn(rng, x) for x in (settings.deformation, settings.intensity_sd))
-    if prior := draw_prior(rng, settings):
+    if prior := sample_prior(rng, settings):
         anatomy = prior_anatomy(rng, detail, settings, prior, 2 * deformation)
     else:
-        anatomy = draw_anatomy(rng, detail, settings)
+        anatomy = sample_anatomy(rng, detail, settings)
     tissues = len(anatomy.label_of)
     brightness = np.empty(tissues, np.float32)
     brightness[OUTSIDE] = rng.choice([0.0, 0.0, rng.uniform(0, 1)])

@@ -20,7 +20,7 @@ from wsicl_jax.config import SynthConfig, config_to_dict
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import CATALOGUE
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
-from wsicl_jax.data.synthesis.cohort import Cohort, draw_cohort, fingerprint
+from wsicl_jax.data.synthesis.cohort import Cohort, fingerprint, sample_cohort
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Shape3
 from wsicl_jax.storage.documents import parse_json
@@ -95,7 +95,7 @@ def numbered_cohort(seed: int, number: int, grid: Shape3, settings: SynthConfig)
     """
     for attempt in range(_TRIES):
         key = (seed, RandomStream.WRITTEN_COHORT, number, attempt)
-        cohort = draw_cohort(key, grid, settings)
+        cohort = sample_cohort(key, grid, settings)
         if cohort.structures:
             return cohort
     raise DataError(f"no structure fits on a grid of {grid} voxels; use a larger one")

@@ -87,12 +87,12 @@ def displaced(
 ) -> Integer[np.ndarray, "X Y Z"]:
     """A label volume deformed at random, from the nearest voxel, on a grid of another size.
 
-    `bend` and `pose` are those of `drawn_places`.
+    `bend` and `pose` are those of `sample_places`.
     """
-    return nearest(volume, drawn_places(rng, volume.shape, shape, bend=bend, pose=pose))
+    return nearest(volume, sample_places(rng, volume.shape, shape, bend=bend, pose=pose))
 
 
-def drawn_places(
+def sample_places(
     rng: np.random.Generator, sides: Sequence[int], shape: Shape3, *, bend: float, pose: float
 ) -> Float[np.ndarray, "3 X Y Z"]:
     """Where in a volume of these sides a deformation takes each voxel of `shape` from, in voxels
@@ -118,7 +118,7 @@ def drawn_places(
 def nearest(
     volume: Integer[np.ndarray, "x y z"], places: Float[np.ndarray, "3 X Y Z"]
 ) -> Integer[np.ndarray, "X Y Z"]:
-    """The voxels of a volume at the places of `drawn_places`; what lies outside repeats its
+    """The voxels of a volume at the places of `sample_places`; what lies outside repeats its
     border."""
     index = 0
     for side, position in zip(volume.shape, places, strict=True):

@@ -15,7 +15,7 @@ from wsicl_jax.config import PriorConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.synthesis.anatomy import paint_body, paint_distractors
 from wsicl_jax.data.synthesis.canvas import Anatomy, Canvas
-from wsicl_jax.data.synthesis.fields import drawn_places, linear, nearest
+from wsicl_jax.data.synthesis.fields import linear, nearest, sample_places
 from wsicl_jax.data.synthesis.shapes import Region
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box, Shape3
@@ -34,7 +34,7 @@ _CLOSE = (0.35, 0.9)
 """Share of a side that a close view shows."""
 
 
-def draw_prior(rng: np.random.Generator, settings: SynthConfig) -> PriorConfig | None:
+def sample_prior(rng: np.random.Generator, settings: SynthConfig) -> PriorConfig | None:
     """The prior of a cohort; None: its anatomy is of shapes. One choice alone costs no draw."""
     choices: list[PriorConfig | None] = [*settings.priors]
     weights = [prior.weight for prior in settings.priors]
@@ -72,7 +72,7 @@ def prior_anatomy(
     if settings.prior_crop and rng.random() < settings.prior_crop:
         case = _close_view(rng, case)
     mirror = tuple(slice(None, None, rng.choice([-1, 1])) for _ in range(3))
-    places = drawn_places(rng, shape, shape, bend=deformation, pose=deformation)
+    places = sample_places(rng, shape, shape, bend=deformation, pose=deformation)
     labels = nearest(resize_nearest(case.labels, shape)[mirror], places)
     values = [int(value) for value in np.unique(labels) if value]
     if not store.case(name).voxel_counts or len(values) > _MOST_LABELS:

@@ -81,7 +81,7 @@ def _degraded(
 ) -> Episode:
     names = [episode.target, *episode.contexts[:contexts]]
     originals = [cases.subject(name, episode.channel, network.volume)[0] for name in names]
-    degradation = Degradation.usual(task)
+    degradation = Degradation.standard(task)
     degraded = [
         degradation.apply(
             original,
