@@ -33,14 +33,14 @@ def fail_from(monkeypatch, index: int, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [DataError("the store is gone"), ValueError("a defect")])
-def test_a_failure_of_the_data_saves_what_was_learnt_first(whole_run, tmp_path, monkeypatch, error):
+def test_a_failure_of_the_data_saves_the_steps_made_first(whole_run, tmp_path, monkeypatch, error):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         fail_from(patch, 2 * 5, error)
         with pytest.raises(type(error), match=str(error)) as told:
             train(tiny(run))
     said = "".join([str(told.value), *getattr(told.value, "__notes__", [])])
-    assert f"what was learnt up to step 5 of {STEPS} is saved" in said
+    assert f"step 5 of {STEPS} is saved" in said
     assert saved_steps(run)[-1] == 5
     assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
     assert learning(run) == learning(whole_run[0])

@@ -12,7 +12,7 @@ from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.loop import train
 from wsicl_jax.weights.export.export import export
 from wsicl_jax.weights.file_loading import import_weights
-from wsicl_jax.weights.network_checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_checkpoint
 from wsicl_jax.weights.networks import find_network
 
 
@@ -38,7 +38,7 @@ def test_a_resumed_run_goes_on_from_its_own_weights_also_when_the_others_are_gon
     found = train(config)
     file.unlink()
     assert_equal_networks(train(config, resume=True), found)
-    assert_equal_networks(load_model(run), found)
+    assert_equal_networks(load_checkpoint(run), found)
     both = zip(parameters(found), parameters(whole_run[1]), strict=True)
     assert any((x != y).any() for x, y in both)
 

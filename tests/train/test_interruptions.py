@@ -17,9 +17,9 @@ from wsicl_jax.cli import main
 from wsicl_jax.errors import CheckpointError, PreemptedError, TrainingError
 from wsicl_jax.storage.checkpoints import damage
 from wsicl_jax.train import loop
-from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.network_checkpoint import load_model
+from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step
+from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
 # The pause after each step leaves time to be interrupted between two checkpoints.
 _TRAIN_SLOWLY = """
@@ -99,7 +99,7 @@ def test_a_run_killed_ten_times_logs_the_same_losses_and_ends_in_the_same_networ
         process.kill()
         process.wait()
     assert start(tiny(killed, **settings), _TRAIN_SLOWLY, "0").wait() == 0
-    assert_equal_networks(load_model(killed), expected)
+    assert_equal_networks(load_checkpoint(killed), expected)
     # The command evaluates at the end; the function did not.
     assert [line for line in learning(killed) if "loss" in line] == learning(whole)
 

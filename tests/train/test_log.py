@@ -28,10 +28,10 @@ def written(run, odd: bytes) -> bytes:
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
 def test_a_damaged_line_is_set_aside_with_a_warning_and_the_run_goes_on(tmp_path, odd):
     written(tmp_path, odd)
-    with pytest.warns(UserWarning, match=r"log\.jsonl has 1 damaged lines \(3\), .* passed over"):
+    with pytest.warns(UserWarning, match=r"log\.jsonl has 1 damaged lines \(3\), .* skipped"):
         assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 4]
     with (
-        pytest.warns(UserWarning, match=r"\(3\), which are set aside in log\.damaged\.jsonl"),
+        pytest.warns(UserWarning, match=r"\(3\), which are moved to log\.damaged\.jsonl"),
         RunLog(tmp_path, 2, leader=True) as log,
     ):
         log.write(3, {"loss": 0.5})

@@ -12,7 +12,7 @@ from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
-from wsicl_jax.weights.network_checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
 
 def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):
@@ -21,13 +21,13 @@ def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):
 
 def test_the_trained_network_is_what_its_last_checkpoint_holds(whole_run):
     run, model = whole_run
-    assert_equal_networks(load_model(run), model)
+    assert_equal_networks(load_checkpoint(run), model)
     assert read_metadata(run)["step"] == STEPS
 
 
 def test_an_earlier_checkpoint_can_be_loaded_by_its_directory(whole_run):
     run, model = whole_run
-    earlier = load_model(run / "checkpoints" / "6")
+    earlier = load_checkpoint(run / "checkpoints" / "6")
     assert any((x != y).any() for x, y in zip(parameters(earlier), parameters(model), strict=True))
 
 

@@ -12,7 +12,7 @@ from tiny_runs import learning, parameters, saved_steps, tiny
 
 from wsicl_jax.config import override_config
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.network_checkpoint import load_model
+from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
 _ALL_AXES = ["parallel.context=2", "parallel.space=2", "parallel.shard_parameters=true"]
 
@@ -36,11 +36,13 @@ def train_on_eight(run: Path, config: Path, *overrides: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def assert_learnt_alike(run: Path, other: Path) -> None:
+def assert_equal_results(run: Path, other: Path) -> None:
     """The same losses, and a network that is the same but for rounding."""
     for a, b in zip(learning(run), learning(other), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
-    for a, b in zip(parameters(load_model(run)), parameters(load_model(other)), strict=True):
+    for a, b in zip(
+        parameters(load_checkpoint(run)), parameters(load_checkpoint(other)), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
 
 
@@ -58,13 +60,13 @@ def without_its_last_checkpoint(run: Path, at: Path) -> Path:
 
 
 def test_a_run_over_data_context_and_space_learns_as_on_one_device(whole_run, run_on_eight):
-    assert_learnt_alike(run_on_eight, whole_run[0])
+    assert_equal_results(run_on_eight, whole_run[0])
 
 
 def test_a_checkpoint_of_many_devices_goes_on_with_one(whole_run, run_on_eight, tmp_path):
     run = without_its_last_checkpoint(run_on_eight, tmp_path / "run")
     train(tiny(run), resume=True)
-    assert_learnt_alike(run, whole_run[0])
+    assert_equal_results(run, whole_run[0])
 
 
 @pytest.mark.slow
@@ -72,18 +74,18 @@ def test_a_run_by_muon_with_cut_kernels_learns_as_on_one_device(tmp_path):
     config = tiny(tmp_path / "one", optimizer="muon")
     train(config)
     train_on_eight(tmp_path / "eight", tmp_path / "one" / "config.yaml", *_ALL_AXES)
-    assert_learnt_alike(tmp_path / "eight", tmp_path / "one")
+    assert_equal_results(tmp_path / "eight", tmp_path / "one")
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_one_device_goes_on_with_many(whole_run, tmp_path):
     run = without_its_last_checkpoint(whole_run[0], tmp_path / "run")
     train_on_eight(run, run / "config.yaml", "parallel.data=1", "parallel.space=-1")
-    assert_learnt_alike(run, whole_run[0])
+    assert_equal_results(run, whole_run[0])
 
 
 @pytest.mark.slow
 def test_filled_context_sets_learn_as_unfilled_ones(whole_run, tmp_path):
     run = tmp_path / "run"
     train(override_config(tiny(run), ["episode.context_multiple=3"]))
-    assert_learnt_alike(run, whole_run[0])
+    assert_equal_results(run, whole_run[0])

@@ -128,7 +128,7 @@ def test_muon_moves_kernels_by_orthogonal_matrices_and_biases_as_nadam_does():
 
 def test_the_wish_to_stop_of_any_device_is_told(training):
     assert run(training, [0.5], stop=(0, 0, 0))[1]["stop"] == 0
-    assert run(training, [0.5], stop=(0, 1, 1))[1]["stop"] == Stop.ASKED
+    assert run(training, [0.5], stop=(0, 1, 1))[1]["stop"] == Stop.REQUESTED
 
 
 @pytest.mark.parametrize("reason", [Stop.NO_DATA, Stop.WORKER_KILLED])

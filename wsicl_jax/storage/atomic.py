@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that get their name only when they are complete, and messages about writing."""
 
 import errno
 import functools
@@ -15,18 +15,18 @@ import psutil
 
 _PARTIAL = re.compile(r"(?:\..*\.)?(\d+)@(.*)\.partial")
 _FORGOTTEN_SECONDS = 24 * 3600
-"""What another machine has not touched for so long is not being written any more."""
+"""A temporary file of another machine that is older than this is abandoned."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = tuple(map(os.strerror, _FULL))
-"""What libraries say of it in errors of their own kinds."""
+"""Texts of these errors, which libraries repeat in errors of their own types."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one piece: whoever reads `path` sees the old content or all of the new.
+    """Write a file atomically: readers of `path` see either the old or the whole new content.
 
     Raises:
-        OSError: it cannot be written; nothing is left behind.
+        OSError: it cannot be written; no temporary file remains.
     """
     with appearing(path) as temporary:
         temporary.write_bytes(content)
@@ -34,10 +34,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A name beside `path`; the file that lies there at the end becomes `path`.
+    """A temporary path next to `path`; the file written there becomes `path` at the end.
 
-    On any error it is removed, and `path` stays what it was. What a killed process has left of
-    the same is removed, too.
+    On an error the temporary file is removed and `path` stays unchanged. Temporary files of
+    killed processes are removed as well.
     """
     temporary = partial(path.parent, f".{path.name}.")
     try:
@@ -46,7 +46,7 @@ def appearing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # not that of the file beside it, or none
+        error.filename = str(path)  # instead of the temporary file
         error.filename2 = None
         raise
     finally:
@@ -54,29 +54,29 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def partial(directory: Path, prefix: str) -> Path:
-    """A name in a directory for what this process makes there, and nobody else.
+    """A temporary path in a directory that belongs to this process alone.
 
-    What processes that live no more have left there under such names is removed.
+    Temporary files there of processes that no longer run are removed.
     """
-    _remove_left(directory)
+    _remove_abandoned(directory)
     return directory / f"{prefix}{os.getpid()}@{socket.gethostname()}.partial"
 
 
 @functools.cache  # once: a directory may have many files
-def _remove_left(directory: Path) -> None:
-    for left in directory.glob("*.partial"):
-        found = _PARTIAL.fullmatch(left.name)
-        if not found or _in_use(left, *found.groups()):
+def _remove_abandoned(directory: Path) -> None:
+    for temporary in directory.glob("*.partial"):
+        match = _PARTIAL.fullmatch(temporary.name)
+        if not match or _in_use(temporary, *match.groups()):
             continue
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         else:
-            left.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def directory_made(directory: Path) -> Iterator[None]:
-    """Make a directory and those above it; at the end, remove again those that are empty.
+    """Make a directory and its parents; at the end, remove those of them that are empty.
 
     Raises:
         OSError: it cannot be made.
@@ -90,13 +90,13 @@ def directory_made(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # something is in it, and it stays with all above
+        with suppress(OSError):  # not empty: it stays, with its parents
             for place in missing:
                 place.rmdir()
 
 
 def why_not_writable(path: Path, *, made: bool = False) -> str | None:
-    """Why no file can be written there, before anything is computed; None if it can.
+    """The reason why no file can be written to `path`, checked beforehand; None if it can.
 
     `made`: missing directories will be made.
     """
@@ -110,17 +110,17 @@ def why_not_writable(path: Path, *, made: bool = False) -> str | None:
     if not directory.is_dir():
         return f"{directory} is no directory"
     if not os.access(directory, os.W_OK | os.X_OK):
-        return f"the directory {directory} cannot be written to by you; give another place"
+        return f"you may not write to the directory {directory}; give another one"
     return None
 
 
 def why_full(error: BaseException | None) -> str | None:
-    """What says that a disk or a quota is full, in an error or what it came from; else None."""
+    """The message of an error, or its cause, that a disk or quota is full; None otherwise."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return os.strerror(error.errno)
-        if found := [text for text in _FULL_TEXTS if text in str(error)]:
-            return found[0]
+        if messages := [text for text in _FULL_TEXTS if text in str(error)]:
+            return messages[0]
         error = error.__cause__
     return None
 

@@ -1,8 +1,8 @@
-"""Checkpoints through Orbax: what a path means, whether it is sound, and the network in it.
+"""Checkpoints in Orbax: finding, validating and reading them.
 
-A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: what it is, its
-configuration, the fingerprints of its arrays) and, of a run, `optimizer`. A run keeps its
-checkpoints by step under `checkpoints/`; `train/checkpoints.py` writes those.
+A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: configuration,
+counters, the fingerprints of its arrays) and, in a run, `optimizer`. A run keeps its checkpoints
+by step under `checkpoints/`; `train/run_checkpoints.py` writes these.
 """
 
 import json
@@ -31,33 +31,33 @@ from wsicl_jax.storage.fingerprints import (
 Tree = TypeVar("Tree")
 
 FORMAT = 2
-"""Version of the layout; any other one is refused."""
+"""Version of the layout; others are refused."""
 
 PARAMETERS, OPTIMIZER, METADATA = "parameters", "optimizer", "metadata"
 
 STEPS = "checkpoints"
-"""The directory of a run's checkpoints."""
+"""Directory of the checkpoints in a run."""
 
 _FINGERPRINTS = "fingerprints"
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
-"""What Orbax puts behind the name of a checkpoint while it writes it."""
+"""Suffix of a checkpoint that Orbax is writing."""
 
 
 def remove_unfinished(directory: Path, name: str = "") -> None:
-    """Remove what was left half written of the checkpoint of this name, by default of all."""
-    for left in directory.glob(f"*{_UNFINISHED}*"):
-        if not name or left.name.startswith(f"{name}{_UNFINISHED}"):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove incompletely written checkpoints: those of this name, by default all."""
+    for unfinished in directory.glob(f"*{_UNFINISHED}*"):
+        if not name or unfinished.name.startswith(f"{name}{_UNFINISHED}"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint directory that a path means: itself, or the newest sound step of a run.
+    """The checkpoint that a path names: itself, or the newest valid one of a run.
 
-    A newer step of the run whose network is damaged is passed over with a warning.
+    Newer checkpoints of the run with damaged parameters are skipped with a warning.
 
     Raises:
-        CheckpointError: there is none, or every one is damaged.
+        CheckpointError: there is no checkpoint, or all are damaged.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -74,7 +74,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def step_directories(directory: Path) -> list[Path]:
-    """The checkpoints by step in a directory, newest first; damaged ones are among them."""
+    """The checkpoints in a directory, newest first, valid or not."""
     if not directory.is_dir():
         return []
     steps = [d for d in directory.iterdir() if d.name.isdigit() and d.is_dir()]
@@ -82,10 +82,10 @@ def step_directories(directory: Path) -> list[Path]:
 
 
 def newest_valid(steps: Sequence[Path], items: Sequence[str]) -> Path:
-    """The first of these checkpoints whose items are whole; a warning names those before it.
+    """The first of these checkpoints whose items are valid; a warning names skipped ones.
 
     Raises:
-        CheckpointError: there is no such one.
+        CheckpointError: none is valid.
     """
     reasons = []
     for checkpoint in steps:
@@ -93,25 +93,24 @@ def newest_valid(steps: Sequence[Path], items: Sequence[str]) -> Path:
         if reason is None:
             return checkpoint
         reasons.append(reason)
-        warnings.warn(f"checkpoint {checkpoint} is passed over: {reason}", stacklevel=2)
+        warnings.warn(f"checkpoint {checkpoint} is skipped: {reason}", stacklevel=2)
     raise CheckpointError(
-        f"no checkpoint in {steps[0].parent} can be used; the newest: {reasons[0]}; bring the "
-        "files back, or start anew in another directory"
+        f"no checkpoint in {steps[0].parent} can be used; the newest: {reasons[0]}; restore "
+        "the files, or start in another directory"
     )
 
 
 def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
-    """What is wrong with a checkpoint's metadata or the arrays of these items; None if nothing.
+    """Why a checkpoint's metadata or the arrays of these items are damaged; None if valid.
 
-    By default all items are looked at. They are read whole, in this process alone: no other
-    one has to take part.
+    Checks all items by default. Reads all their arrays, in this process alone.
     """
     try:
         expected = _valid_metadata(checkpoint)[_FINGERPRINTS]
         for item in expected if items is None else items:
             arrays = _read_on_host(checkpoint / item, expected[item])
-            found = {name: fingerprint_on_host(array) for name, array in arrays}
-            if wrong := differing(found, expected[item]):
+            fingerprints = {name: fingerprint_on_host(array) for name, array in arrays}
+            if wrong := differing(fingerprints, expected[item]):
                 return f"damaged: other values than were saved in {name_list(wrong)}"
     except CheckpointError as error:
         return str(error)
@@ -121,7 +120,7 @@ def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself.
+    """The metadata of a checkpoint.
 
     Raises:
         CheckpointError: it is missing, damaged, or of another format.
@@ -134,52 +133,54 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def composite(trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.args.Composite:
-    """What Orbax writes: trees of arrays by item, and the metadata with their fingerprints.
+    """Arguments for Orbax: trees of arrays by item, and metadata with their fingerprints.
 
-    All processes that hold parts of the arrays call this together.
+    Collective: all processes that hold shards of the arrays call it.
     """
     arrays = {item: _by_name(tree) for item, tree in trees.items()}
-    about = {
+    content = {
         **metadata,
         "format": FORMAT,
         "version": wsicl_jax.__version__,
         _FINGERPRINTS: {item: fingerprint_arrays(named) for item, named in arrays.items()},
     }
-    # As it will be read, where a tuple has become a list.
-    sealed = with_digest(json.loads(json.dumps(about)))
+    # As it will be read: JSON turns tuples into lists.
+    content = with_digest(json.loads(json.dumps(content)))
     saved = {item: ocp.args.StandardSave(named) for item, named in arrays.items()}
-    return ocp.args.Composite(**saved, metadata=ocp.args.JsonSave(sealed))
+    return ocp.args.Composite(**saved, metadata=ocp.args.JsonSave(content))
 
 
 def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[str, Any]) -> Tree:
-    """The tree of an item, with the shapes, types and shardings of `like`; by all processes.
+    """Read the tree of an item, with the shapes, dtypes and shardings of `like`.
+
+    Collective: all processes call it.
 
     Raises:
         CheckpointError: it does not fit `like`, or is damaged.
     """
-    wanted = {
+    shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
         for name, x in _by_name(like).items()
     }
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(wanted))
+            named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(shapes))
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise CheckpointError(
-            f"{checkpoint}: damaged or not what was expected: {item}: {reason_of(error)}"
+            f"{checkpoint}: damaged, or of another network: {item}: {reason_of(error)}"
         ) from error
     if wrong := differing(fingerprint_arrays(named), metadata[_FINGERPRINTS][item]):
         raise CheckpointError(
             f"{checkpoint}: damaged: other values than were saved in {name_list(wrong)}"
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in shapes])
 
 
 def reason_of(error: Exception) -> str:
     """An error's message on one line of bearable length."""
     if full := why_full(error):
         return full  # without the names of the many files that were being written
-    # Of these, Orbax says the place in the array, and the cause what is wrong.
+    # Orbax names the position in the array; the cause names the problem.
     of_orbax = "TensorStore details" in str(error)
     return reason(error.__cause__ if of_orbax and error.__cause__ else error)
 
@@ -194,7 +195,7 @@ def _valid_metadata(checkpoint: Path) -> dict[str, Any]:
             f"has format {metadata['format']}, or is damaged; this version reads {FORMAT}"
         )
     if not has_valid_digest(metadata):
-        raise CheckpointError("damaged: the metadata are not what was saved")
+        raise CheckpointError("damaged: the metadata have changed since they were saved")
     return metadata
 
 
@@ -209,11 +210,11 @@ def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, n
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    # Not as NumPy arrays: Orbax then reads fewer of the files that a restore will need.
+    # Not as NumPy arrays: for these Orbax reads fewer of the files that a restore needs.
     kind = ocp.ArrayRestoreArgs(sharding=_one_device())
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        # One at a time: little memory is held, and TensorStore prints a traceback for each read
-        # that is still under way when another one fails.
+        # One at a time: this needs little memory, and when a read fails TensorStore prints a
+        # traceback for each other pending read.
         for name in names:
             one = ocp.args.PyTreeRestore({name: 0}, {name: kind}, partial_restore=True)
             yield name, np.asarray(checkpointer.restore(path, args=one)[name])

@@ -1,4 +1,4 @@
-"""JSON with a checksum over everything in it: whether what is read is what was written."""
+"""Checksums in JSON files, which show whether the content has changed since it was written."""
 
 import hashlib
 import json
@@ -11,29 +11,31 @@ from wsicl_jax.errors import DataError, reason
 from wsicl_jax.storage.documents import RepeatedKeyError, parse_json, read_file
 
 CHECKSUM = "checksum"
-"""The key under which sealed JSON keeps its checksum."""
+"""Key of the checksum in JSON content."""
 
 _LARGEST = 2**30
-"""Bytes of a file."""
+"""Largest file in bytes."""
 
 
 def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON content with a checksum over everything in it."""
+    """JSON content with a checksum of it."""
     return {**content, CHECKSUM: _checksum(content)}
 
 
 def has_valid_digest(content: Any) -> bool:
-    """Whether JSON content is a mapping with the checksum that `with_digest` gave it."""
+    """Whether JSON content is a mapping with the valid checksum of `with_digest`."""
     if not isinstance(content, dict) or CHECKSUM not in content:
         return False
     return content[CHECKSUM] == _checksum({k: v for k, v in content.items() if k != CHECKSUM})
 
 
 def read_verified(path: Path, what: str, form: int) -> dict[str, Any]:
-    """The content of a file of sealed JSON that names its format, without checksum and format.
+    """Content of a JSON file with a checksum and a `format`, without these two keys.
+
+    `what` names the kind of file in messages; `form` is the expected format.
 
     Raises:
-        DataError: it cannot be read as `what`, was changed, or has another format than `form`.
+        DataError: it cannot be read, was changed, or has another format.
     """
     try:
         content = parse_json(read_file(path, _LARGEST), nan=True)
@@ -49,7 +51,7 @@ def read_verified(path: Path, what: str, form: int) -> dict[str, Any]:
 
 
 def digest_of(content: Any) -> str:
-    """Hash of JSON content, whatever the order of its keys."""
+    """Hash of JSON content; the order of keys does not matter."""
     encoded = json.dumps(content, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 

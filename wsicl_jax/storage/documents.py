@@ -1,7 +1,7 @@
-"""YAML, JSON and CSV from anywhere as plain values, with bounds on all that could be endless.
+"""Untrusted YAML, JSON and CSV as plain values, with limits on size and depth.
 
-Every reader of text goes through here. What is damaged, too large, nested too deep, or says a
-thing twice is a `DocumentError`, whatever the library beneath would do about it.
+Every reader of text uses this. A document that is damaged, too large, nested too deeply, or that
+repeats a key raises `DocumentError`, whatever the library below does.
 """
 
 import csv
@@ -19,51 +19,51 @@ from pydantic import TypeAdapter, ValidationError
 from wsicl_jax.errors import WsiclError
 
 LARGEST_BYTES = 2**26
-"""Of a file, unless its reader expects less."""
+"""Largest file in bytes, unless its reader sets another limit."""
 
 LARGEST_YAML = 2**18
-"""Characters of YAML: the parser takes a second for so many."""
+"""Most characters of YAML; the parser needs about a second for them."""
 
 DEEPEST = 60
-"""Lists and mappings within each other."""
+"""Most levels of nested lists and mappings."""
 
 _MOST_VALUES = 20_000
-"""Of YAML, aliases counted as what they stand for."""
+"""Most values in YAML; an alias counts as the values that it stands for."""
 
 _LONGEST_NUMBER = 100
-"""Characters."""
+"""Most characters of a number."""
 
-_SHOWN = 80
-"""Characters of a value that a message shows."""
+_LONGEST_VALUE = 80
+"""Most characters of a value in a message."""
 
 _BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
-"""No file name, table or terminal can have these: NUL, and halves of characters."""
+"""NUL and surrogates, which file names, tables and terminals cannot contain."""
 
 
 class DocumentError(WsiclError, ValueError):
-    """A document cannot be read; the message says why and in which line, but not which file."""
+    """A document cannot be read. The message has the reason and the line, but not the file."""
 
 
 class RepeatedKeyError(DocumentError):
-    """A key is there twice, so that one of its values would be dropped."""
+    """A key is repeated, so that one of its values would be lost."""
 
 
 def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind") -> bytes:
-    """All bytes of a regular file; `what` it should hold is for the message.
+    """All bytes of a regular file. `what` names the expected content in messages.
 
     Raises:
         OSError: it is missing or cannot be read.
-        DocumentError: it is larger than `largest` bytes, a pipe or a device, or `path` cannot be
-            one.
+        DocumentError: it is larger than `largest` bytes, a pipe or a device, or `path` is no
+            valid path.
     """
     try:
         status = path.stat()
-    except ValueError:  # of NUL, or of half a character
-        raise DocumentError("its path has a character that no path can have") from None
+    except ValueError:  # NUL or a surrogate
+        raise DocumentError("its path has an invalid character") from None
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise DocumentError("is a pipe or a device; expected a file")
     with path.open("rb") as file:
-        content = file.read(min(largest, status.st_size) + 1)  # more would be taken at once
+        content = file.read(min(largest, status.st_size) + 1)  # `read` allocates this at once
     if len(content) > largest:
         size = max(status.st_size, len(content))
         raise DocumentError(
@@ -73,10 +73,10 @@ def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind")
 
 
 def as_text(content: bytes) -> str:
-    """UTF-8 as text, without the mark that some editors put before it.
+    """UTF-8 as text, without a byte order mark.
 
     Raises:
-        DocumentError: it is no UTF-8.
+        DocumentError: it is not UTF-8.
     """
     try:
         return content.decode("utf-8-sig")
@@ -88,11 +88,10 @@ def as_text(content: bytes) -> str:
 def parse_yaml(content: str | bytes) -> Any:
     """The value of a YAML document: mappings, lists, text, numbers, booleans and null.
 
-    Dates stay text. Anchors and aliases may be used; a key may not be there twice.
+    Dates stay text. Anchors and aliases are allowed; repeated keys are not.
 
     Raises:
-        DocumentError: it is no such document, or out of all bounds; the message begins with the
-            line.
+        DocumentError: it is not valid YAML or exceeds a limit; the message begins with the line.
     """
     text = as_text(content) if isinstance(content, bytes) else content
     if len(text) > LARGEST_YAML:
@@ -113,7 +112,7 @@ def parse_yaml(content: str | bytes) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise DocumentError(f"line {line}: {error.reason}") from None
-    # Of escapes and directives the library checks less than it should.
+    # The library does not check all escapes and directives.
     except (ValueError, OverflowError, LookupError, RecursionError) as error:
         line = f"line {loader.line + 1}: " if loader else ""
         raise DocumentError(f"{line}no YAML: {_brief(str(error))}") from None
@@ -126,15 +125,15 @@ def parse_json(content: str | bytes, *, nan: bool = False) -> Any:
     """The value of a JSON document; NaN and Infinity are refused unless `nan` allows them.
 
     Raises:
-        DocumentError: it is none, or out of all bounds.
+        DocumentError: it is not valid JSON or exceeds a limit.
     """
     text = as_text(content) if isinstance(content, bytes) else content
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_without_twins,
-            parse_int=_whole,
-            parse_constant=None if nan else _refused,
+            object_pairs_hook=_without_repeated_keys,
+            parse_int=_integer,
+            parse_constant=None if nan else _refuse,
         )
     except DocumentError:
         raise
@@ -147,20 +146,20 @@ def parse_json(content: str | bytes, *, nan: bool = False) -> Any:
     if "\\u" in text:
         for part in _texts(value):
             if _BAD_TEXT.search(part):
-                raise DocumentError(f"{_brief(part)} has a character that no text can have")
+                raise DocumentError(f"{_brief(part)} has an invalid character")
     return value
 
 
 def parse_csv(text: str) -> Iterator[list[str]]:
-    """The rows of a table of comma-separated values; lazily, so that a caller may stop early.
+    """The rows of comma-separated values, lazily.
 
     Raises:
-        DocumentError: a cell has more than 131,072 characters, or NUL is in it.
+        DocumentError: a cell has more than 131,072 characters, or the text contains NUL.
     """
     rows = csv.reader(io.StringIO(text, newline=""))
     if place := _BAD_TEXT.search(text):
         line = text.count("\n", 0, place.start()) + 1
-        raise DocumentError(f"line {line}: has a character that no text can have")
+        raise DocumentError(f"line {line}: has an invalid character")
     while True:
         try:
             row = next(rows)
@@ -172,55 +171,55 @@ def parse_csv(text: str) -> Iterator[list[str]]:
 
 
 def checked(schema: TypeAdapter, value: Any) -> Any:
-    """The value of a document as what a schema says.
+    """The value of a document, validated by a schema.
 
     Raises:
-        DocumentError: it does not fit; the message names the first place.
+        DocumentError: it does not fit; the message names the first position that does not.
     """
     try:
         return schema.validate_python(value)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = _brief(".".join(map(str, problem["loc"])))[1:-1]
-        said = problem["msg"].removeprefix("Value error, ")
-        raise DocumentError(f"{where}: {said}" if where else said) from None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise DocumentError(f"{where}: {message}" if where else message) from None
 
 
-_TOO_DEEP = f"lists and mappings lie within each other more than {DEEPEST} deep"
+_TOO_DEEP = f"lists and mappings are nested more than {DEEPEST} levels deep"
 
 
 class _Loader(yaml.SafeLoader):
-    """Mappings, lists and plain values, while they stay within bounds."""
+    """Loads mappings, lists and plain values, within the limits."""
 
     yaml_constructors = {  # noqa: RUF012
         tag: constructor
         for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "seq", "map")
     }
-    # No setting is a date, and one that looks like it may be a name.
+    # Dates stay text: they may be names.
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [
             (tag, pattern)
-            for tag, pattern in found
+            for tag, pattern in resolvers
             if tag.rpartition(":")[2] not in ("timestamp", "value")
         ]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, text: str):
         super().__init__(text)
         self._depth = self._values = 0
         self._sizes: dict[yaml.Node, tuple[int, int]] = {}
-        """Values in a node and how deep they lie within it."""
+        """Number of values in a node, and its depth."""
         self._deepest = 0
-        """Of the node that is being composed."""
+        """Depth of the node that is being composed."""
 
     def compose_node(self, parent, index):
         mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if node not in self._sizes:
-                raise self._error("an alias stands within what it is an alias of", mark)
+                raise self._error("an alias is inside its own anchor", mark)
             values, depth = self._sizes[node]
         else:
             before, outer, self._deepest = self._values, self._deepest, 0
@@ -244,13 +243,13 @@ class _Loader(yaml.SafeLoader):
                 raise self._error("a key is a list or a mapping; expected text", key.start_mark)
             if (key.tag, key.value) in seen:
                 raise self._error(
-                    f"key {_brief(key.value)} is there twice; give it once", key.start_mark
+                    f"key {_brief(key.value)} is repeated; give it once", key.start_mark
                 )
             seen.add((key.tag, key.value))
         return node
 
     def flatten_mapping(self, node):
-        # The library's own way lets a merged value win over one that replaces it, for some keys.
+        # With some keys, the library lets a merged value replace the node's own value.
         own, merged = [], []
         for key, value in node.value:
             if key.tag != "tag:yaml.org,2002:merge":
@@ -262,7 +261,7 @@ class _Loader(yaml.SafeLoader):
                     raise self._error("only mappings can be merged by <<", part.start_mark)
                 self.flatten_mapping(part)
                 merged.append(part.value)
-        # What comes first counts most, and what is given here more than all.
+        # Earlier merged mappings take precedence over later ones; own keys over all.
         pairs = {}
         for group in (*reversed(merged), own):
             pairs |= {(key.tag, key.value): (key, value) for key, value in group}
@@ -271,7 +270,7 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node):
         if isinstance(node, yaml.ScalarNode):
             if _BAD_TEXT.search(node.value):
-                raise self._error("has a character that no text can have", node.start_mark)
+                raise self._error("has an invalid character", node.start_mark)
             if not node.tag.endswith(":str") and len(node.value) > _LONGEST_NUMBER:
                 raise self._error(
                     f"a number has {len(node.value):,} characters; expected at most "
@@ -286,7 +285,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep)
-        # Such as `!!int x`; the library leaves these to Python.
+        # Such as `!!int x`, for which the library lets Python raise.
         except (ValueError, LookupError, OverflowError, TypeError, AttributeError) as error:
             if isinstance(error, DocumentError):
                 raise
@@ -307,16 +306,16 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
         seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise RepeatedKeyError(f"key {_brief(twin)} is there twice in one object; give it once")
-    return found
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise RepeatedKeyError(f"key {_brief(repeated)} is repeated in an object; give it once")
+    return content
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     if len(text) > _LONGEST_NUMBER:
         raise DocumentError(
             f"a number has {len(text):,} digits; expected at most {_LONGEST_NUMBER}"
@@ -324,7 +323,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _refused(constant: str) -> Any:
+def _refuse(constant: str) -> Any:
     raise DocumentError(f"{constant} is no number")
 
 
@@ -353,4 +352,4 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _brief(text: str) -> str:
     text = " ".join(text.split())
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    return repr(text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...")

@@ -1,7 +1,7 @@
-"""Whether arrays that are read are what was written: fingerprints on devices and hosts.
+"""Fingerprints of arrays, which show whether values have changed since they were written.
 
-The file formats below do not notice every changed byte. A fingerprint does not depend on how
-an array is spread over devices and hosts, and every single changed bit changes it.
+Array file formats do not detect every changed byte. A fingerprint is independent of how an array
+is sharded, and changes with every single changed bit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,47 +16,47 @@ from jaxtyping import Array, UInt32
 def fingerprint_arrays(arrays: Mapping[str, Array]) -> dict[str, int]:
     """The fingerprint of each array, by name: sum of bits[i] * (2 i + 1) modulo 2^32.
 
-    Computed where the arrays lie, however they are sharded; all processes that hold parts of
-    them call this together and get the same numbers.
+    Computed on the arrays' devices. Collective: all processes that hold shards call it and get
+    the same numbers.
     """
     values = jax.device_get(_on_devices(dict(arrays)))
     return {name: int(value) for name, value in values.items()}
 
 
 def fingerprint_on_host(array: np.ndarray) -> int:
-    """The same number of an array in memory, by one process alone."""
+    """The same fingerprint of an array in host memory, by one process alone."""
     bits = np.ascontiguousarray(array).view(f"uint{8 * array.dtype.itemsize}").reshape(-1)
     factors = np.arange(bits.size, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return int((bits.astype(np.uint32) * factors).sum(dtype=np.uint32))
 
 
-def differing(found: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
-    """The names that only one of the two has, or whose fingerprints differ."""
-    return [name for name in found | expected if found.get(name) != expected.get(name)]
+def differing(actual: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    """Names that only one of the two has, or whose fingerprints differ."""
+    return [name for name in actual | expected if actual.get(name) != expected.get(name)]
 
 
-def name_list(names: Iterable[str], shown: int = 2) -> str:
-    """The first few names, and how many more there are, for a message."""
+def name_list(names: Iterable[str], limit: int = 2) -> str:
+    """The first `limit` names and the number of others, for a message."""
     names = list(names)
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 @jax.jit
 def _on_devices(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
-    # One program for all: several under way at once stop each other on simulated devices.
+    # One program for all: simulated devices deadlock when several run at once.
     return {name: _fingerprint(array) for name, array in arrays.items()}
 
 
 def _fingerprint(array: Array) -> UInt32[Array, ""]:
-    # The place of each entry is summed up axis by axis: flattening would gather the shards.
-    place = jnp.zeros(array.shape, jnp.uint32)
+    # The flat index is computed axis by axis, because flattening would gather the shards.
+    flat_index = jnp.zeros(array.shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(array.ndim)):
         index = lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-        place += index * np.uint32(stride % 2**32)
+        flat_index += index * np.uint32(stride % 2**32)
         stride *= array.shape[axis]
-    return jnp.sum(_words(array) * (2 * place + 1), dtype=jnp.uint32)
+    return jnp.sum(_words(array) * (2 * flat_index + 1), dtype=jnp.uint32)
 
 
 def _words(array: Array) -> UInt32[Array, "*shape"]:

@@ -1,10 +1,10 @@
-"""Where a store lies: a directory, or a prefix of an object store that TensorStore reads.
+"""Locations of stores: a directory, or a prefix of an object store, through TensorStore.
 
     /data/stores/liver        a directory
-    s3://bucket/stores/liver  S3, or what speaks it: `AWS_ENDPOINT_URL` names another server
+    s3://bucket/stores/liver  S3, or a compatible server in `AWS_ENDPOINT_URL`
     gs://bucket/stores/liver  Google Cloud Storage
 
-A file or object appears whole or not at all; there are no directories and no renaming.
+Files and objects are written atomically. There are no directories and no renaming.
 """
 
 import functools
@@ -24,7 +24,7 @@ _REMOTE = {"s3": "s3", "gs": "gcs"}
 """TensorStore's driver for each scheme of a URL."""
 
 _RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "8s"}
-"""Half a minute for a server that stumbles; then it is told. TensorStore alone waits for many."""
+"""Half a minute; TensorStore's default is many."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Location:
             return path
         scheme, separator, rest = str(path).partition("://")
         if "\0" in str(path):
-            raise DataError(f"{str(path)!r} has a character that no path can have")
+            raise DataError(f"{str(path)!r} has an invalid character")
         if not separator:
             return cls(_absolute(Path(os.path.expanduser(path))))  # noqa: PTH111 - leaves ~UNKNOWN
         if scheme not in _REMOTE:
@@ -94,10 +94,10 @@ class Location:
             DataError: it cannot be read.
         """
         try:
-            found = self._opened().read(key).result()
+            result = self._opened().read(key).result()
         except (ValueError, OSError) as error:
             raise DataError(f"{self / key} cannot be read: {reason(error)}") from error
-        return bytes(found.value) if found.state == "value" else None
+        return bytes(result.value) if result.state == "value" else None
 
     def write(self, key: str, content: bytes) -> None:
         """Write a file, or replace it.
@@ -117,10 +117,10 @@ class Location:
             DataError: they cannot be listed.
         """
         try:
-            found = self._opened().list(ts.KvStore.KeyRange(below, _after(below))).result()
+            keys = self._opened().list(ts.KvStore.KeyRange(below, _after(below))).result()
         except (ValueError, OSError) as error:
             raise DataError(f"{self} cannot be listed: {reason(error)}") from error
-        return iter(sorted(key.decode() for key in found))
+        return iter(sorted(key.decode() for key in keys))
 
     def delete(self, below: str = "") -> None:
         """Remove all files whose key begins with `below`.
@@ -130,7 +130,7 @@ class Location:
         """
         try:
             if self.directory is not None and (not below or below.endswith("/")):
-                # Else empty directories would stay.
+                # Otherwise empty directories would remain.
                 shutil.rmtree(self.directory / below)
                 return
             self._opened().delete_range(ts.KvStore.KeyRange(below, _after(below))).result()
@@ -144,9 +144,9 @@ class Location:
 
 
 def _absolute(path: Path) -> str:
-    """The path from the root, without `..`, which TensorStore takes for no path.
+    """The absolute path without `..`, which TensorStore refuses.
 
-    `..` is what it is to the system: the parent of what a link leads to. Other links stay.
+    As for the system, `..` is the parent of a link's target. Links elsewhere are kept.
     """
     parts = path.absolute().parts
     if ".." in parts:
@@ -156,7 +156,7 @@ def _absolute(path: Path) -> str:
 
 
 def _after(prefix: str) -> str:
-    """The first key behind all that begin with a prefix; empty: there is no end."""
+    """The first key after all keys with a prefix; empty: no end."""
     return prefix and prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
@@ -166,12 +166,12 @@ def _open(spec: str) -> ts.KvStore:
 
 
 def _s3_settings() -> dict[str, Any]:
-    """What the environment says about S3, by the names that the AWS tools use."""
+    """Settings of S3 from the environment variables of the AWS tools."""
     settings: dict[str, Any] = {}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         settings["endpoint"] = endpoint
     if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         settings["aws_region"] = region
-    if "AWS_ACCESS_KEY_ID" in os.environ:  # else TensorStore also looks for files, and says so
+    if "AWS_ACCESS_KEY_ID" in os.environ:  # otherwise TensorStore also looks for files, and logs it
         settings["aws_credentials"] = {"type": "environment"}
     return settings

@@ -1,16 +1,16 @@
-"""One process at a time: a lock file that names its holder, also right on shared file systems.
+"""Lock files, for one process at a time, that also work on shared file systems.
 
-What is locked is given up when its holder ends in order, and taken over when the holder is dead:
+A holder releases its lock when it ends normally. The lock of a dead holder is taken over:
 
-* On the machine of the holder (same kernel, same numbering of processes) a process of its number
-  and start time lives or it does not; it is told at once.
-* Elsewhere the holder touches the file every `BEAT_SECONDS`. A file that was not touched for
-  `SILENT_SECONDS` has no holder any more; before that it is watched until it is touched or the
-  time has passed. Only times that the file server gave are compared: clocks may differ.
+* On the holder's machine (same kernel, same process namespace), the holder is alive if a process
+  with its number and start time exists. The answer is immediate.
+* On other machines, the holder touches the file every `BEAT_SECONDS`. If it was not touched for
+  `SILENT_SECONDS`, the holder is dead. Until then, the file is watched. Only times of the file
+  server are compared, because clocks may differ.
 
-The kernel's own locks (flock, byte ranges) are not used: NFS and Lustre have them or not as they
-were mounted, and a lock that is silently local protects nothing. Creating a file that must not
-exist is exact on local disks, NFS from version 3 on, Lustre and GPFS. Object stores have no locks.
+Kernel locks (flock, byte ranges) are not used: whether they work on NFS and Lustre depends on the
+mount, and a lock that is silently local protects nothing. Exclusive creation of a file is atomic
+on local disks, NFS since version 3, Lustre and GPFS. Object stores have no locks.
 """
 
 import json
@@ -31,14 +31,14 @@ from wsicl_jax.errors import LockedError, WsiclError
 from wsicl_jax.storage.atomic import directory_made
 
 BEAT_SECONDS = 10.0
-"""How often a holder shows that it lives."""
+"""Interval at which a holder touches its lock file."""
 
 SILENT_SECONDS = 40.0
-"""A holder on another machine that has not shown itself for so long counts as dead."""
+"""After this time without a touch, a holder on another machine counts as dead."""
 
 _PAUSE = 0.2
 _SAME_START_SECONDS = 5.0
-"""Start times of one process differ by less, however the clock was set meanwhile."""
+"""Tolerance for the start time of a process, which changes when the clock is set."""
 
 
 class Lock:
@@ -46,7 +46,7 @@ class Lock:
 
     def __init__(self, path: Path, what: str):
         self._path, self._what = path, what
-        self._mine = {
+        self._own_record = {
             "host": socket.gethostname(),
             "machine": _machine(),
             "pid": os.getpid(),
@@ -54,39 +54,39 @@ class Lock:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
             "token": uuid.uuid4().hex,
         }
-        self._left = threading.Event()
+        self._released = threading.Event()
 
     def check(self) -> None:
-        """Raises `LockedError` if another process has taken the lock over.
+        """Raises `LockedError` if another process has taken over the lock.
 
-        This happens to a process that was stopped for longer than `SILENT_SECONDS`.
+        This happens if this process was suspended for longer than `SILENT_SECONDS`.
         """
-        found = _read(self._path)
-        if found is None and self._create():
+        record = _read(self._path)
+        if record is None and self._create():
             return  # somebody removed it by hand
-        if (found or _read(self._path) or {}).get("token") != self._mine["token"]:
+        if (record or _read(self._path) or {}).get("token") != self._own_record["token"]:
             raise LockedError(
                 f"{self._what} was taken over by another process, {_holder(self._path)}, while "
-                "this one had stopped; nothing more is written by this one"
+                "this one was suspended; this one writes nothing more"
             )
 
     def take(self) -> None:
-        """Raises `LockedError` if a process that lives holds it."""
+        """Acquire the lock; raises `LockedError` if a living process holds it."""
         while not self._create():
-            found = _read(self._path)
-            if found is not None and _lives(self._path, found):
+            record = _read(self._path)
+            if record is not None and _lives(self._path, record):
                 raise LockedError(
-                    f"{self._what} is in use by another process, {_told(found)}; wait for its "
-                    f"end, or stop it (the lock is {self._path})"
+                    f"{self._what} is in use by another process, {_describe(record)}; wait for "
+                    f"its end, or stop it (the lock is {self._path})"
                 )
-            self._clear(found)
+            self._clear(record)
         threading.Thread(target=self._beat, daemon=True, name="lock").start()
 
     def leave(self) -> None:
-        """Give it up."""
-        self._left.set()
+        """Release the lock."""
+        self._released.set()
         with suppress(OSError):
-            if (_read(self._path) or {}).get("token") == self._mine["token"]:
+            if (_read(self._path) or {}).get("token") == self._own_record["token"]:
                 self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -96,7 +96,7 @@ class Lock:
             return False
         try:
             with os.fdopen(file, "wb") as opened:
-                opened.write(json.dumps(self._mine).encode())
+                opened.write(json.dumps(self._own_record).encode())
                 opened.flush()
                 os.fsync(opened.fileno())
         except OSError:
@@ -105,12 +105,12 @@ class Lock:
         return True
 
     def _clear(self, dead: dict[str, Any] | None) -> None:
-        """Remove the lock of a dead holder: only one process at a time, and only that one's."""
+        """Remove the lock of this dead holder; only one process at a time does so."""
         gate = self._path.with_name(f"{self._path.name}.takeover")
         try:
             os.close(os.open(gate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         except FileExistsError:
-            if (_age(gate) or 0) > SILENT_SECONDS:  # whoever was at it died there
+            if (_age(gate) or 0) > SILENT_SECONDS:  # its process died
                 gate.unlink(missing_ok=True)
             time.sleep(_PAUSE)
             return
@@ -121,20 +121,20 @@ class Lock:
             gate.unlink(missing_ok=True)
 
     def _beat(self) -> None:
-        while not self._left.wait(BEAT_SECONDS):
-            with suppress(OSError):  # a file server that stumbles
-                if (_read(self._path) or {}).get("token") == self._mine["token"]:
+        while not self._released.wait(BEAT_SECONDS):
+            with suppress(OSError):  # the file server may fail for a moment
+                if (_read(self._path) or {}).get("token") == self._own_record["token"]:
                     os.utime(self._path)
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[Lock]:
-    """Hold the lock file `path` during the block; `what` it protects is named in messages.
+    """Hold the lock file `path` during the block. `what` names the protected thing in messages.
 
-    Its directory is made if it is missing, and removed again if nothing else came into it.
+    A missing directory is made, and removed at the end if it is empty.
 
     Raises:
-        LockedError: another process holds it, and lives.
+        LockedError: another living process holds it.
         WsiclError: the file cannot be written.
     """
     with ExitStack() as opened:
@@ -152,11 +152,11 @@ def locked(path: Path, what: str) -> Iterator[Lock]:
 def part_locked(path: str | Path, part: tuple[int, int], what: str) -> Iterator[None]:
     """Hold part (i, n) of the work on a directory, which need not exist, during the block.
 
-    Each part has its own lock file beside the directory; who divides the work into another
-    number of parts waits until all is left. An object store (a URL) has no locks.
+    Each part has its own lock file next to the directory. Parts of different divisions n exclude
+    each other. An object store (a URL) has no locks.
 
     Raises:
-        LockedError: another process holds the part, or parts of another number.
+        LockedError: another process holds the part, or a part of another division.
         WsiclError: as `locked`.
     """
     if "://" in str(path):
@@ -178,18 +178,18 @@ def part_locked(path: str | Path, part: tuple[int, int], what: str) -> Iterator[
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process that lives holds a lock file; does not wait for a sign of life."""
-    found = _read(path)
-    if found is None:
+    """Whether a living process holds a lock file; does not wait for the holder's next touch."""
+    record = _read(path)
+    if record is None:
         return False
-    if found.get("machine") == _machine():
-        return _runs(found)
+    if record.get("machine") == _machine():
+        return _runs(record)
     return (_age(path) or 0) <= SILENT_SECONDS
 
 
-def _lives(path: Path, found: dict[str, Any]) -> bool:
-    if found.get("machine") == _machine():
-        return _runs(found)
+def _lives(path: Path, record: dict[str, Any]) -> bool:
+    if record.get("machine") == _machine():
+        return _runs(record)
     before, age = _touched(path), _age(path)
     if age is None:
         return False
@@ -202,12 +202,12 @@ def _lives(path: Path, found: dict[str, Any]) -> bool:
     return False
 
 
-def _runs(found: dict[str, Any]) -> bool:
+def _runs(record: dict[str, Any]) -> bool:
     try:
-        process = psutil.Process(found["pid"])
+        process = psutil.Process(record["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return abs(process.create_time() - found["started"]) < _SAME_START_SECONDS
+        return abs(process.create_time() - record["started"]) < _SAME_START_SECONDS
     except psutil.AccessDenied:
         return True
     except (psutil.Error, KeyError, TypeError, ValueError):
@@ -215,17 +215,17 @@ def _runs(found: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """Within it, a number means one process: host, boot, and the container's own numbering."""
+    """Scope in which process numbers are unique: host, boot and process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        numbering = Path("/proc/self/ns/pid").stat().st_ino
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:  # not Linux
         return socket.gethostname()
-    return f"{socket.gethostname()} {boot} {numbering}"
+    return f"{socket.gethostname()} {boot} {namespace}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a lock file says; nothing, if it was just made or is damaged. None: there is none."""
+    """The record in a lock file; {} if it was just made or is damaged, None if it is missing."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -236,9 +236,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _touched(path: Path) -> int | None:
-    """When the file server says that a file was touched last; None if there is none."""
+    """Modification time of a file by the file server, in ns; None if it is missing."""
     try:
-        with path.open("rb") as file:  # opening makes NFS ask the server
+        with path.open("rb") as file:  # opening makes NFS query the server
             return os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
@@ -262,10 +262,10 @@ def _age(path: Path) -> float | None:
 
 
 def _holder(path: Path) -> str:
-    return _told(_read(path) or {})
+    return _describe(_read(path) or {})
 
 
-def _told(found: dict[str, Any]) -> str:
-    if "pid" not in found:
-        return "which is just beginning"
-    return f"number {found['pid']} on {found.get('host')}, since {found.get('since')}"
+def _describe(record: dict[str, Any]) -> str:
+    if "pid" not in record:
+        return "which is just starting"
+    return f"number {record['pid']} on {record.get('host')}, since {record.get('since')}"

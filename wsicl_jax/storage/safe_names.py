@@ -1,4 +1,4 @@
-"""Names that people give, of structures, data sets and cases: text wherever they are shown."""
+"""Names that users choose (structures, data sets, cases) in file names, tables and figures."""
 
 import hashlib
 import re
@@ -7,24 +7,25 @@ from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 100
-"""Bytes of a name as a part of a file's name, which has room for 255 in all."""
+"""Most bytes of a name within a file's name, which may have 255."""
 
-_LONGEST_SHOWN = 60
-"""Characters of a name in a figure."""
+_LONGEST_IN_FIGURE = 60
+"""Most characters of a name in a figure."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Spreadsheets run a cell that begins so."""
+"""Spreadsheets take a cell that begins with one of these for a formula."""
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    """The beginning of a text, in at most so many bytes of UTF-8."""
+    """The beginning of a text, in at most `longest` bytes of UTF-8."""
     return text.encode()[:longest].decode(errors="ignore")
 
 
 def file_name(text: str) -> str:
-    """A name as a part of a path: other names give other parts, whatever is in them.
+    """A name as a valid part of a path; different names give different parts.
 
-    Letters that paths know are kept, others become `_` and a hash; so does what is too long.
+    If the name has other characters than letters, digits and `-_.=`, or is too long, they become
+    `_` and a hash is appended.
     """
     safe = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text)
     if safe and safe == text and not safe.startswith(".") and len(safe.encode()) <= LONGEST:
@@ -34,10 +35,10 @@ def file_name(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """What a cell of a table is written as, so that no spreadsheet takes text for a formula.
+    """The value of a table's cell for a CSV file.
 
-    Floats have all their digits, None is nothing, and text that begins as formulas do begins with
-    an apostrophe.
+    Floats keep all digits, None becomes empty, and text that spreadsheets would take for a formula
+    gets an apostrophe in front.
     """
     if isinstance(value, float):
         return repr(float(value))
@@ -47,19 +48,20 @@ def csv_cell(value: Any) -> Any:
 
 
 def in_figure(name: str) -> str:
-    """A name as a figure shows it: on one line, of bearable length.
+    """A name for a figure: on one line, and not too long.
 
-    Matplotlib leaves a line out of the legend whose name begins with an underscore.
+    Matplotlib's legend ignores names that begin with an underscore, so a space is put in front.
     """
     plain = re.sub(r"[^\x20-\U0010ffff]+", " ", name)
-    shown = plain if len(plain) <= _LONGEST_SHOWN else f"{plain[: _LONGEST_SHOWN - 3]}..."
-    return f" {shown}" if shown.startswith("_") else shown
+    if len(plain) > _LONGEST_IN_FIGURE:
+        plain = f"{plain[: _LONGEST_IN_FIGURE - 3]}..."
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 @contextmanager
 def literal_text() -> Iterator[None]:
-    """In figures that are made within, `$` is a dollar and begins no formula."""
-    import matplotlib as mpl  # slow to import, and names elsewhere need none of it
+    """Within the block, `$` in figures is plain text and starts no formula."""
+    import matplotlib as mpl  # slow to import
 
     with mpl.rc_context({"text.parse_math": False}):
         yield

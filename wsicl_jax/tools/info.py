@@ -91,7 +91,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
 def _describe_checkpoint(path: Path) -> RenderableType:
     from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
     from wsicl_jax.train.binding import seen_by
-    from wsicl_jax.train.checkpoints import has_steps, read_score
+    from wsicl_jax.train.run_checkpoints import has_steps, read_score
     from wsicl_jax.train.run_directory import saved_settings
     from wsicl_jax.weights.network_checkpoint import experiment_config
     from wsicl_jax.weights.networks import find_network

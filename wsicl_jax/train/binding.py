@@ -1,7 +1,7 @@
-"""The data that a run is bound to: the same when it goes on, and when it is evaluated.
+"""Binding a run to its data, which must be the same when it is resumed or evaluated.
 
-The manifest in the run's directory says which they are (`data/manifest.py`), and each checkpoint
-says which manifest.
+The manifest in the run's directory records the data (`data/manifest.py`), and each checkpoint
+records the digest of the manifest.
 """
 
 import warnings
@@ -37,26 +37,26 @@ from wsicl_jax.train.run_directory import (
 from wsicl_jax.weights.networks import SEEN, StoredNetwork, find_network
 
 DATA = "data"
-"""In the metadata of a checkpoint, the digest of the manifest that its run was bound to."""
+"""Key of the manifest's digest in the metadata of a checkpoint."""
 
 
 class RunStart(NamedTuple):
-    """Where a run goes on from, and on which data."""
+    """The step and the data from which a run starts or continues."""
 
     done: int
-    """The step that it goes on from; 0: the start."""
+    """The step that it continues from; 0: the start."""
     manifest: Manifest
-    """What it is bound to."""
+    """The data that it is bound to."""
     changes: Changes
-    """What has changed since the manifest before, and was accepted."""
+    """Accepted changes since the manifest before."""
     datasets: list[DataSet]
     """The data sets of the configuration, with the split of the manifest."""
     lock: Lock | None = None
-    """Held by the leading process, on the run's directory."""
+    """The lock on the run's directory, in the leading process."""
 
     @property
     def is_bound_anew(self) -> bool:
-        """Whether the manifest is another one than that in the run's directory."""
+        """Whether the manifest differs from the one in the run's directory."""
         return not self.done or bool(self.changes.texts)
 
 
@@ -67,15 +67,15 @@ def find_start(
     resume: bool,
     accept_data_changes: bool = False,
 ) -> RunStart:
-    """Where a run of this configuration would go on from; reads its directory, writes nothing.
+    """Where a run of this configuration would start or continue; writes nothing.
 
-    A run that goes on is bound to the data that it was started with: what has changed must be
-    accepted, and is then part of a new manifest.
+    A resumed run is bound to the data that it was started with. Changes must be accepted, and are
+    then part of a new manifest.
 
     Raises:
         ConfigError, CheckpointError: as `steps_done`; `train.initial_weights` names no network.
-        DataError: the data sets have changed, or the run's manifest is missing, damaged, or
-            another one than its checkpoint was saved with; or that of `train.initial_weights` is.
+        DataError: the data sets have changed; or the manifest of the run, or of
+            `train.initial_weights`, is missing, damaged, or not that of the checkpoint.
     """
     run = run_directory(config)
     done = steps_done(run, config, resume=resume)
@@ -96,9 +96,8 @@ def find_start(
         return RunStart(done, before, changes, datasets)
     if not accept_data_changes:
         raise DataError(
-            f"the data of {run} have changed since it was bound to them: {changes}. Bring the "
-            "stores back as they were, or go on with --resume --accept-data-changes: cases keep "
-            "their part of the split"
+            f"the data of {run} have changed since it started: {changes}. Restore the stores, or "
+            "continue with --resume --accept-data-changes: cases keep their part of the split"
         )
     return RunStart(done, now, changes, datasets)
 
@@ -107,28 +106,28 @@ def find_start(
 def open_run(
     config: ExperimentConfig, *, resume: bool = False, accept_data_changes: bool = False
 ) -> Iterator[RunStart]:
-    """`find_start` for all processes of a run, which call this together: the leader's answer.
+    """The leader's `find_start` for all processes of a run, with the run's directory locked.
 
-    During the block the run's directory is theirs alone.
+    Collective: all processes of the run call it.
 
     Raises:
         ConfigError: the processes were started with different settings.
-        LockedError: others that live train in that directory.
-        WsiclError: as `find_start`; or this process sees other data than the leader.
+        LockedError: another living process trains in that directory.
+        WsiclError: as `find_start`; or this process reads other data than the leader.
     """
-    asked = {"--resume": resume, "--accept-data-changes": accept_data_changes}
-    agree(shared_settings(config) | asked)
+    options = {"--resume": resume, "--accept-data-changes": accept_data_changes}
+    agree(shared_settings(config) | options)
     run = run_directory(config)
     with ExitStack() as held:
         locks = []
         broadcast_from_leader(
             lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}")))
         )
-        start = _found_start(config, resume=resume, accept_data_changes=accept_data_changes)
+        start = _shared_start(config, resume=resume, accept_data_changes=accept_data_changes)
         yield start._replace(lock=locks[0] if locks else None)
 
 
-def _found_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
+def _shared_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
     datasets = open_datasets(config)
 
     def find_out() -> tuple[int, dict[str, Any], Changes]:
@@ -140,14 +139,14 @@ def _found_start(config: ExperimentConfig, *, resume: bool, accept_data_changes:
     datasets = [bound(dataset, manifest) for dataset in datasets]
     if others := compare(manifest, manifest_of(config, datasets)).texts:
         raise DataError(
-            f"this process sees other data than process 0: {'; '.join(others)}; give all hosts "
+            f"this process reads other data than process 0: {'; '.join(others)}; give all hosts "
             "the same stores"
         )
     return RunStart(done, manifest, Changes(tuple(texts), *counts), datasets)
 
 
 def write_start(config: ExperimentConfig, start: RunStart) -> None:
-    """Write what a run begins with to its directory: configuration and, if new, manifest."""
+    """Write the configuration and, if new, the manifest to the run's directory."""
     run = Path(config.run)
     write_config(run, config)
     if start.is_bound_anew:
@@ -159,8 +158,8 @@ def datasets_of_checkpoint(
 ) -> list[DataSet]:
     """The data sets of a configuration, with the split that a checkpoint was trained with.
 
-    Data sets that its run does not know are split by the seed. What has changed since is told by
-    a warning; a case that was trained on stays a training case.
+    Data sets unknown to its run are split by the seed. A warning names changes since; training
+    cases stay training cases.
 
     Raises:
         DataError: a store is missing, or the manifest of the run is damaged.
@@ -171,15 +170,15 @@ def datasets_of_checkpoint(
         return datasets
     datasets = [bound(dataset, manifest) for dataset in datasets]
     now = manifest_of(config, datasets)
-    known, there = ({d.name for d in m.data_sets} for m in (manifest, now))
-    if changes := str(compare(manifest.only(there), now.only(known))):
+    known, present = ({d.name for d in m.data_sets} for m in (manifest, now))
+    if changes := str(compare(manifest.only(present), now.only(known))):
         run = checkpoint.parent.parent
         warnings.warn(f"the data have changed since {run} was trained: {changes}", stacklevel=2)
     return datasets
 
 
 def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Manifest | None:
-    """The data that a checkpoint was trained on; None if nobody knows, which a warning tells.
+    """The data that a checkpoint was trained on; None, with a warning, if unknown.
 
     Raises:
         DataError: the manifest of the run is damaged, or of another run.
@@ -190,7 +189,7 @@ def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Man
     if checkpoint.parent.name != STEPS or not (run / MANIFEST).is_file():
         warnings.warn(
             f"{run / MANIFEST}, the split that {checkpoint} was trained with, is missing: the "
-            "split is that of the seed, and targets may have been trained on if the data changed",
+            "data are split by the seed, and if they changed, targets may be training cases",
             stacklevel=2,
         )
         return None
@@ -200,8 +199,9 @@ def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Man
 
 
 def seen_by(stored: StoredNetwork) -> Seen:
-    """What a network has seen, and the networks that it began from; `unknown` where no record is
-    there.
+    """The data that a network, and the networks that it started from, were trained on.
+
+    Networks without a record are in `unknown`.
 
     Raises:
         DataError: the manifest of its run is damaged, or of another run.
@@ -218,5 +218,5 @@ def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) 
     if metadata.get(DATA) not in (manifest.digest, *manifest.previous):
         raise DataError(
             f"{run / MANIFEST} is not the one that the checkpoint of step {metadata.get('step')} "
-            "was saved with; bring that one back, or start another run"
+            "was saved with; restore that one, or start another run"
         )

@@ -1,4 +1,4 @@
-"""The weights of another network, as the beginning of a run."""
+"""Initial weights of a run, from another network."""
 
 from flax import nnx
 
@@ -9,11 +9,11 @@ from wsicl_jax.weights.networks import StoredNetwork, find_network
 
 
 def find_weights(config: ExperimentConfig) -> StoredNetwork | None:
-    """The network that `train.initial_weights` names; None if it names none.
+    """The network that `train.initial_weights` names; None if it is empty.
 
     Raises:
-        CheckpointError: there is no such network, or it is damaged.
-        ConfigError: it has other channels than the network of this experiment.
+        CheckpointError: the network is missing or damaged.
+        ConfigError: its channels differ from `model.channels`.
     """
     if not config.train.initial_weights:
         return None
@@ -23,25 +23,25 @@ def find_weights(config: ExperimentConfig) -> StoredNetwork | None:
         raise ConfigError(
             f"train.initial_weights = {config.train.initial_weights} has channels "
             f"{list(channels)}, but model.channels is {list(config.model.channels)}; "
-            "set the one to the other"
+            "make them equal"
         )
     return stored
 
 
 def initial_parameters(config: ExperimentConfig) -> nnx.State | None:
-    """The parameters of `train.initial_weights`; None if they are to be drawn.
+    """The parameters of `train.initial_weights`; None if it is empty.
 
-    All processes of a run call this together.
+    Collective: all processes of a run call it.
 
     Raises:
-        CheckpointError, ConfigError: as `find_weights`; or this process finds another network
-            there than process 0.
+        CheckpointError, ConfigError: as `find_weights`; or this process reads another network
+            than process 0.
     """
     if (stored := find_weights(config)) is None:
         return None
     if broadcast_from_leader(lambda: stored.digest) != stored.digest:
         raise ConfigError(
             f"train.initial_weights = {config.train.initial_weights} is another network here than "
-            "for process 0; give all hosts the same"
+            "on process 0; give all hosts the same"
         )
     return nnx.state(stored.load(), nnx.Param)

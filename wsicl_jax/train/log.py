@@ -1,4 +1,4 @@
-"""The numbers of a run by step: JSON lines for programs, TensorBoard for people."""
+"""The log of a run: values by step, as JSON lines and for TensorBoard."""
 
 import json
 import time
@@ -17,12 +17,12 @@ from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read
 _FILE = "log.jsonl"
 _SET_ASIDE = "log.damaged.jsonl"
 _LARGEST = 2**30
-"""Bytes of a log."""
+"""Largest log in bytes."""
 
 
 def _of_a_step(entry: dict[str, int | float]) -> dict[str, int | float]:
     if type(entry.get("step")) is not int or entry["step"] < 0:
-        raise ValueError("there is no step")
+        raise ValueError("step is missing")
     return entry
 
 
@@ -38,15 +38,15 @@ class _Lines(NamedTuple):
 def read_log(run: Path) -> list[dict[str, int | float]]:
     """The entries of a run's log in order.
 
-    A last line that was cut off is passed over, and so, with a warning, are damaged ones.
+    An incomplete last line is skipped; other damaged lines are skipped with a warning.
 
     Raises:
         TrainingError: the log cannot be read.
     """
-    found = _read(run)
-    if found.damaged:
-        warnings.warn(_warning(run, found.damaged, "passed over"), stacklevel=2)
-    return found.entries
+    lines = _read(run)
+    if lines.damaged:
+        warnings.warn(_warning(run, lines.damaged, "skipped"), stacklevel=2)
+    return lines.entries
 
 
 def _read(run: Path) -> _Lines:
@@ -55,16 +55,16 @@ def _read(run: Path) -> _Lines:
         content = read_file(path, _LARGEST) if path.is_file() else b""
     except (OSError, DocumentError) as error:
         raise TrainingError(f"{path} cannot be read: {reason(error)}") from None
-    found = _Lines([], {})
+    parsed = _Lines([], {})
     lines = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                found.entries.append(checked(_ENTRIES, parse_json(line, nan=True)))
+                parsed.entries.append(checked(_ENTRIES, parse_json(line, nan=True)))
         except DocumentError:
             if number < len(lines):
-                found.damaged[number] = line
-    return found
+                parsed.damaged[number] = line
+    return parsed
 
 
 def _warning(run: Path, damaged: Mapping[int, bytes], what: str) -> str:
@@ -73,16 +73,15 @@ def _warning(run: Path, damaged: Mapping[int, bytes], what: str) -> str:
 
 
 class RunLog:
-    """Writes the log of a run from step `done` on; later entries, to be made again, are cut.
+    """Writes the log of a run that continues from step `done`; removes later entries.
 
-    Damaged lines go to `log.damaged.jsonl`, with a warning.
-    An entry that is there already, of an evaluation made again, is not written twice.
-    Only the leading process writes; in the others every call does nothing. TensorBoard's file is
-    written at once, as the lines are: a thread behind our back would die on a full disk, and
-    whoever waits for it then waits for ever.
+    Damaged lines move to `log.damaged.jsonl`, with a warning. An entry that exists, of a repeated
+    evaluation, is not written twice. Only the leading process writes; in others, calls do nothing.
+    TensorBoard's file is written synchronously: a writer thread would die on a full disk, and
+    closing it would wait forever.
 
     Raises:
-        CheckpointError: nothing can be written there.
+        CheckpointError: the log cannot be written.
     """
 
     def __init__(self, run: Path, done: int, *, leader: bool):
@@ -93,20 +92,20 @@ class RunLog:
         from tensorboardX.proto.event_pb2 import SessionLog
 
         self._path = run / _FILE
-        found = _read(run)
-        self._kept = [json.dumps(e) + "\n" for e in found.entries if e["step"] <= done]
+        lines = _read(run)
+        self._kept = [json.dumps(e) + "\n" for e in lines.entries if e["step"] <= done]
         board = run / "tensorboard"
         with self._writing():
-            if found.damaged:
+            if lines.damaged:
                 with (run / _SET_ASIDE).open("ab") as file:
-                    file.writelines(line + b"\n" for line in found.damaged.values())
-                said = _warning(run, found.damaged, f"set aside in {_SET_ASIDE}")
-                warnings.warn(said, stacklevel=2)
+                    file.writelines(line + b"\n" for line in lines.damaged.values())
+                message = _warning(run, lines.damaged, f"moved to {_SET_ASIDE}")
+                warnings.warn(message, stacklevel=2)
             write_whole(self._path, "".join(self._kept).encode())
             self._lines = self._path.open("a")
             board.mkdir(exist_ok=True)
             self._board = EventsWriter(str(board / "events"))
-            # TensorBoard forgets what came from here on before.
+            # TensorBoard then discards its earlier entries of later steps.
             self._to_board(done + 1, session_log=SessionLog(status=SessionLog.START))
             self._board.flush()
 
@@ -121,7 +120,7 @@ class RunLog:
                 self._lines.close()
                 self._board.close()
         except CheckpointError:
-            # On a full disk the error that came first says more.
+            # On a full disk, the earlier error is more informative.
             if kind is None:
                 raise
 
@@ -152,6 +151,6 @@ class RunLog:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"{self._path} cannot be written: {error.strerror}; what was saved is kept: make "
-                "room there, then go on with --resume"
+                f"{self._path} cannot be written: {error.strerror}; saved checkpoints are "
+                "kept: make room there, then continue with --resume"
             ) from error

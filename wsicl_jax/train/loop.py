@@ -1,4 +1,4 @@
-"""The story of a run: from a configuration to a trained network."""
+"""The training loop: from a configuration to a trained network."""
 
 import math
 import time
@@ -33,16 +33,16 @@ from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.initialization import initialize_prompt_mean
 from wsicl_jax.terminal.progress import track
 from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
-from wsicl_jax.train.checkpoints import RunCheckpoints
 from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.run_checkpoints import RunCheckpoints
 from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
-"""Scores the network in its present state, by name; the mean of the scores ranks checkpoints."""
+"""Scores of a network by name; their mean ranks checkpoints."""
 
 
 def train(
@@ -55,24 +55,24 @@ def train(
 ) -> DualBranch:
     """Train as configured, writing to `config.run`, and return the trained network.
 
-    With `resume` the run goes on from its newest sound checkpoint at the exact next episode, or
-    starts if it has none; data that have changed since are refused, or accepted with
-    `accept_data_changes`. Who has opened the run (`binding.open_run`) gives its `start`, and
-    neither of the two. The network is evaluated every `train.evaluate_every` steps and,
-    in any case, at the end. All processes of a run call this alike; process 0 writes the
-    configuration and the log. What was learnt is saved before a failure of the data is told.
+    With `resume`, the run continues from its newest valid checkpoint at the exact next episode, or
+    starts if it has none. If the data changed in between, it is refused unless
+    `accept_data_changes` is set. Callers that opened the run themselves (`binding.open_run`) pass
+    its `start` instead of these two. The network is evaluated every `train.evaluate_every` steps
+    and at the end. Collective: all processes of a run call it; process 0 writes the configuration
+    and the log. If the data fail, the steps made so far are saved before the error is raised.
 
     Raises:
-        ConfigError: the run exists and `resume` is not set, its configuration differs, or those
-            of the processes do.
+        ConfigError: the run exists and `resume` is not set; or settings differ, from those of the
+            run or between processes.
         LockedError: another process trains in `config.run`.
-        CheckpointError: a checkpoint cannot be written, or none can be used to go on from.
-        DataError: a store is missing, has too few cases, or has changed since the run was
-            bound to it; or an episode could not be made.
+        CheckpointError: a checkpoint cannot be written, or none is valid to resume from.
+        DataError: a store is missing, has too few cases, or has changed since the run started; or
+            an episode could not be made.
         LoaderError: a process that makes episodes was killed.
-        PeerLostError: another process could not go on.
-        TrainingError: too many updates in a row were skipped; the last good checkpoint stays.
-        PreemptedError: a process got SIGTERM; all stopped after the same step and saved it.
+        PeerLostError: another process could not continue.
+        TrainingError: too many updates in a row were skipped; the last good checkpoint is kept.
+        PreemptedError: a process received SIGTERM; all stopped after the same step and saved it.
     """
     with stop_request() as stop, ExitStack() as opened:
         run, settings = Path(config.run), config.train
@@ -84,19 +84,19 @@ def train(
                 open_run(config, resume=resume, accept_data_changes=accept_data_changes)
             )
         done, episodes = start.done, EpisodeSource(config, start.datasets)
-        given = None if done else initial_parameters(config)
+        initial = None if done else initial_parameters(config)
         broadcast_from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         if settings.initialization == "prompt_mean":
             initialize_prompt_mean(model)
         graph, parameters = nnx.split(model, nnx.Param)
-        parameters = given or parameters
+        parameters = initial or parameters
         optimizer = make_optimizer(settings)
         state = init_state(parameters, optimizer)
         placement = state_placement(state, mesh, config.parallel)
         state = jax.device_put(state, placement)
-        del model, parameters, given  # or the first device would hold them twice
+        del model, parameters, initial  # otherwise the first device holds them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
         digest = start.manifest.digest
@@ -158,16 +158,16 @@ def train(
                     return _due(step, settings.evaluate_every)
 
                 if done and evaluation_due(done) and not checkpoints.is_scored(done):
-                    score(done)  # the run was stopped during it
+                    score(done)  # the run was stopped during this evaluation
                 for step in range(done + 1, settings.steps + 1):
-                    asked = time.monotonic()
-                    # The first one is awaited while what makes the episodes starts.
+                    waited_from = time.monotonic()
+                    # The first batch waits for the loader to start.
                     with bar.paused() if step == done + 1 else nullcontext():
                         batch = data.next()
-                    waiting = time.monotonic() - asked
+                    waiting = time.monotonic() - waited_from
                     contexts = batch.context_weights.shape[1]
                     batch = to_devices(batch, mesh, settings.batch)
-                    # Each number of context images is compiled once, while it is sent.
+                    # The first call with a number of context images compiles the step.
                     with nullcontext() if contexts in compiled else bar.paused():
                         state, metrics = step_once(state, batch, stop_flags(stop))
                     compiled.add(contexts)
@@ -176,24 +176,27 @@ def train(
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
                     due = step == settings.steps or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
-                        # The log is ahead of the checkpoint, never behind.
+                        # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)
-                        if steps.learnt > checkpoints.newest:
-                            save(steps.learnt)
+                        if steps.completed > checkpoints.newest:
+                            save(steps.completed)
                     if stopping:
                         checkpoints.wait()
-                        saved = steps.learnt if steps.learnt > done else 0
-                        raise _reason_told(stopping, data.failure, saved, settings.steps)
+                        saved = steps.completed if steps.completed > done else 0
+                        raise _stop_error(stopping, data.failure, saved, settings.steps)
                     if evaluation_due(step):
                         score(step)
                     bar.advance()
-                # Also after resuming a run that was stopped in its last evaluation.
+                # Also if a resumed run was stopped during its last evaluation.
                 return score(settings.steps)
 
 
 class _Data:
-    """The batches of this process's rows; after a failure, batches of zeros for steps that change
-    nothing, so that the other processes learn of it and all can save together."""
+    """The batches of this process's rows.
+
+    After a failure it yields batches of zeros, for steps that change nothing, so that all
+    processes learn of the failure and can save together.
+    """
 
     def __init__(
         self,
@@ -217,12 +220,12 @@ class _Data:
             self._stream.close()
 
     def next(self) -> Episode:
-        """The batch of the next step; asks to stop if it cannot be made, whatever the reason."""
+        """The batch of the next step; requests a stop if it cannot be made for any reason."""
         step, self._step = self._step, self._step + 1
         if self.failure is None:
             try:
                 return next(self._stream)
-            except Exception as error:  # it is raised when what was learnt is saved
+            except Exception as error:  # raised again after saving
                 self.failure = error
                 killed = isinstance(error, LoaderError)
                 self._stop.reason = Stop.WORKER_KILLED if killed else Stop.NO_DATA
@@ -230,10 +233,10 @@ class _Data:
 
 
 class _Steps:
-    """Looks at the metrics of each step when the next one is under way already.
+    """Reads the metrics of each step after the next one was dispatched.
 
-    So the devices never wait for the host, and all processes, which see the same numbers
-    equally late, come to the same decisions after the same step.
+    So the devices never wait for the host. All processes read the same numbers with the same
+    delay, and come to the same decisions after the same step.
     """
 
     def __init__(
@@ -245,19 +248,19 @@ class _Steps:
         done: int,
     ):
         self.meter = meter
-        self.learnt = done
-        """The newest step that is part of the state."""
+        self.completed = done
+        """The last step that is part of the state."""
         self._settings, self._log, self._show = config.train, log, show
         self._pending: tuple[int, Metrics, int, float] | None = None
 
     def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
-        """A step that was just sent to the devices; why to stop, as the one before it says."""
+        """Add a dispatched step; returns the reason to stop of the step before it."""
         stopping = self.settle()
         self._pending = step, metrics, contexts, seconds_waiting
         return stopping
 
     def settle(self) -> Stop:
-        """Wait for the step that was added last; why to stop, as it says.
+        """Wait for the last added step; returns its reason to stop.
 
         Raises:
             TrainingError: too many updates in a row were skipped.
@@ -269,7 +272,7 @@ class _Steps:
         stopping = Stop(int(metrics["stop"]))
         if stopping >= Stop.NO_DATA:
             return stopping
-        self.learnt = step
+        self.completed = step
         self.meter.add(metrics, contexts=contexts, seconds_waiting=waiting)
         if step == self._settings.steps or _due(step, self._settings.log_every):
             values = self.meter.entry()
@@ -279,32 +282,30 @@ class _Steps:
         if in_row > self._settings.max_skipped:
             clip = "lower train.clip_norm" if self._settings.clip_norm else "set train.clip_norm=1"
             raise TrainingError(
-                f"the updates of {in_row} steps in a row, up to step {step}, were skipped, since "
+                f"the updates of {in_row} steps in a row, up to step {step}, were skipped, because "
                 f"loss (now {metrics['loss']:g}) or gradient was not finite; the checkpoints are "
-                f"kept: lower train.learning_rate, {clip}, or look at the data"
+                f"kept: lower train.learning_rate, {clip}, or check the data"
             )
         return stopping
 
 
-def _reason_told(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:
-    """What all processes raise when they have stopped after the same step and saved it."""
-    where = f"what was learnt up to step {saved} of {steps} is saved" if saved else ""
-    again = "go on with the same command and --resume"
-    if stopping == Stop.ASKED:
-        return PreemptedError(
-            f"stopped at step {saved} of {steps}, as SIGTERM asked, and saved; {again}"
-        )
+def _stop_error(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:
+    """The error that all processes raise after they stopped at the same step and saved it."""
+    where = f"step {saved} of {steps} is saved" if saved else ""
+    again = "continue with the same command and --resume"
+    if stopping == Stop.REQUESTED:
+        return PreemptedError(f"stopped by SIGTERM at step {saved} of {steps} and saved; {again}")
     if isinstance(failure, LoaderError) and not saved:
-        # Not to be started again and again in vain.
-        return DataError(f"{failure}; nothing was learnt yet: lower train.workers")
+        # Another class, so that no scheduler restarts it in vain.
+        return DataError(f"{failure}; no step was made yet: lower train.workers")
     if isinstance(failure, LoaderError):
         return LoaderError(f"{failure}; {where}: {again}, or with fewer train.workers")
     if isinstance(failure, DataError):
-        return DataError(f"{failure}; {where}: mend the data, then {again}" if saved else failure)
+        return DataError(f"{failure}; {where}: repair the data, then {again}" if saved else failure)
     if failure is not None:
-        failure.add_note(where or "nothing was learnt yet")
+        failure.add_note(where or "no step was made yet")
         return failure
-    what = f"another process could not get its data, see what it said; {where}: {again}"
+    what = f"another process has no data, see its message; {where}: {again}"
     if stopping == Stop.WORKER_KILLED and saved:
         return LoaderError(what)
     return PeerLostError(what if saved else what.replace(f"; {where}", ""))

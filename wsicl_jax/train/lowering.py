@@ -1,4 +1,4 @@
-"""A step's arguments as shapes without values, placed on a mesh: to compile without allocating."""
+"""Compiling the training step without allocating arrays, from shapes placed on a mesh."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from wsicl_jax.train.step import make_step
 
 
 def abstract_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, TrainState]:
-    """Shapes of the state that training carries, placed; and the placement by itself."""
+    """Placed shapes of the training state, and their placement."""
     _, parameters = nnx.split(DualBranch.abstract(config.model), nnx.Param)
     optimizer = make_optimizer(config.train)
     state = jax.eval_shape(lambda parameters: init_state(parameters, optimizer), parameters)
@@ -24,7 +24,7 @@ def abstract_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, Tr
 
 
 def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episode:
-    """Shapes of a step's batch with so many contexts, placed as training places it."""
+    """Placed shapes of a batch with so many context images."""
     batch, volume = config.train.batch, (*config.volume.grid, 1)
     shapes = Episode(
         target=(batch, *volume),
@@ -42,7 +42,7 @@ def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episo
 
 
 def lower_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Lowered:
-    """The training step as `train` makes it, for so many contexts; ready to be compiled."""
+    """The lowered training step for so many context images, ready to compile."""
     graph = nnx.graphdef(DualBranch.abstract(config.model))
     state, placement = abstract_state(config, mesh)
     step = make_step(graph, make_optimizer(config.train), config, mesh, placement)

@@ -1,4 +1,4 @@
-"""Means and speeds of the steps between two entries of the log."""
+"""Means and speeds over the steps between two log entries."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +12,15 @@ MEASURED = (
     "flops_per_second",
     "peak_share",
 )
-"""Values of an entry that depend on the machine and its load; all others can be reproduced."""
+"""Values of an entry that depend on the machine and its load; all others are reproducible."""
 
 
 class Meter:
-    """Adds up steps until `entry` is asked for.
+    """Accumulates steps until `entry` is called.
 
-    `cost(contexts)` are the floating-point operations of a step of `batch` episodes with so
-    many context images; `peak` is what all devices together can do per second, None if that
-    is not known. `unlogged` is that of the meter whose run goes on here.
+    `cost(contexts)` is the number of floating-point operations of a step of `batch` episodes with
+    so many context images. `peak` is the operations per second of all devices together, None if
+    unknown. `unlogged` is the state of the meter of a resumed run.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Meter:
 
     @property
     def unlogged(self) -> dict[str, float]:
-        """Sums over the steps since the last entry, to go on with after a restart."""
+        """Sums over the steps since the last entry, to continue from after a restart."""
         return dict(self._sums)
 
     def add(self, metrics: Mapping[str, Any], *, contexts: int, seconds_waiting: float) -> None:
-        """One more step: its metrics, its context images, and how long its data were awaited."""
+        """Add a step: its metrics, number of context images, and seconds waiting for data."""
         self._sums["steps"] += 1
         self._sums["contexts"] += contexts
         if metrics["skipped_in_row"] == 0:
@@ -59,9 +59,9 @@ class Meter:
         self._flops += self._cost(contexts)
 
     def entry(self) -> dict[str, float]:
-        """Means since the last entry, the latest learning rate and count, and speeds.
+        """Means since the last entry, the latest learning rate and counts, and speeds.
 
-        Loss and gradient norm are means over the updates made; without any they are left out.
+        Loss and gradient norm are means over the updates made, and absent without any.
         """
         sums, seconds = self._sums, self._clock() - self._start
         means = {
@@ -84,7 +84,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out of the speeds what is done inside."""
+        """Exclude the time in the block from the speeds."""
         start = self._clock()
         yield
         self._start += self._clock() - start

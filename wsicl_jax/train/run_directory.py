@@ -1,4 +1,4 @@
-"""The directory of a run: whether a configuration may start or go on there."""
+"""The directory of a run: whether a configuration may start or resume there."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,31 +11,31 @@ import wsicl_jax
 from wsicl_jax.config import ExperimentConfig, config_to_dict, migrate_settings, read_settings
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.atomic import write_whole
-from wsicl_jax.train.checkpoints import has_steps, newest_valid_step
+from wsicl_jax.train.run_checkpoints import has_steps, newest_valid_step
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
-"""Held by the process that trains there, or leads those that do."""
+"""Lock file, held by the leading process of the training."""
 
-_MAY_CHANGE = ("run", "evaluation", "train.log_every", "train.checkpoint_every")
-_MAY_CHANGE += ("train.keep_checkpoints", "train.keep_best", "train.evaluate_every")
-_MAY_CHANGE += ("train.workers", "volume.cache_gb", "train.max_skipped", "parallel")
-_MAY_CHANGE += ("model.context.mini_context", "model.context.remat")
-_MAY_CHANGE += ("episode.context_multiple", "data.*.store")
-"""Settings that a resumed run may change: what is learnt stays the same, up to rounding. Stores
-may lie elsewhere; their content is compared."""
-
+_MAY_CHANGE = (
+    *("run", "evaluation", "parallel", "volume.cache_gb", "episode.context_multiple"),
+    *("model.context.mini_context", "model.context.remat", "data.*.store"),
+    *("train.log_every", "train.checkpoint_every", "train.evaluate_every", "train.workers"),
+    *("train.keep_checkpoints", "train.keep_best", "train.max_skipped"),
+)
+"""Settings that a resumed run may change: the result stays equal, up to rounding. Stores may move;
+their content is compared."""
 
 _MAY_DIFFER = ("data.*.store", "train.initial_weights", "train.workers", "volume.cache_gb")
-"""Settings that may differ between the processes of a run: where the same content lies on each
-machine, and what only speed depends on."""
+"""Settings that may differ between the processes of a run: local paths of the same content, and
+settings that only affect speed."""
 
 
 def run_directory(config: ExperimentConfig) -> Path:
-    """Where a run is written.
+    """The directory of a run.
 
     Raises:
-        ConfigError: that is the working directory itself.
+        ConfigError: it is the working directory itself.
     """
     if Path(config.run) == Path():
         raise ConfigError(
@@ -46,7 +46,7 @@ def run_directory(config: ExperimentConfig) -> Path:
 
 
 def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """All that must be the same in every process of a run, by name: settings and version."""
+    """Everything that must be equal in all processes of a run: settings and version, by name."""
     settings = {
         key: value
         for key, value in _flat(config_to_dict(config))
@@ -56,18 +56,18 @@ def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
-    """The step from which a run of this configuration would go on; 0: from the start.
+    """The step from which a run of this configuration continues; 0: from the start.
 
     Raises:
-        ConfigError: the run exists and `resume` is not set, or its configuration differs in
-            more than what may change.
+        ConfigError: the run exists and `resume` is not set, or settings differ that may not
+            change.
         CheckpointError: all its checkpoints are damaged.
     """
     if not has_steps(run):
         return 0
     if not resume:
         raise ConfigError(
-            f"{run} holds a run already; go on with --resume, or give another run=DIRECTORY"
+            f"{run} holds a run already; continue with --resume, or give another run=DIRECTORY"
         )
     if differing := changed_settings(saved_settings(run), config):
         raise ConfigError(
@@ -78,21 +78,21 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
 
 
 def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
-    """Settings that a run was started with and may not change, but that differ here."""
+    """Settings that differ from those that a run was started with, and may not."""
     truncated = config.model.context.gradient == "truncated"
     differing = _differing(before, config_to_dict(config))
     return [key for key in differing if _binds(key, truncated)]
 
 
 def write_config(run: Path, config: ExperimentConfig) -> None:
-    """Make the run's directory and write the resolved configuration to it."""
+    """Make the run's directory and write the resolved configuration there."""
     run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
     write_whole(run / CONFIG, text.encode())
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
-    """Every setting that a run was last started with.
+    """The settings that a run was last started with.
 
     Raises:
         ConfigError: its configuration is missing or damaged.
@@ -106,15 +106,15 @@ def saved_settings(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged, so {run} cannot be resumed: {error}") from None
     if not settings:
         raise ConfigError(
-            f"{path} is empty, so it is not known what {run} was started with: bring the file "
-            "back, or give another run=DIRECTORY"
+            f"{path} is empty, so the settings of {run} are unknown: restore the file, or give "
+            "another run=DIRECTORY"
         )
     return migrate_settings(settings)
 
 
 def _binds(key: str, truncated: bool) -> bool:
     if truncated and key == "model.context.mini_context":
-        return True  # it decides what the gradient is taken from
+        return True  # the gradient depends on it
     return not _is_among(_MAY_CHANGE, key)
 
 
@@ -124,7 +124,7 @@ def _is_among(names: Iterable[str], key: str) -> bool:
 
 
 def _flat(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single setting with its name, that of the first data set as `data.0.store`."""
+    """Each setting with its dotted name, such as `data.0.store`."""
     if key == "data" and isinstance(settings, list):
         settings = dict(enumerate(settings))
     if isinstance(settings, dict) and settings:
@@ -137,9 +137,9 @@ def _flat(settings: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _differing(before: Any, now: Any, key: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            found
+            setting
             for name in before | now
-            for found in _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
+            for setting in _differing(before.get(name), now.get(name), f"{key}.{name}".lstrip("."))
         ]
     if key == "data" and isinstance(before, list) and len(before) == len(now):
         numbered = (dict(enumerate(data_sets)) for data_sets in (before, now))

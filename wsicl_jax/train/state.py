@@ -1,4 +1,4 @@
-"""What training carries from step to step, and the optimiser that moves it."""
+"""The state of training and its optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -13,28 +13,28 @@ from wsicl_jax.config import TrainConfig
 
 
 class TrainState(NamedTuple):
-    """The network's parameters, the optimiser's state, and counters of steps."""
+    """Parameters, optimizer state and counters of steps."""
 
     parameters: nnx.State
     optimizer: Any
     step: Int32[Array, ""]
-    """Steps that were made, with those that were skipped."""
+    """Steps made, including skipped ones."""
     skipped: Int32[Array, ""]
-    """Steps whose update was left out, since loss or gradient was not finite."""
+    """Steps without an update, because loss or gradient was not finite."""
     skipped_in_row: Int32[Array, ""]
-    """Of these, the ones since the last update that was made."""
+    """Skipped steps since the last update."""
 
 
 _ADAM_RMS = 0.2
-"""Root mean square of Adam's updates, in learning rates, that Muon's are scaled to: one learning
-rate suits both (Liu et al. 2025, arXiv 2502.16982)."""
+"""Root mean square of updates, in learning rates, to which Muon's are scaled; as Adam's, so that
+one learning rate suits both (Liu et al. 2025, arXiv 2502.16982)."""
 
 COUNTERS = ("step", "skipped", "skipped_in_row")
-"""The fields of `TrainState` that count."""
+"""The counters of `TrainState`."""
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine that ends at 0; by updates made."""
+    """Linear warm-up from 0, then constant or a cosine to 0; a function of the updates made."""
     warmup = min(config.warmup_steps, config.steps)
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
@@ -46,12 +46,12 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The configured optimiser and schedule, after clipping by the global norm."""
+    """The configured optimizer and schedule, after clipping by the global norm."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     schedule = learning_rate(config)
     if config.optimizer == "adam":
         return optax.chain(clip, optax.adamw(schedule, weight_decay=config.weight_decay))
-    # For Muon a kernel (x, y, z, in, out) is a matrix that maps all it sees to channels.
+    # For Muon a kernel (x, y, z, in, out) is a matrix from (x, y, z, in) to out.
     kernel = MuonDimensionNumbers(reduction_axis=(0, 1, 2, 3), output_axis=4)
 
     def matrices(parameters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One optimiser step, compiled once per shape of its batch."""
+"""One optimizer step, compiled once per shape of the batch."""
 
 from collections.abc import Callable
 
@@ -24,9 +24,9 @@ Step = Callable[[TrainState, Episode, Int32[Array, "devices"]], tuple[TrainState
 
 
 def make_predict(graph: nnx.GraphDef, config: ExperimentConfig, mesh: Mesh) -> Predict:
-    """The network on a mesh: parameters and a batch of episodes to the batch's predictions.
+    """The network on a mesh: from parameters and a batch of episodes to predictions.
 
-    The key draws the part of the context set that a truncated gradient comes from.
+    The key selects the mini-context of a truncated gradient.
     """
 
     def predict(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Array:
@@ -49,18 +49,17 @@ def make_step(
     mesh: Mesh,
     placement: TrainState,
 ) -> Step:
-    """The compiled step: state and a batch of episodes to the next state and its metrics.
+    """The compiled step: from state and a batch of episodes to the next state and metrics.
 
-    The batch's intensities are changed first (`config.augment`), by draws that follow from the
-    seed and the step's number.
-    An update is skipped if the loss or the gradient is not finite: parameters and optimiser
-    stay what they are, and so does the learning rate.
+    The step first augments the batch's intensities (`config.augment`), seeded by the seed and the
+    step's number. If loss or gradient is not finite, the update is skipped: parameters, optimizer
+    state and learning rate stay unchanged.
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
-    largest of the third input (`stop.Stop`). If that says that a process has no data, its part
-    of the batch is not what it should be: the state stays what it is, counters and all.
-    The state given is used up: its buffers are reused for the new one, at the same `placement`.
+    maximum of the third input (`stop.Stop`). From `Stop.NO_DATA` on, part of the batch is invalid
+    and the whole state stays unchanged.
+    The input state is donated: its buffers are reused for the next state, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
     seed = jax.random.key(config.seed)
@@ -108,7 +107,7 @@ def updated(
     finite: Array,
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
-    """The next state: moved by the gradients if `finite`, else only counted on."""
+    """The next state: with an update if `finite`, otherwise only with new counters."""
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
     moved = (optax.apply_updates(state.parameters, updates), optimizer_state)
     parameters, optimizer_state = jax.tree.map(

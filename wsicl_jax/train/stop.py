@@ -1,4 +1,4 @@
-"""Why all processes of a run stop after the same step: what one of them tells the others."""
+"""Reasons to stop, shared by all processes, so that they stop after the same step."""
 
 import signal
 import threading
@@ -12,19 +12,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Stop(IntEnum):
-    """Why to stop; of several reasons the highest counts."""
+    """Reasons to stop; the highest of several counts."""
 
     NO = 0
-    ASKED = 1
-    """The scheduler asked, by SIGTERM, which comes before a job is taken down."""
+    REQUESTED = 1
+    """SIGTERM, which a scheduler sends before it ends a job."""
     NO_DATA = 2
-    """A process could not get its data; from here on a step changes nothing."""
+    """A process has no data. From this reason on, steps change nothing."""
     WORKER_KILLED = 3
-    """The same, since a process that makes its episodes was killed."""
+    """A process has no data because one of its loader processes was killed."""
 
 
 class StopRequest:
-    """Why this process wants to stop."""
+    """This process's reason to stop."""
 
     def __init__(self) -> None:
         self.reason = Stop.NO
@@ -32,9 +32,9 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Take note of SIGTERM instead of ending at once; a second one ends the process.
+    """Record SIGTERM instead of ending at once; a second SIGTERM ends the process.
 
-    Only Python's main thread gets signals: in another thread the request is never made.
+    Only Python's main thread receives signals: in other threads nothing is recorded.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -42,19 +42,19 @@ def stop_request() -> Iterator[StopRequest]:
         return
 
     def note(*_: object) -> None:
-        request.reason = max(request.reason, Stop.ASKED)
+        request.reason = max(request.reason, Stop.REQUESTED)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     before = signal.signal(signal.SIGTERM, note)
     try:
         yield request
     finally:
-        # None: a handler that was not set from Python, which cannot be set again.
+        # None: the handler was not set from Python and cannot be restored.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 class StopFlags:
-    """What each process tells the others with every step, at no cost: an entry per device.
+    """Shares the reasons of all processes with every step, through an array over the devices.
 
     `flags(request)` is an array over all devices of the mesh; its maximum is the reason to stop.
     """

@@ -221,6 +221,10 @@ FORMED = {
     "empty scribble": (second(scribbles=[[]]), "context 2: scribbles 1: .*at least 1"),
     "box of two axes": (second(boxes=[[[1, 2], [3, 4]]]), "context 2: boxes 1"),
     "box as corners": (second(boxes=[[[1, 2, 3], [3, 4, 5]]]), "context 2: boxes 1: .*at most 2"),
+    "box of six numbers": (
+        second(boxes=[[9, 22, 29, 30, 10, 18]]),
+        r"context 2: boxes 1: .*; a box is three ranges, \[\[x0, x1\], \[y0, y1\], \[z0, z1\]\]",
+    ),
     "no prompt": (
         second(),
         "context 2: image has no prompt; give points, scribbles, boxes, mask or markups",
@@ -284,7 +288,7 @@ MEANT = {
     ),
     "twice a key": (
         '{"context": [{"image": "a.nii", "points": [[0, 0, 0]], "points": [[1, 1, 1]]}]}',
-        "key 'points' is there twice",
+        "key 'points' is repeated",
     ),
 }
 
@@ -357,7 +361,7 @@ def test_examples_of_the_documentation_are_valid(folder):
 
 def test_paths_with_nul_and_endless_numbers_are_refused(folder):
     odd = {"image": "a\0.nii.gz", "points": [[0, 0, 0]]}
-    with pytest.raises(DataError, match="a character that no text can have"):
+    with pytest.raises(DataError, match="an invalid character"):
         read_context(write(folder, json.dumps({"context": [odd]})))
     with pytest.raises(DataError, match="a number has 6,000 digits"):
         read_context(write(folder, '{"version": ' + "9" * 6000 + "}"))

@@ -26,8 +26,8 @@ from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.tools.check import check as check_run
 from wsicl_jax.tools.check import device_memory as memory
 from wsicl_jax.train.binding import DATA
-from wsicl_jax.train.checkpoints import RunCheckpoints
 from wsicl_jax.train.lowering import abstract_state
+from wsicl_jax.train.run_checkpoints import RunCheckpoints
 
 MODEL = ModelConfig(channels=(2, 4))
 MODEL_ARRAYS = nnx.state(DualBranch.abstract(MODEL), nnx.Param)
@@ -287,7 +287,7 @@ def test_a_run_directory_that_not_even_root_can_write(told):
 
 def test_a_run_that_exists_needs_resume_and_the_same_settings(told, tmp_path):
     save_a_run(config_from_dict({**SETTINGS, "run": str(tmp_path / "run")}))
-    fails(told(), "holds a run already; go on with --resume")
+    fails(told(), "holds a run already; continue with --resume")
     fails(told("--resume", "seed=7"), "started with another seed")
     code, printed, _ = told("--resume", "train.keep_best=3")
     assert code == 0

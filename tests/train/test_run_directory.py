@@ -9,11 +9,11 @@ from wsicl_jax.train.run_directory import saved_settings
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"config\.yaml is empty, so it is not known what .* was started with"),
+        (b"", r"config\.yaml is empty, so the settings of .* are unknown"),
         (b"# nothing\n", "is empty"),
         (b"- a\n", "is damaged, so .* cannot be resumed: .*holds a list"),
         (b"seed: \xff", "is damaged, so .* cannot be resumed: .*no text in UTF-8"),
-        (b"seed: 1\nseed: 2", "is damaged, .*line 2: key 'seed' is there twice"),
+        (b"seed: 1\nseed: 2", "is damaged, .*line 2: key 'seed' is repeated"),
         (None, r"has checkpoints but no config\.yaml"),
     ],
 )

@@ -12,9 +12,9 @@ from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, tiny
 
 from wsicl_jax.errors import CheckpointError, WsiclError
 from wsicl_jax.storage.checkpoints import damage, find_checkpoint
-from wsicl_jax.train.checkpoints import RunCheckpoints, newest_valid_step, read_score
 from wsicl_jax.train.loop import train
-from wsicl_jax.weights.network_checkpoint import load_model
+from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step, read_score
+from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
 NEWEST, BEFORE = 8, 6
 
@@ -69,17 +69,17 @@ DAMAGES = {
 
 @pytest.mark.parametrize("harm", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm):
-    expected = load_model(run / "checkpoints" / str(BEFORE))
+    expected = load_checkpoint(run / "checkpoints" / str(BEFORE))
     harm(run)
-    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
-        assert_equal_networks(load_model(run), expected)
-    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
+    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is skipped"):
+        assert_equal_networks(load_checkpoint(run), expected)
+    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is skipped"):
         assert newest_valid_step(run) == BEFORE
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_end(whole_run, run):
     flip_a_bit(largest(run, NEWEST, "parameters"), 600)
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="skipped"):
         assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
     assert learning(run) == learning(whole_run[0])
     assert saved_steps(run) == [BEFORE, NEWEST]
@@ -88,24 +88,24 @@ def test_a_run_whose_newest_checkpoint_is_damaged_comes_to_the_same_end(whole_ru
 
 def test_a_damaged_checkpoint_stays_until_the_run_has_passed_it(run):
     flip_a_bit(largest(run, NEWEST, "parameters"), 600)
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="skipped"):
         train(tiny(run, checkpoint_every=7), resume=True)
     assert saved_steps(run) == [7, NEWEST]
 
 
 def test_a_damaged_optimiser_stops_going_on_but_not_the_network(run):
-    expected = load_model(run)
+    expected = load_checkpoint(run)
     flip_a_bit(largest(run, NEWEST, "optimizer"), 600)
     with warnings.catch_warnings(action="error"):
-        assert_equal_networks(load_model(run), expected)
-    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is passed over"):
+        assert_equal_networks(load_checkpoint(run), expected)
+    with pytest.warns(UserWarning, match=f"checkpoints/{NEWEST} is skipped"):
         assert newest_valid_step(run) == BEFORE
 
 
 @pytest.mark.slow
 def test_no_changed_byte_gives_other_values_or_stops_the_run(whole_run, run):
     rng = np.random.default_rng(0)
-    expected = load_model(whole_run[0])
+    expected = load_checkpoint(whole_run[0])
     for file in files_of(run, NEWEST):
         whole = file.read_bytes()
         flip_a_bit(file, int(rng.integers(len(whole))))
@@ -114,7 +114,7 @@ def test_no_changed_byte_gives_other_values_or_stops_the_run(whole_run, run):
             assert step in (BEFORE, NEWEST)
             # Orbax leaves files that it does not read; a change there does no harm.
             if step == NEWEST:
-                assert_equal_networks(load_model(run / "checkpoints" / str(NEWEST)), expected)
+                assert_equal_networks(load_checkpoint(run / "checkpoints" / str(NEWEST)), expected)
             RunCheckpoints(run, done=step, keep=2, keep_best=0).__exit__(None, None, None)
         file.write_bytes(whole)
 
@@ -122,14 +122,14 @@ def test_no_changed_byte_gives_other_values_or_stops_the_run(whole_run, run):
 def test_a_step_named_by_itself_is_not_replaced_by_another(run):
     flip_a_bit(largest(run, NEWEST, "parameters"), 600)
     with pytest.raises(CheckpointError, match=f"checkpoints/{NEWEST}: damaged"):
-        load_model(run / "checkpoints" / str(NEWEST))
+        load_checkpoint(run / "checkpoints" / str(NEWEST))
 
 
 def test_if_all_are_damaged_the_run_is_not_begun_anew(run):
     for step in (BEFORE, NEWEST):
         flip_a_bit(largest(run, step, "parameters"), 600)
     with warnings.catch_warnings(action="ignore"):
-        for attempt in (lambda: train(tiny(run), resume=True), lambda: load_model(run)):
+        for attempt in (lambda: train(tiny(run), resume=True), lambda: load_checkpoint(run)):
             with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used"):
                 attempt()
     assert saved_steps(run) == [BEFORE, NEWEST]
@@ -172,12 +172,12 @@ def test_scores_are_known_again_after_a_restart(tmp_path):
 
 
 def test_a_write_that_fails_behind_the_runs_back_ends_it_with_an_error(tmp_path, monkeypatch):
-    from wsicl_jax.train import checkpoints
+    from wsicl_jax.train import run_checkpoints
 
     def fail(self, *arguments):
         raise OSError("no room")
 
-    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "_finalize", fail)
+    monkeypatch.setattr(run_checkpoints.ocp.CheckpointManager, "_finalize", fail)
     with pytest.raises(CheckpointError, match="checkpoint of step 3 could not be written"):
         train(tiny(tmp_path / "run"))
 

@@ -1,7 +1,7 @@
-"""The checkpoints of a run in training: written behind its back, whole or not at all.
+"""The checkpoints of a run in training, written in the background and atomically.
 
-All processes of a run save and restore together; Orbax has each write its share, and the
-directory of a step gets its name when all of it is there.
+All processes of a run save and restore together. With Orbax each writes its shards, and the
+directory of a step gets its name when it is complete.
 """
 
 import json
@@ -38,17 +38,17 @@ _SCORE = "score.json"
 
 
 def has_steps(run: Path) -> bool:
-    """Whether a run has checkpoints, be they sound or damaged."""
+    """Whether a run has checkpoints, valid or damaged."""
     return bool(step_directories(run / STEPS))
 
 
 def newest_valid_step(run: Path) -> int:
-    """The step of a run's newest checkpoint that is whole, read by this process; 0: it has none.
+    """The step of a run's newest valid checkpoint, read by this process alone; 0: none.
 
-    A warning names each newer one that is damaged.
+    A warning names each newer, damaged checkpoint.
 
     Raises:
-        CheckpointError: it has checkpoints and all of them are damaged.
+        CheckpointError: all its checkpoints are damaged.
     """
     steps = step_directories(run.absolute() / STEPS)
     return int(newest_valid(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
@@ -65,30 +65,29 @@ def read_score(checkpoint: Path) -> float | None:
 
 
 class RunCheckpoints:
-    """The newest and the best checkpoints of one run, which goes on from step `done`.
+    """The newest and the best checkpoints of one run that continues from step `done`.
 
-    Checkpoints of later steps are taken for damaged: they are passed by `has_steps`, and
-    removed when the run has come as far again. As a context manager it waits for the last
-    write at the end.
+    Checkpoints of later steps count as damaged; they are removed when the run reaches their steps.
+    As a context manager, it waits for the last write at the end.
     """
 
     def __init__(self, run: Path, *, done: int, keep: int, keep_best: int):
         self._directory = run.absolute() / STEPS
         self._keep, self._keep_best = keep, keep_best
-        found = broadcast_from_leader(
+        existing = broadcast_from_leader(
             lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
         )
-        self._damaged = {step for step, _ in found if step > done}
-        self._scores = {s: dice for s, dice in found if dice is not None and s <= done}
+        self._damaged = {step for step, _ in existing if step > done}
+        self._scores = {s: dice for s, dice in existing if dice is not None and s <= done}
         self._newest = done
-        logging.getLogger("absl").addFilter(_told_by_us)
+        logging.getLogger("absl").addFilter(_not_from_orbax)
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 item_names=(PARAMETERS, OPTIMIZER, METADATA),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_Preservation(self.kept),
-                    # What a killed process left half written.
+                    # Incomplete checkpoints of killed processes.
                     cleanup_tmp_directories=True,
                     # It would fail on the metadata of damaged checkpoints.
                     lightweight_initialize=True,
@@ -112,35 +111,35 @@ class RunCheckpoints:
             unwritten = self._unwritten(failure)
             if error is None:
                 raise unwritten from failure
-            # The error that ended the run is the one to be seen.
+            # The error that ended the run matters more.
             if not isinstance(error, CheckpointError):
                 warnings.warn(str(unwritten), stacklevel=2)
         finally:
-            logging.getLogger("absl").removeFilter(_told_by_us)
+            logging.getLogger("absl").removeFilter(_not_from_orbax)
             if is_leader():
                 remove_unfinished(self._directory)
 
     @property
     def newest(self) -> int:
-        """The step that was saved last, or that the run goes on from."""
+        """The step that was saved last, or that the run continued from."""
         return self._newest
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Which of these checkpoints stay: the newest, the best, and damaged ones ahead."""
-        sound = sorted(set(steps) - self._damaged)
-        scored = sorted((self._scores[step], step) for step in sound if step in self._scores)
+        """The checkpoints to keep: the newest, the best, and damaged ones of later steps."""
+        valid = sorted(set(steps) - self._damaged)
+        scored = sorted((self._scores[step], step) for step in valid if step in self._scores)
         best = scored[len(scored) - min(self._keep_best, len(scored)) :]
-        ahead = {step for step in self._damaged if not sound or step > sound[-1]}
-        return {*sound[-self._keep :], *(step for _, step in best), *ahead}
+        ahead = {step for step in self._damaged if not valid or step > valid[-1]}
+        return {*valid[-self._keep :], *(step for _, step in best), *ahead}
 
     def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
         """Save in the background; the arrays may be changed as soon as this returns.
 
         Raises:
-            CheckpointError: this one or the one before cannot be written, for example because
-                the disk is full; those before stay.
+            CheckpointError: this checkpoint or the one before cannot be written, for example on a
+                full disk; earlier ones are kept.
         """
-        self.wait()  # now, so that an error is told as that of the step it belongs to
+        self.wait()  # now, so that an error names its own step
         self._newest = step
         try:
             if step in self._damaged:
@@ -149,17 +148,17 @@ class RunCheckpoints:
             self._manager.save(
                 step,
                 args=composite({PARAMETERS: parameters, OPTIMIZER: optimizer}, metadata),
-                # Orbax takes no step before its newest by itself, and that one may be damaged.
+                # By default Orbax refuses steps before its newest, which may be damaged.
                 force=True,
             )
         except Exception as error:  # Orbax and TensorStore raise many kinds
             raise self._unwritten(error) from error
 
     def wait(self) -> None:
-        """Come back when what was saved is written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            CheckpointError: it could not be.
+            CheckpointError: it could not be written.
         """
         try:
             self._manager.wait_until_finished()
@@ -167,17 +166,17 @@ class RunCheckpoints:
             raise self._unwritten(error) from error
 
     def is_scored(self, step: int) -> bool:
-        """Whether a step's checkpoint has the score of its network."""
+        """Whether a step's checkpoint has a score."""
         return step in self._scores
 
     def score(self, step: int, dice: float) -> None:
-        """Note the mean validation Dice of a step that was saved; it decides what is kept.
+        """Record the mean validation Dice of a saved step, which decides what is kept.
 
         Raises:
             CheckpointError: the checkpoint could not be written.
         """
         self.wait()
-        # Processes on other machines may differ in the last bit, and would keep others.
+        # Machines may differ in the last bit, and would keep different checkpoints.
         self._scores[step] = broadcast_from_leader(lambda: dice)
         if is_leader():
             content = json.dumps(with_digest({"dice": self._scores[step]}))
@@ -186,10 +185,10 @@ class RunCheckpoints:
     def restore(
         self, step: int, parameters: Any, optimizer: Any
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Parameters, optimiser state and metadata, placed like the trees given.
+        """Read parameters, optimizer state and metadata, placed like the input trees.
 
         Raises:
-            CheckpointError: it does not fit those trees, or is damaged.
+            CheckpointError: the checkpoint does not fit those trees, or is damaged.
         """
         checkpoint = self._directory / str(step)
         metadata = read_metadata(checkpoint)
@@ -202,17 +201,18 @@ class RunCheckpoints:
     def _unwritten(self, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"the checkpoint of step {self._newest} could not be written to {self._directory}: "
-            f"{reason_of(error)}; those before it are kept: make room there, then --resume"
+            f"{reason_of(error)}; earlier ones are kept: make room there, then continue with "
+            "--resume"
         )
 
 
-def _told_by_us(record: logging.LogRecord) -> bool:
-    """Keep Orbax from printing tracebacks of errors that it raises as well."""
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """A log filter: drops Orbax's tracebacks of errors that it also raises."""
     return "orbax" not in Path(record.pathname).parts
 
 
 class _Preservation:
-    """`RunCheckpoints.kept` as Orbax asks for it."""
+    """`RunCheckpoints.kept` as a preservation policy of Orbax."""
 
     def __init__(self, kept):
         self._kept = kept
