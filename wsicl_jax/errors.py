@@ -1,7 +1,7 @@
-"""Exceptions for mistakes of use: what was given, what was expected, what to do.
+"""Exceptions for errors that a user can fix; messages name the input, the expectation and the fix.
 
-The command line prints their message on one or two lines and exits with code 2;
-any other exception is a defect of this package and keeps its traceback.
+The command line prints their message in one or two lines and exits with code 2. Any other
+exception is a bug of this package and keeps its traceback.
 """
 
 import difflib
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 _LONGEST_REASON = 300
 _TENSORSTORE = re.compile(r" \[(?:tensorstore_spec|source locations)")
-_NEAR = 0.6
-"""Likeness, of 1, from which one name may have been meant by another."""
-_MOST_SHOWN = 40
+_MIN_SIMILARITY = 0.6
+"""Of two names, from 0 to 1, for a suggestion."""
+_MAX_NAMES = 40
 
 
 class WsiclError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class ConfigError(WsiclError):
@@ -25,7 +25,7 @@ class ConfigError(WsiclError):
 
 
 class ShapeError(WsiclError, ValueError):
-    """An array's shape does not fit the network or its companions."""
+    """An array's shape does not fit the network or other arrays."""
 
 
 class DataError(WsiclError):
@@ -33,7 +33,7 @@ class DataError(WsiclError):
 
 
 class PromptError(WsiclError, ValueError):
-    """A prompt lies outside its image or is not well formed."""
+    """A prompt lies outside its image or is malformed."""
 
 
 class CheckpointError(WsiclError):
@@ -41,19 +41,19 @@ class CheckpointError(WsiclError):
 
 
 class ExportError(WsiclError):
-    """A network cannot be written as asked, or what was written does not give its numbers."""
+    """A network cannot be exported as requested, or the exported file gives other results."""
 
 
 class TrainingError(WsiclError):
-    """Training cannot go on: it has diverged."""
+    """Training cannot continue because it has diverged."""
 
 
 class PreemptedError(WsiclError):
-    """Training was asked to stop before its end, and saved what it needs to go on."""
+    """Training was requested to stop before its end, and saved what a resumed run needs."""
 
 
 class LockedError(WsiclError):
-    """Another process that lives works on the same directory."""
+    """Another living process works on the same directory."""
 
 
 class LoaderError(DataError):
@@ -63,12 +63,12 @@ class LoaderError(DataError):
 
 
 class MissingExtraError(WsiclError, ImportError):
-    """An optional dependency is absent; the message names the extra to install."""
+    """An optional dependency is missing; the message names the extra to install."""
 
 
 @contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put `where` in front of the message of any error of use that is raised inside."""
+    """Prefix the message of any `WsiclError` that is raised in the block with `where`."""
     try:
         yield
     except WsiclError as error:
@@ -76,25 +76,25 @@ def located(where: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, on one line of bearable length.
+    """The message of an error, on one line and not too long.
 
-    Without the number of one of the system, and without what TensorStore puts behind its own.
+    Without the number of an OSError, and without TensorStore's details.
     """
-    said = isinstance(error, OSError) and error.strerror
-    text = _TENSORSTORE.split(" ".join((said or str(error)).split()), 1)[0]
+    message = isinstance(error, OSError) and error.strerror
+    text = _TENSORSTORE.split(" ".join((message or str(error)).split()), 1)[0]
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".rstrip()
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."
 
 
 def hint(name: str, known: Collection[str], prefix: str = "") -> str:
-    """What is to be said of a name that is unknown: the one that was meant, or else all known.
+    """A suggestion for an unknown name: the nearest known name, or else all known names.
 
-    The names are shown behind `prefix`.
+    `prefix` is put in front of each name.
     """
     if not known:
         return "there are none"
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=_MIN_SIMILARITY):
         return f"nearest is {prefix + near[0]!r}"
-    shown = [f"{prefix}{one}" for one in known][:_MOST_SHOWN]
-    return f"expected one of {', '.join(shown)}{', ...' if len(known) > len(shown) else ''}"
+    names = [f"{prefix}{one}" for one in known][:_MAX_NAMES]
+    return f"expected one of {', '.join(names)}{', ...' if len(known) > len(names) else ''}"

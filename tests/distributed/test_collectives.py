@@ -61,7 +61,7 @@ def test_what_is_sent_in_a_loop_counts_in_every_turn():
 
 
 def test_a_loop_that_sends_for_an_unknown_time_is_refused():
-    with pytest.raises(ValueError, match="no known turns"):
+    with pytest.raises(ValueError, match="no known number of iterations"):
         collective_bytes(IN_A_LOOP.replace("TRIPS", ""))
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, so that all go the same way."""
+"""JSON exchanged between the processes of a run, so that all decide alike."""
 
 import json
 from collections import defaultdict
@@ -15,42 +15,42 @@ from wsicl_jax.storage.digests import digest_of
 T = TypeVar("T")
 
 _NAMED = 5
-"""Most settings, or processes of one value, in a message."""
+"""Most settings, and most processes of one value, in a message."""
 
 
-def broadcast_from_leader(find_out: Callable[[], T]) -> T:
-    """The result of `find_out`, run by the leading process; JSON, so a tuple comes as a list.
+def broadcast_from_leader(function: Callable[[], T]) -> T:
+    """The result of `function`, run by the leading process alone, as JSON (tuples become lists).
 
-    All processes call this together. An error of use in the leader is raised in all of them.
+    Collective: all processes call it. A user error in the leader is raised in all of them.
 
     Raises:
-        WsiclError: of the kind that `find_out` raised.
+        WsiclError: of the class that `function` raised.
     """
-    # The processes join for exchange before they wait, which is the longer of the two.
-    multihost_utils.sync_global_devices("before the leader finds out")
-    told = {}
+    # Connect first: connecting times out sooner than waiting for the leader.
+    multihost_utils.sync_global_devices("before the leader runs")
+    outcome = {}
     if is_leader():
         try:
-            told = {"result": find_out()}
+            outcome = {"result": function()}
         except (errors.WsiclError, OSError) as error:
             kind = type(error) if hasattr(errors, type(error).__name__) else errors.WsiclError
-            told = {"error": [kind.__name__, str(error)]}
-    text = json.dumps(told).encode()
+            outcome = {"error": [kind.__name__, str(error)]}
+    text = json.dumps(outcome).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = np.zeros(size, np.uint8)
     padded[: len(text)] = np.frombuffer(text, np.uint8)[:size]
-    told = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
-    if "error" in told:
-        kind, message = told["error"]
+    outcome = json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))
+    if "error" in outcome:
+        kind, message = outcome["error"]
         raise getattr(errors, kind)(message)
-    return told["result"]
+    return outcome["result"]
 
 
 def agree(settings: Mapping[str, Any]) -> None:
-    """Make sure that all processes were started with equal settings; all call this together.
+    """Check that all processes were started with equal settings; all processes call it.
 
     Raises:
-        ConfigError: they were not; in all processes, with what differs.
+        ConfigError: they differ; raised in all processes, with the differences.
     """
     multihost_utils.sync_global_devices("before settings are compared")
     if len(set(_from_all(digest_of(settings)))) > 1:
@@ -61,9 +61,9 @@ def agree(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _from_all(told: Any) -> list[Any]:
-    """What every process tells, in JSON, by the number of the process."""
-    text = np.frombuffer(json.dumps(told).encode(), np.uint8)
+def _from_all(value: Any) -> list[Any]:
+    """The JSON values of all processes, by process number."""
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(text))))
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(text)] = text
@@ -72,20 +72,20 @@ def _from_all(told: Any) -> list[Any]:
 
 
 def _differing(settings: list[dict[str, Any]]) -> list[str]:
-    """Each setting that is not the same everywhere, with its values and the processes of each."""
-    told = []
+    """Each setting that differs, with its values and the processes of each value."""
+    differences = []
     for name in dict.fromkeys(name for own in settings for name in own):
         processes = defaultdict(list)
         for number, own in enumerate(settings):
             processes[json.dumps(own.get(name))].append(number)
         if len(processes) > 1:
-            values = (f"{value} in {_numbers(there)}" for value, there in processes.items())
-            told.append(f"{name} is {', '.join(values)}")
-    more = len(told) - _NAMED
-    return told[:_NAMED] + ([f"and {more} more"] if more > 0 else [])
+            values = (f"{value} in {_numbers(group)}" for value, group in processes.items())
+            differences.append(f"{name} is {', '.join(values)}")
+    more = len(differences) - _NAMED
+    return differences[:_NAMED] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _numbers(processes: list[int]) -> str:
-    shown = ", ".join(map(str, processes[:_NAMED]))
+    numbers = ", ".join(map(str, processes[:_NAMED]))
     more = f" and {len(processes) - _NAMED} more" if len(processes) > _NAMED else ""
-    return f"process{'es' * (len(processes) > 1)} {shown}{more}"
+    return f"process{'es' * (len(processes) > 1)} {numbers}{more}"

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send each other, read from its HLO text."""
+"""Bytes that devices exchange in a compiled program, read from its HLO text."""
 
 import math
 import re
@@ -25,14 +25,13 @@ def collective_bytes(hlo: str) -> dict[str, int]:
     """Bytes that each device receives in one run, by kind of collective operation.
 
     `hlo` is the text of a compiled program, `jax.jit(f).lower(...).compile().as_text()`.
-    What lies in a loop counts once per turn, and a device alone in its group receives
-    nothing. Of an operation its result is counted, the measure that does not depend on how
-    a backend carries it out.
+    Operations in a loop count once per iteration; a device alone in its group receives nothing.
+    The size of an operation is that of its result, which does not depend on the backend.
 
     Raises:
-        ValueError: a loop with a collective in it has no known number of turns.
+        ValueError: a loop with a collective has no known number of iterations.
     """
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    sizes: dict[str, Counter[str]] = defaultdict(Counter)
     calls: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
     entry = name = ""
     for line in hlo.splitlines():
@@ -48,7 +47,7 @@ def collective_bytes(hlo: str) -> dict[str, int]:
             # A started operation's shape holds its operand beside its result.
             arrays = _ARRAY.findall(shape)
             arrays = arrays[len(arrays) // 2 :] if operation.endswith("-start") else arrays
-            found[name][kind] += sum(_bytes(*array) for array in arrays)
+            sizes[name][kind] += sum(_bytes(*array) for array in arrays)
         trips = 1
         if operation == "while":
             known = _TRIPS.search(line)
@@ -59,11 +58,13 @@ def collective_bytes(hlo: str) -> dict[str, int]:
         calls[name] += [(other, trips) for other in called]
 
     def total(computation: str) -> Counter[str]:
-        counted = Counter(found[computation])
+        counted = Counter(sizes[computation])
         for other, trips in calls[computation]:
             inside = total(other)
             if inside and trips is None:
-                raise ValueError(f"a loop with collectives in {computation} has no known turns")
+                raise ValueError(
+                    f"a loop with collectives in {computation} has no known number of iterations"
+                )
             counted.update({kind: size * (trips or 1) for kind, size in inside.items()})
         return counted
 

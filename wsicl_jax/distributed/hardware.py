@@ -1,4 +1,4 @@
-"""What accelerators can do at best, to say how much of it is used."""
+"""Peak rates of accelerators, to compute the share that is used."""
 
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
@@ -13,8 +13,8 @@ PEAK_FLOPS = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
 }
-"""Dense bfloat16 operations per second (V100: float16) by the name that JAX gives the device, for
-GPUs its beginning; from the makers' data sheets, without sparsity."""
+"""Dense bfloat16 operations per second (V100: float16), from the data sheets, without sparsity. The
+keys are JAX's names of devices, for GPUs their beginning."""
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -22,7 +22,7 @@ def peak_flops(device_kind: str) -> float | None:
 
     `device_kind` is that of `jax.Device`, such as `NVIDIA H100 80GB HBM3`.
     """
-    # A GPU's name goes on with its form and memory, a TPU's with what makes it another chip.
+    # A longer name is the same GPU with its form and memory, but another TPU.
     beginnings = [
         name
         for name in PEAK_FLOPS

@@ -1,9 +1,8 @@
-"""The mesh of devices as seen from within a program that is spread over it.
+"""Exchange between devices, called from inside a program that runs once per device.
 
-`parallel.on_mesh` runs the network once per device, on that device's part of the arrays.
-The few places where parts must meet call what is here: the mean over the context set,
-and convolutions and upsampling, which need a plane of their neighbours. Outside such a
-program nothing is spread, and all of this leaves its input as it is.
+`placement.on_mesh` runs the network once per device, on that device's part of the arrays. These
+functions exchange data between parts: for the mean over the context set, and for the border planes
+of convolutions and upsampling. Outside such a program they return their input unchanged.
 """
 
 import jax
@@ -12,20 +11,20 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 DATA = "data"
-"""Axis over which the episodes of a batch are spread."""
+"""Axis that shares the episodes of a batch."""
 CONTEXT = "context"
-"""Axis over which the context set of an episode is spread."""
+"""Axis that shares the context set of an episode."""
 SPACE = "space"
-"""Axis over which every volume is cut along its first spatial axis."""
+"""Axis that shares every volume, split along its first spatial axis."""
 
 
 def shards(axis: str) -> int:
-    """Into how many parts arrays are cut along a mesh axis; 1 outside of a spread program."""
+    """Number of parts along a mesh axis; 1 outside of a program that runs once per device."""
     return jax.sharding.get_abstract_mesh().shape[axis] if _spread(axis) else 1
 
 
 def part_of(x: Array, axis: str, *, dimension: int) -> Array:
-    """This device's part of an array that every device along `axis` holds whole."""
+    """This device's part of an array that is replicated along `axis`."""
     if not _spread(axis):
         return x
     size = x.shape[dimension] // shards(axis)
@@ -33,15 +32,15 @@ def part_of(x: Array, axis: str, *, dimension: int) -> Array:
 
 
 def sum_over(axis: str, tree):
-    """Every leaf summed over the devices along `axis`, which then hold the same."""
+    """Every leaf summed over the devices along `axis`; the result is replicated."""
     return lax.psum(tree, axis) if _spread(axis) else tree
 
 
 def differing_over(axes: tuple[str, ...], tree):
-    """Values that are the same on the devices along `axes`, as ones that may differ there.
+    """Marks values that are replicated along `axes` as possibly differing there.
 
-    Their gradients are then summed over the devices here, once, and not in each place
-    (each turn of a loop) where they meet values that do differ.
+    Their gradients are then summed over the devices here, once, instead of at each operation with
+    differing values, which may be in a loop.
     """
     axes = tuple(axis for axis in axes if _spread(axis))
     return lax.pcast(tree, axes, to="varying") if axes else tree
@@ -50,9 +49,9 @@ def differing_over(axes: tuple[str, ...], tree):
 def exchange_halo(
     x: Float[Array, "batch x y z c"], planes: int, *, clamp: bool = False
 ) -> Float[Array, "batch x+2*planes y z c"]:
-    """This device's part of a volume with the nearest planes of the two parts beside it.
+    """This device's part of a volume with `planes` border planes of its two neighbours.
 
-    The outer sides of the volume get zeros, or copies of its outermost plane with `clamp`.
+    The outer borders of the volume get zeros, or with `clamp` copies of the outermost plane.
     """
     count = shards(SPACE)
     first, last = x[:, :planes], x[:, -planes:]

@@ -1,8 +1,7 @@
-"""All devices of all processes as one mesh, and where each array lies on it.
+"""The mesh of all devices of all processes, and the placement of arrays on it.
 
-The network runs once per device on that device's part of the arrays (`on_mesh`); what
-parts exchange there is in `mesh.py`. Everything else in a step, such as the loss and the
-optimiser, sees whole arrays.
+The network runs once per device on that device's part of the arrays (`on_mesh`); `mesh.py` has the
+exchange between parts. Everything else in a step, such as loss and optimizer, sees whole arrays.
 """
 
 import math
@@ -30,7 +29,7 @@ PLACEMENT = {
     "context_prompts": PartitionSpec(DATA, CONTEXT, SPACE),
     "context_weights": PartitionSpec(DATA),
 }
-"""How each array of a batch is cut: mesh axes for its leading dimensions."""
+"""Sharding of each array of a batch: mesh axes for its leading dimensions."""
 
 _PREDICTION = PartitionSpec(DATA, SPACE)
 
@@ -41,20 +40,20 @@ def make_mesh(config: ExperimentConfig, devices: Sequence[jax.Device] | None = N
     """The mesh that `config.parallel` describes; by default of all devices of all processes.
 
     Raises:
-        ConfigError: the sizes do not fit the number of devices, the batch or the grid;
-            the message says which do.
+        ConfigError: the sizes do not fit the number of devices, the batch or the grid; the
+            message names sizes that do.
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_sizes(config, len(devices))
     if len(devices) < jax.device_count():
         return Mesh(np.array(devices).reshape(sizes), AXES)
-    # In the order of their wiring, where there is one; split, any sizes find their place in it.
+    # In the order of the hardware's topology; splitting its axes allows any sizes.
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES)
 
 
 def mesh_sizes(config: ExperimentConfig, devices: int) -> tuple[int, int, int]:
-    """Devices along data, context and space, of a number of devices.
+    """Devices along the axes data, context and space, for a number of devices.
 
     Raises:
         ConfigError: as `make_mesh`.
@@ -77,22 +76,22 @@ def mesh_sizes(config: ExperimentConfig, devices: int) -> tuple[int, int, int]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Placement of what every device holds whole."""
+    """Placement of arrays that every device holds as a whole."""
     return NamedSharding(mesh, _WHOLE)
 
 
 def state_placement(tree: Any, mesh: Mesh, config: ParallelConfig) -> Any:
-    """Placement of each array of parameters or optimiser state.
+    """Placement of each array of parameters or optimizer state.
 
-    With `config.shard_parameters` an array is cut over `data` along its last dimension
-    that this divides; one without such a dimension, and else every array, is held whole.
+    With `config.shard_parameters`, an array is sharded over `data` along its last divisible
+    dimension. Arrays without one, and without this setting all arrays, are replicated.
     """
     shards = mesh.shape[DATA] if config.shard_parameters else 1
     return jax.tree.map(lambda x: NamedSharding(mesh, _cut_over_data(x.shape, shards)), tree)
 
 
 def gathered(tree: Tree, mesh: Mesh) -> Tree:
-    """Arrays that may be cut, with every device holding the whole of each."""
+    """Arrays that may be sharded, replicated on every device."""
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
@@ -103,9 +102,9 @@ def on_mesh(
 ) -> Callable[[Tree, Any, jax.Array], jax.Array]:
     """`predict(parameters, batch, key)`, run on every device with its part of the batch.
 
-    Parameters that are cut are gathered first; their gradients come back cut and summed.
-    The batch is a named tuple with arrays of `PLACEMENT`; its prediction is placed as
-    the target is.
+    Sharded parameters are gathered first; their gradients are summed and sharded again.
+    The batch is a named tuple with arrays of `PLACEMENT`; its prediction is placed like the
+    target.
     """
 
     def spread(parameters: Tree, batch: Any, key: jax.Array) -> jax.Array:
@@ -124,14 +123,14 @@ def on_mesh(
 
 
 def local_rows(batch: int, mesh: Mesh) -> list[int]:
-    """The rows of a batch of which this process's devices hold a part, in order."""
+    """The rows of a batch that this process's devices hold parts of, in order."""
     placed = NamedSharding(mesh, PartitionSpec(DATA))
     slices = placed.addressable_devices_indices_map((batch,)).values()
     return sorted({row for (rows,) in slices for row in range(batch)[rows]})
 
 
 def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
-    """A batch of `size` episodes as global arrays, from this process's `local_rows` of it."""
+    """A batch of `size` episodes as global arrays, from this process's `local_rows`."""
     position = {row: i for i, row in enumerate(local_rows(size, mesh))}
 
     def globally(name: str, local: np.ndarray) -> jax.Array:
@@ -147,43 +146,43 @@ def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
 
 
 def simulate_devices(count: int) -> None:
-    """Let this process have `count` simulated CPU devices; call before any device is used.
+    """Simulate `count` CPU devices in this process; call before any device is used.
 
     Raises:
-        ConfigError: JAX has started with fewer.
+        ConfigError: JAX has already started with fewer.
     """
     try:
         jax.config.update("jax_num_cpu_devices", count)
         jax.config.update("jax_platforms", "cpu")
-    except RuntimeError:  # JAX has started: with enough devices, as may be
+    except RuntimeError:  # JAX has started, possibly with enough devices
         pass
-    if (there := jax.device_count("cpu")) < count:
+    if (available := jax.device_count("cpu")) < count:
         raise ConfigError(
-            f"JAX has started with {there} CPU devices, so {count} cannot be simulated; do this "
-            "in a process of its own"
+            f"JAX has started with {available} CPU devices, so {count} cannot be simulated; use "
+            "a new process"
         )
 
 
 def runs_one_program_at_a_time() -> bool:
-    """Whether a program must be done before the next one is sent to the devices.
+    """Whether a program must finish before the next one is dispatched.
 
-    XLA simulates several CPU devices on few threads: collectives of two programs under
-    way can then wait for each other for ever.
+    XLA simulates several CPU devices on few threads, so that collectives of two running programs
+    can deadlock.
     """
     return jax.default_backend() == "cpu" and jax.local_device_count() > 1
 
 
 def _filled(config: ParallelConfig, devices: int) -> tuple[int, int, int]:
-    asked = {DATA: config.data, CONTEXT: config.context, SPACE: config.space}
-    fixed = math.prod(size for size in asked.values() if size != -1)
-    free = [axis for axis, size in asked.items() if size == -1]
+    sizes = {DATA: config.data, CONTEXT: config.context, SPACE: config.space}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    free = [axis for axis, size in sizes.items() if size == -1]
     if devices % fixed or (not free and fixed != devices):
         fitting = _either(n for n in range(1, devices + 1) if devices % n == 0)
-        others = " x ".join(axis for axis in asked if axis not in free)
+        others = " x ".join(axis for axis in sizes if axis not in free)
         must = f"{others} must be {fitting}" if free else f"{others} must be {devices}"
-        given = " x ".join(f"{axis} {size}" for axis, size in asked.items())
-        raise ConfigError(f"parallel: {given} does not fit {devices} devices; {must}")
-    return tuple(devices // fixed if size == -1 else size for size in asked.values())
+        requested = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        raise ConfigError(f"parallel: {requested} does not fit {devices} devices; {must}")
+    return tuple(devices // fixed if size == -1 else size for size in sizes.values())
 
 
 def _either(numbers) -> str:

@@ -1,5 +1,4 @@
-"""The processes of a run: how they find each other, who leads, and how each of them ends when
-another one is lost."""
+"""The processes of a run: joining, the leader, and the end when another process is lost."""
 
 import atexit
 import ctypes
@@ -18,13 +17,13 @@ import jax
 from wsicl_jax.errors import ConfigError, TrainingError, WsiclError
 
 HEARTBEAT_SECONDS = 30
-"""A process that has been silent for so long counts as lost."""
+"""A process that sends no heartbeat for this time counts as lost."""
 
 JOIN_SECONDS = 300
-"""How long the processes of a run wait for each other at its start."""
+"""How long processes wait for each other at the start of a run."""
 
 PEER_LOST = 69
-"""Exit code of a process that ended because another one did (EX_UNAVAILABLE of sysexits.h)."""
+"""Exit code if another process was lost (EX_UNAVAILABLE of sysexits.h)."""
 
 _SAME_ERROR_SECONDS = 1.0
 _ABORT_SECONDS = 10.0
@@ -33,17 +32,17 @@ _JOBSET_PORT = 8476
 
 
 class PeerLostError(TrainingError):
-    """Another process of the run has ended, or has not answered for `HEARTBEAT_SECONDS`."""
+    """Another process of the run has ended, or sent no heartbeat for `HEARTBEAT_SECONDS`."""
 
     exit_code = PEER_LOST
 
 
 class Cluster(NamedTuple):
-    """What holds the processes of a run together."""
+    """How the processes of a run connect."""
 
     name: str
     joining: Mapping[str, Any]
-    """Arguments of `jax.distributed.initialize`; JAX finds out those that are not here."""
+    """Arguments of `jax.distributed.initialize`; JAX detects the others."""
 
 
 def find_cluster(
@@ -52,15 +51,15 @@ def find_cluster(
     process_id: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Cluster | None:
-    """The cluster this process is in, or None: it is alone.
+    """The cluster of this process; None: it runs alone.
 
-    The options come first. Without them it is what the environment (`os.environ`) says:
-    a TPU pod, a Kubernetes JobSet as in `launch/jobset.yaml`, or a Slurm step (`srun`).
+    The options take precedence. Without them, the environment (`os.environ`) decides: a TPU pod,
+    a Kubernetes JobSet as in `launch/jobset.yaml`, or a Slurm step (`srun`).
 
     Args:
         coordinator: `host:port` of process 0.
         num_processes: how many processes train together.
-        process_id: which of them this is, from 0.
+        process_id: the number of this process, from 0.
 
     Raises:
         ConfigError: only some of the three are given, or a value is out of range.
@@ -94,25 +93,25 @@ def join_processes(
     *,
     timeout: int = JOIN_SECONDS,
 ) -> None:
-    """Make this process one of those that train together; call before any device is used.
+    """Connect this process with the others of its cluster; call before any device is used.
 
-    Arguments as of `find_cluster`; a process that is in no cluster stays alone. If not all
-    have come after `timeout` seconds, JAX's C++ part ends the process: it then tells the
-    reason and exits with code 2.
+    Arguments as of `find_cluster`; without a cluster, the process stays alone. If not all
+    processes join within `timeout` seconds, JAX's C++ code aborts the process, which then prints
+    the reason and exits with code 2.
 
     Raises:
-        ConfigError: the cluster is not fully described, or cannot be joined.
+        ConfigError: the description of the cluster is incomplete, or it cannot be joined.
     """
     cluster = find_cluster(coordinator, num_processes, process_id)
     if cluster is None:
         return
-    # JAX's handler for SIGTERM would swallow the signal until training begins.
+    # JAX's handler would ignore SIGTERM until training starts.
     jax.config.update("jax_enable_preemption_service", False)
     late = (
         f"the processes did not find each other within {timeout} s (by {cluster.name}); "
         "start all of them, with one coordinator address that all can reach"
     )
-    as_before = _tell_before_abort(late, _exit_code(ConfigError()))
+    undo = _report_abort(late, _exit_code(ConfigError()))
     try:
         jax.distributed.initialize(
             **cluster.joining,
@@ -124,22 +123,22 @@ def join_processes(
             return  # the TPU of a single machine
         raise ConfigError(f"cannot join by {cluster.name}: {_first_line(error)}") from error
     finally:
-        as_before()
+        undo()
     if cluster.name == "Slurm" and _sees_only_its_own_gpus(os.environ):
-        # JAX took the GPU numbered as the task is on its node, which is right for one task
-        # per GPU if every task sees all of them.
+        # JAX selected the GPU with the task's number on its node. That is right only if every task
+        # sees all GPUs of the node.
         for option in ("jax_cuda_visible_devices", "jax_rocm_visible_devices"):
             jax.config.update(option, "all")
 
 
 @contextmanager
 def watch_peers() -> Iterator[None]:
-    """End this process in order when another one of the run is lost during the block.
+    """End this process with a message if another one of the run is lost during the block.
 
-    A lost process makes the next exchange with it fail, or JAX's C++ part abort this process
-    after `HEARTBEAT_SECONDS` at most; in the second case the reason is told and the exit code
-    is `PEER_LOST` without coming back here. After any error the interpreter's end does not
-    wait for the other processes, which may wait for this one. No effect on a process that is alone.
+    If a process is lost, the next exchange with it fails, or JAX's C++ code aborts this process
+    within `HEARTBEAT_SECONDS`. In the second case the process prints the reason and exits with
+    code `PEER_LOST`, without returning here. After any error, the end of the interpreter does not
+    wait for other processes, which may wait for this one. No effect on a process that runs alone.
 
     Raises:
         PeerLostError: an exchange with another process failed.
@@ -147,22 +146,22 @@ def watch_peers() -> Iterator[None]:
     if not jax.distributed.is_initialized():
         yield
         return
-    as_before = _tell_before_abort(_lost("JAX's message above says more"), PEER_LOST)
+    undo = _report_abort(_lost("see JAX's message above"), PEER_LOST)
     try:
         yield
         jax.distributed.shutdown()
     except BaseException as error:
         lost = _is_of_a_peer(error)
-        told = PeerLostError(_lost(_first_line(error))) if lost else error
-        _leave_without_the_others(told)
+        reported = PeerLostError(_lost(_first_line(error))) if lost else error
+        _exit_without_waiting(reported)
         if lost:
-            raise told from error
+            raise reported from error
         raise
-    as_before()
+    undo()
 
 
 def is_leader() -> bool:
-    """Whether this process is the one that writes what only one may write."""
+    """Whether this is the process that writes what only one may write."""
     return jax.process_index() == 0
 
 
@@ -178,13 +177,13 @@ def _by_address(name: str, coordinator: str, count: int, index: int) -> Cluster:
         "coordinator_address": coordinator,
         "num_processes": count,
         "process_id": index,
-        "cluster_detection_method": "deactivate",  # nor would JAX pick one GPU by Slurm's word
+        "cluster_detection_method": "deactivate",  # otherwise Slurm's variables select one GPU
     }
     return Cluster(name, joining)
 
 
 def _jobset(environment: Mapping[str, str]) -> Cluster:
-    """Every pod of a replicated job is a process; they are numbered job by job."""
+    """Every pod of a replicated job is a process, numbered job by job."""
     name, job = environment["JOBSET_NAME"], environment.get("JOBSET_REPLICATED_JOB")
     if not job:
         raise ConfigError("JOBSET_NAME is set, but not JOBSET_REPLICATED_JOB; see jobset.yaml")
@@ -225,21 +224,21 @@ _OF_A_PEER = re.compile(
     r"gloo|nccl|rccl|coordination.?service|heartbeat|barrier|connection (closed|reset)",
     re.IGNORECASE,
 )
-"""What JAX and Orbax say when an exchange between processes fails; there is no type for it."""
+"""Messages of JAX and Orbax when an exchange between processes fails; they have no own type."""
 
 
 def _is_of_a_peer(error: BaseException | None) -> bool:
     if error is None:
         return False
-    if isinstance(error, WsiclError):  # such as of a checkpoint that could not be exchanged
+    if isinstance(error, WsiclError):  # such as a failed checkpoint
         return _is_of_a_peer(error.__cause__)
     return isinstance(error, RuntimeError | ValueError) and bool(_OF_A_PEER.search(str(error)))
 
 
 def _lost(reason: str) -> str:
     return (
-        f"another process of this run has ended or stopped answering ({reason}); see what it "
-        "said last, then start all of them again with --resume"
+        f"another process of this run has ended or stopped answering ({reason}); see its last "
+        "message, then start all of them again with --resume"
     )
 
 
@@ -248,14 +247,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
-    """The code that the command line gives to an error; 1: one with a traceback."""
+    """The exit code of the command line for an error; 1: a bug, with a traceback."""
     if isinstance(error, KeyboardInterrupt):
         return 130
     return getattr(error, "exit_code", 2 if isinstance(error, WsiclError | OSError) else 1)
 
 
 class _Abort:
-    """What to do when the C++ part of JAX aborts the process."""
+    """What to do when JAX's C++ code aborts the process."""
 
     message: str | None = None
     code = 134
@@ -265,16 +264,16 @@ class _Abort:
 _abort = _Abort()
 
 
-def _tell_before_abort(message: str, code: int) -> Callable[[], None]:
-    """Let an abort by C++ code end with this message and exit code; returns how to undo it.
+def _report_abort(message: str, code: int) -> Callable[[], None]:
+    """Let an abort by C++ code end with this message and exit code; returns a function to undo it.
 
-    JAX's coordination service ends the process by `abort()` as soon as it learns of a lost
-    one; a callback from Python in its place crashes in jaxlib 0.10.2 (std::bad_cast).
-    Python's own signal handlers would never run, as C++ does not come back to the interpreter.
+    JAX's coordination service calls `abort()` when it notices a lost process. A Python callback
+    instead of it crashes in jaxlib 0.10.2 (std::bad_cast). Python's own signal handlers would
+    never run, because C++ does not return to the interpreter.
     """
     try:
         set_handler = ctypes.CDLL(None).signal
-    except (AttributeError, OSError, TypeError):  # no POSIX: the exit code is that of abort()
+    except (AttributeError, OSError, TypeError):  # not POSIX: the exit code is that of abort()
         return lambda: None
     set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_end_instead_of_abort)
@@ -284,20 +283,20 @@ def _tell_before_abort(message: str, code: int) -> Callable[[], None]:
 
 
 def _end_instead_of_abort(_: int) -> None:
-    if _abort.message is None:  # told already: let the main thread end the process
+    if _abort.message is None:  # reported already: let the main thread end the process
         time.sleep(_ABORT_SECONDS)
     else:
         os.write(2, f"\nwsicl train: {_abort.message}\n".encode())
     _end(_abort.code)
 
 
-def _leave_without_the_others(error: BaseException) -> None:
-    """Make the interpreter's end wait for no other process; JAX would, for minutes."""
+def _exit_without_waiting(error: BaseException) -> None:
+    """Let the interpreter end without waiting for other processes; JAX would wait for minutes."""
     _abort.message, _abort.code = None, _exit_code(error)
     if not isinstance(error, PeerLostError):
-        # If it is an error of all, let all tell it rather than that this one is lost.
+        # If all processes have this error, let all report it before they notice a lost one.
         time.sleep(_SAME_ERROR_SECONDS)
-    # The last to be registered is the first to run: before JAX's own.
+    # The last registered function runs first: before JAX's own.
     atexit.register(_flush_and_end, _abort.code)
 
 
@@ -310,5 +309,5 @@ def _flush_and_end(code: int) -> None:
 
 def _end(code: int) -> None:
     for child in multiprocessing.active_children():
-        child.kill()  # the loader's workers would outlive this process
+        child.kill()  # otherwise the loader's workers outlive this process
     os._exit(code)

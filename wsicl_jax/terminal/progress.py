@@ -1,4 +1,4 @@
-"""What people see of long work: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a line from time to time in a log."""
 
 import functools
 import sys
@@ -24,29 +24,28 @@ _WIDTH_OF_PIPED_TABLES = 120
 
 
 class Tracker(Protocol):
-    """Counts what is done of `track`'s total."""
+    """Counts work done, of the total of `track`."""
 
     def advance(self, n: int = 1) -> None:
-        """`n` more are done."""
+        """Count `n` more as done."""
         ...
 
     def status(self, text: str) -> None:
-        """Free text to show behind the count, such as the current loss."""
+        """Show this text after the count, such as the current loss."""
         ...
 
     def paused(self) -> AbstractContextManager[None]:
-        """Leave out of the speed, and so of the time left, what is done only once."""
+        """Exclude one-time work in the block from the speed and the time left."""
         ...
 
 
 @contextmanager
 def track(total: int, description: str, *, done: int = 0, show: bool = True) -> Iterator[Tracker]:
-    """Show on stderr how much of `total` is done, how fast it goes and how long it will take.
+    """Show on stderr how much of `total` is done, the speed and the time left.
 
-    A terminal gets a bar; anything else gets a plain line, at most every 30 seconds, and
-    a last one at the end of work that had any.
-    `done` of the total were done before; with `show` false nothing is printed, for all but
-    one of the processes that work together.
+    A terminal gets a bar. Other output gets a line at most every 30 seconds, and one at the end if
+    there was any before. `done` of the total were done before. `show` is false for all but one of
+    the processes that work together; then nothing is printed.
     """
     if not show:
         yield _Silent()
@@ -85,7 +84,7 @@ class _Bar:
         self._progress.update(self._task, status=text)
 
     def paused(self) -> AbstractContextManager[None]:
-        return nullcontext()  # rich looks at the last seconds alone
+        return nullcontext()  # rich measures the last seconds only
 
 
 class _SpeedColumn(ProgressColumn):
@@ -148,7 +147,7 @@ def _speed(per_second: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As `h:mm:ss`."""
+    """Seconds as `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

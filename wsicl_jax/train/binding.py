@@ -130,11 +130,11 @@ def open_run(
 def _shared_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
     datasets = open_datasets(config)
 
-    def find_out() -> tuple[int, dict[str, Any], Changes]:
+    def start_as_json() -> tuple[int, dict[str, Any], Changes]:
         start = find_start(config, datasets, resume=resume, accept_data_changes=accept_data_changes)
         return start.done, start.manifest.to_json(), start.changes
 
-    done, content, (texts, *counts) = broadcast_from_leader(find_out)
+    done, content, (texts, *counts) = broadcast_from_leader(start_as_json)
     manifest = Manifest.from_json(content)
     datasets = [bound(dataset, manifest) for dataset in datasets]
     if others := compare(manifest, manifest_of(config, datasets)).texts:
