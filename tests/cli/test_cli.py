@@ -273,16 +273,16 @@ def masks(listed, source, tmp_path):
 
 def test_a_sweep_scores_every_cell_once_and_becomes_a_report(sweep, capsys, tmp_path):
     assert main(["sweep", str(sweep), "--part", "1/2"]) == 0
-    assert "1 cells scored, 0 were there" in capsys.readouterr().out
+    assert "1 cells scored, 0 already existed" in capsys.readouterr().out
     assert main(["sweep", str(sweep)]) == 0
     printed = capsys.readouterr().out
-    assert "1 cells scored, 1 were there" in printed
+    assert "1 cells scored, 1 already existed" in printed
     assert "mine" in printed and "point" in printed
     cells = sweep.parent / "sweep" / "cells" / "mine" / "Dataset001_Blocks"
     assert sorted(file.name for file in cells.iterdir()) == ["box-2.json", "point-2.json"]
     before = [file.stat().st_mtime_ns for file in cells.iterdir()]
     assert main(["sweep", str(sweep)]) == 0
-    assert "0 cells scored, 2 were there" in capsys.readouterr().out
+    assert "0 cells scored, 2 already existed" in capsys.readouterr().out
     assert [file.stat().st_mtime_ns for file in cells.iterdir()] == before
     report = ["report", str(sweep.parent / "sweep"), "--output", str(tmp_path / "report")]
     assert main(report) == 0
@@ -397,7 +397,7 @@ MISTAKES = {
     "an episode list nowhere": (["sweep", "{sweep}", "data=[]", "episodes=[no.json]"], "no.json"),
     "a context size beyond the list": (
         ["sweep", "{sweep}", "data=[]", "episodes=[{listed}]", "evaluation.contexts=[1, 50]"],
-        "50 are asked for",
+        "50 are requested",
     ),
     "a kind that the list lacks": (
         ["sweep", "{sweep}", "data=[]", "episodes=[{listed}]", "evaluation.kinds=[scribble]"],
@@ -410,7 +410,7 @@ MISTAKES = {
     ),
     "masks of more contexts": (
         ["score", "{listed}", "{masks}", *SCORE, "--contexts", "3"],
-        "3 are asked for",
+        "3 are requested",
     ),
     "masks of a changed store": (
         ["score", "{old}", "{masks}", *SCORE, "--contexts", "2"],
@@ -608,7 +608,7 @@ def test_show_and_predict_take_what_is_said_of_images_that_do_not_say_it(
     assert main(["show", *given, str(tmp_path / "a.png")]) == 0
     assert "axes taken as LAS, so that left" in capsys.readouterr().err
     assert main(["show", *given, str(tmp_path / "a.png"), *said]) == 0
-    assert "axes taken as LAS, as was said" in capsys.readouterr().err
+    assert "axes taken as LAS, as requested" in capsys.readouterr().err
     predict = ["predict", str(run), *examples(source), *given, str(tmp_path / "out")]
     assert main([*predict, *said]) == 0
     assert "LAS, as was" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)

@@ -1,6 +1,7 @@
-"""`wsicl VERB`: a thin function for each verb, by what it is for.
+"""The command line `wsicl VERB`: one file for each group of verbs.
 
-Only the standard library is imported until a verb runs, so that `--help` answers at once.
+Verbs only parse options, call the rooms below and print. Until a verb runs, only the standard
+library is imported, so that `--help` is fast.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from wsicl_jax.errors import WsiclError
 _USE_ERROR = 2
 
 _LONGEST_NAME = 200
-"""Characters of a file's name in a message, which may be too long to be one."""
+"""Most characters of a file's name in a message."""
 _PLAIN = "\0"
-"""Before a word that is no option, though it may begin with a dash."""
+"""Prefix of words after `--`, so that a dash in front makes no option of them."""
 
 _DASHES = "names that begin with a dash come last, after --: wsicl VERB ... -- -name"
 
@@ -27,9 +28,9 @@ _DASHES = "names that begin with a dash come last, after --: wsicl VERB ... -- -
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code.
 
-    0: done, 1: done in part, 2: an error of use, 69: another process of the run was lost,
-    75: training stopped and saved, and may be started again.
-    Without `arguments`, those of the command line; an error then ends the process at once.
+    0: done, 1: partly done, 2: a user error, 69: another process of the run was lost,
+    75: training stopped and saved, and can be resumed.
+    Without `arguments`, uses those of the command line, and an error ends the process at once.
     """
     options = parse(arguments)
     warnings.showwarning = _show_warning
@@ -56,15 +57,14 @@ def _message(error: WsiclError | OSError) -> str:
         short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
         text = f"{short}: {error.strerror}" if name else error.strerror
     if why_full(error) and "make room" not in text:
-        text += "; make room there, then give the same command again"
+        text += "; make room there, then repeat the command"
     return text
 
 
 def _end(code: int) -> None:
     """End this process without waiting for threads and processes of libraries.
 
-    After a full disk or a killed process they may be waiting for what will never come, or have
-    tracebacks of their own to tell.
+    After a full disk or a killed process, these may wait forever or print tracebacks.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -76,7 +76,7 @@ def _end(code: int) -> None:
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """Pass over what TensorStore prints of writes that another one's failure has ended."""
+    """Print a traceback, except TensorStore's of writes that another failure cancelled."""
     if kind is not RuntimeError or str(error) != "Event loop is closed":
         sys.__excepthook__(kind, error, trace)
 
@@ -86,15 +86,15 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of a command line; exits with code 2 where it is wrong."""
+    """The options of a command line; exits with code 2 if it is wrong."""
     parser = build_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--" in words:
-        # argparse treats these by its place in each list; so they are no options for it at all.
+        # argparse handles `--` differently in each list of words; the prefix makes it simple.
         end = words.index("--")
         words = [*words[:end], *(f"{_PLAIN}{word}" for word in words[end + 1 :])]
     options, rest = parser.parse_known_args(words)
-    # argparse takes no more `key=value`, and no more targets, once an option came between.
+    # argparse accepts no more `key=value` and targets after an option in between.
     name = "overrides" if "overrides" in options else "targets"
     unknown = [
         word for word in rest if word.startswith("-") or (name == "overrides" and "=" not in word)

@@ -1,11 +1,9 @@
 """The verb bench."""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
-from wsicl_jax.cli.values import Verb, at_least, check_writable, write_json
+from wsicl_jax.cli.values import Verb, at_least, check_writable, command, write_json
 
 _BENCH_SECTIONS = {
     "context": ("model", "volume", "train"),
@@ -14,30 +12,28 @@ _BENCH_SECTIONS = {
     "model": ("model", "volume", "train"),
     "predict": ("model", "volume"),
 }
-"""Settings that `wsicl bench` may change from their defaults: the others change no cost."""
+"""Sections that `wsicl bench` may change; the others do not affect the cost."""
 
 
 def _bench(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ExperimentConfig, TrainConfig, override_config
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.tools.bench.context_cost import bench_context
-    from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, bench_exchange
 
     if options.json:
         check_writable(Path(options.json))
-    batch = options.devices if options.what in ("context", "exchange") else 1
+    batch = options.devices if options.what == "exchange" else 1
     config = ExperimentConfig(train=TrainConfig(batch=batch))
     config = override_config(config, options.overrides, _BENCH_SECTIONS[options.what])
     if options.what == "loader":
         from wsicl_jax.tools.bench.loading_speed import bench_loader
 
-        found = bench_loader(config, episodes=options.episodes, show=console().print)
+        numbers = bench_loader(config, episodes=options.episodes, show=console().print)
     elif options.what == "model":
         from wsicl_jax.tools.bench.network_speed import CASES, bench_model
 
         keys = {override.partition("=")[0] for override in options.overrides}
         chosen = keys & {"model.channels", "volume.grid"}
-        found = bench_model(
+        numbers = bench_model(
             config,
             [(config.model.channels, config.volume.grid)] if chosen else CASES,
             contexts=max(options.contexts or [4]),
@@ -47,7 +43,7 @@ def _bench(options: argparse.Namespace) -> int:
     elif options.what == "predict":
         from wsicl_jax.tools.bench.prediction_time import bench_predict
 
-        found = bench_predict(
+        numbers = bench_predict(
             config,
             Path(options.checkpoint) if options.checkpoint else None,
             options.shape,
@@ -58,26 +54,28 @@ def _bench(options: argparse.Namespace) -> int:
             show=console().print,
         )
     elif options.what == "context":
-        found = bench_context(
+        from wsicl_jax.tools.bench.context_cost import bench_context
+
+        numbers = bench_context(
             config,
             options.contexts or [2, 8, 32],
-            options.devices,
             repeats=options.repeats,
             show=console().print,
         )
     else:
+        from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, bench_exchange
+
         contexts = max(options.contexts or [EXCHANGED_CONTEXTS])
-        found = bench_exchange(config, contexts, options.devices, show=console().print)
+        numbers = bench_exchange(config, contexts, options.devices, show=console().print)
     if options.json:
-        command = shlex.join(["wsicl", *sys.argv[1:]])
-        write_json(Path(options.json), {"command": command, **found})
+        write_json(Path(options.json), {"command": command(), **numbers})
     return 0
 
 
 def _shape(text: str) -> tuple[int, int, int]:
     sides = [at_least(1)(side) for side in text.split(",")]
     if len(sides) != 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected X,Y,Z")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; expected X,Y,Z")
     x, y, z = sides
     return x, y, z
 
@@ -86,15 +84,15 @@ def add_bench(verb: Verb) -> None:
     bench = verb(
         "bench",
         _bench,
-        "measure the network against PyTorch, what a context set costs, what devices exchange, "
-        "how fast episodes come and targets are segmented",
+        "measure speed and memory of the network, context sets, device exchange, data loading "
+        "and prediction",
         "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
     )
     bench.add_argument(
         "what",
         choices=("model", "context", "exchange", "loader", "predict"),
         help="model: a training step and a forward pass against the PyTorch network; "
-        "context: memory and time by size and by remat, then exchange; "
+        "context: memory and time by size of the context set and by remat; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "
         "predict: one target, from its file to that of its label map",
@@ -109,17 +107,23 @@ def add_bench(verb: Verb) -> None:
     repeats = "timed runs (3); 0: memory only"
     bench.add_argument("--repeats", type=at_least(0), default=3, metavar="N", help=repeats)
     bench.add_argument(
-        "--devices", type=at_least(2), default=8, metavar="N", help="of the meshes compared (8)"
+        "--devices",
+        type=at_least(2),
+        default=8,
+        metavar="N",
+        help="devices of the compared meshes (8)",
     )
     bench.add_argument(
         "--episodes",
         type=at_least(5),
         default=1000,
         metavar="N",
-        help="for loader's memory (1000)",
+        help="episodes for the loader's memory (1000)",
     )
     predict = bench.add_argument_group("predict")
-    predict.add_argument("--checkpoint", metavar="PATH", help="its network, not a random one")
+    predict.add_argument(
+        "--checkpoint", metavar="PATH", help="network to use instead of a random one"
+    )
     predict.add_argument(
         "--shape",
         type=_shape,
@@ -128,11 +132,11 @@ def add_bench(verb: Verb) -> None:
         help="voxels of the target and of each context image (128,128,128)",
     )
     predict.add_argument(
-        "--structures", type=at_least(1), default=1, metavar="N", help="to find in it (1)"
+        "--structures", type=at_least(1), default=1, metavar="N", help="structures to segment (1)"
     )
     predict.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        help="look a second time in tiles, or never (where the network knows such views)",
+        help="refine in tiles, or never (as the network's training allows)",
     )
-    bench.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    bench.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")

@@ -16,7 +16,7 @@ from wsicl_jax.cli.values import (
 )
 
 _MOST_WORKERS = 8
-"""Processes that `wsicl convert` starts by itself at most: each needs memory for a case."""
+"""Most default processes of `wsicl convert`; each needs memory for a case."""
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -116,12 +116,14 @@ def _synth(options: argparse.Namespace) -> int:
     if options.picture:
         from wsicl_jax.tools.show.cohort_figure import MOST_COHORTS, MOST_SUBJECTS, cohort_figure
 
-        shown = [
+        cohorts = [
             numbered_cohort(options.seed, number, tuple(options.grid), settings)
             for number in range(min(options.cohorts, MOST_COHORTS))
         ]
-        cohort_figure(Path(options.picture), shown, min(options.subjects, MOST_SUBJECTS))
-    print(f"{options.output}: {written} cohorts written, {options.cohorts - written} were there")
+        cohort_figure(Path(options.picture), cohorts, min(options.subjects, MOST_SUBJECTS))
+    print(
+        f"{options.output}: {written} cohorts written, {options.cohorts - written} already existed"
+    )
     return 0
 
 
@@ -133,27 +135,27 @@ def add_convert(verb: Verb) -> None:
         "wsicl convert nnUNet_raw/Dataset004_Hippocampus stores/hippocampus",
     )
     convert.add_argument(
-        "source", help="folder of nnU-Net v2 or of the Decathlon, of paired files, or of DICOM"
+        "source", help="folder of nnU-Net v2, Decathlon, image and label pairs, or DICOM"
     )
-    convert.add_argument("store", help="directory, or s3:// or gs:// URL, to write or go on with")
+    convert.add_argument("store", help="directory, or s3:// or gs:// URL, to write or continue")
     convert.add_argument(
         "--layout",
         choices=("auto", "nnunet", "msd", "paired", "dicom"),
         default="auto",
-        help="what kind of folder it is (auto: by what is in it)",
+        help="layout of the folder (auto: detected)",
     )
     convert.add_argument(
         "--labels",
         type=label_names,
         metavar="NAME=VALUE,...",
-        help="names of the label values, where the folder gives none",
+        help="names of the label values, if the folder has none",
     )
-    convert.add_argument("--ras", action="store_true", help="turn the axes to RAS+ order")
+    convert.add_argument("--ras", action="store_true", help="reorder the axes to RAS+")
     convert.add_argument(
-        "--crop", action="store_true", help="cut off margins of one value, but no label"
+        "--crop", action="store_true", help="crop to the content, without constant margins"
     )
     convert.add_argument(
-        "--spacing", nargs=3, type=float, metavar="MM", help="resample to about this spacing"
+        "--spacing", nargs=3, type=float, metavar="MM", help="resample to about this voxel spacing"
     )
     convert.add_argument(
         "--grid", nargs=3, type=int, metavar="N", help="resize each volume to this many voxels"
@@ -169,26 +171,26 @@ def add_convert(verb: Verb) -> None:
         "--replace-nonfinite",
         type=float,
         metavar="VALUE",
-        help="put this where voxels are NaN or infinite (else such cases are left out)",
+        help="value for voxels that are NaN or infinite (default: such cases are skipped)",
     )
-    add_reading(convert, "refuse images that would need more in one process")
+    add_reading(convert, "memory limit of each process; larger images are refused")
     convert.add_argument(
         "--workers",
         type=at_least(1),
         default=min(os.cpu_count() or 1, _MOST_WORKERS),
-        help="processes that each convert a case at a time (one per core)",
+        help="processes that convert cases in parallel (one per core, at most 8)",
     )
     convert.add_argument(
         "--part",
         type=part_of,
         default=(1, 1),
         metavar="i/n",
-        help="only every n-th case: array jobs",
+        help="only this part of the cases, for array jobs",
     )
 
 
 def add_data(verbs, verb: Verb) -> None:
-    summary = "list, show or verify what is in a store, and how training changes it"
+    summary = "list, draw or verify the cases of a store, and draw augmentations"
     group = verbs.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
     parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify|augment")
 
@@ -200,19 +202,19 @@ def add_data(verbs, verb: Verb) -> None:
     shown = verb(
         "show",
         _data_show,
-        "write a picture of a case with its labels",
+        "draw a case with its labels",
         "wsicl data show stores/liver liver_012 --output liver_012.png",
         parts,
     )
     shown.add_argument("store")
     shown.add_argument("case", nargs="?", help="name of the case (the first)")
     add_convention(shown)
-    shown.add_argument("--output", metavar="FILE.png", help="the picture (CASE.png)")
+    shown.add_argument("--output", metavar="FILE.png", help="file of the picture (CASE.png)")
 
     verified = verb(
         "verify",
         _data_verify,
-        "read all of a store and compare every checksum",
+        "read a whole store and compare every checksum",
         "wsicl data verify stores/liver",
         parts,
     )
@@ -221,14 +223,16 @@ def add_data(verbs, verb: Verb) -> None:
     augmented = verb(
         "augment",
         _data_augment,
-        "write a picture of every random change of a configuration",
+        "draw every augmentation of a configuration",
         "wsicl data augment configs/hippocampus.yaml --output augmentation.png",
         parts,
     )
-    augmented.add_argument("config", help="YAML file; see configs/")
+    augmented.add_argument("config", help="YAML file; see wsicl configs")
     augmented.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    augmented.add_argument("--index", type=at_least(0), default=0, help="episode that is shown (0)")
-    augmented.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
+    augmented.add_argument("--index", type=at_least(0), default=0, help="number of the episode (0)")
+    augmented.add_argument(
+        "--output", required=True, metavar="FILE.png", help="file of the picture"
+    )
 
 
 def add_synth(verb: Verb) -> None:
@@ -238,17 +242,24 @@ def add_synth(verb: Verb) -> None:
         "write synthetic cohorts, one store for each",
         "wsicl synth stores/synthetic --cohorts 100 --subjects 9 --grid 64 64 64",
     )
-    synth.add_argument("output", help="directory, or s3:// or gs:// URL, to write or go on with")
+    synth.add_argument("output", help="directory, or s3:// or gs:// URL, to write or continue")
     synth.add_argument("overrides", nargs="*", metavar="key=value", help="settings of `synth`")
     number = at_least(1)
     synth.add_argument("--cohorts", type=number, default=1, metavar="N", help="cohorts (1)")
-    synth.add_argument("--subjects", type=number, default=9, metavar="M", help="of each cohort (9)")
     synth.add_argument(
-        "--grid", nargs=3, type=number, default=(64, 64, 64), metavar="N", help="voxels (64 64 64)"
+        "--subjects", type=number, default=9, metavar="M", help="subjects of each cohort (9)"
+    )
+    synth.add_argument(
+        "--grid",
+        nargs=3,
+        type=number,
+        default=(64, 64, 64),
+        metavar="N",
+        help="grid in voxels (64 64 64)",
     )
     synth.add_argument("--seed", type=at_least(0), default=0, help="seed of all cohorts (0)")
     synth.add_argument(
-        "--spacing", type=above_0, default=1.0, metavar="MM", help="side of a voxel (1)"
+        "--spacing", type=above_0, default=1.0, metavar="MM", help="voxel spacing in mm (1)"
     )
     synth.add_argument("--workers", type=number, default=1, help="processes (1)")
-    synth.add_argument("--picture", metavar="FILE.png", help="draw some of the cohorts, too")
+    synth.add_argument("--picture", metavar="FILE.png", help="also draw some of the cohorts")

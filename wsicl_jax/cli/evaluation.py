@@ -14,7 +14,7 @@ from wsicl_jax.cli.values import (
 )
 
 _EVAL_SECTIONS = ("evaluation", "data", "volume")
-"""Settings that `wsicl eval` may change: the others say what was trained, and on which cases."""
+"""Sections that `wsicl eval` may change; the others define the training and its cases."""
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -79,9 +79,9 @@ def _sweep(options: argparse.Namespace) -> int:
     config = load_sweep(options.config, options.overrides)
     with part_locked(config.output, options.part, f"the sweep {config.output}"):
         sweep = open_sweep(config, command())
-        scored, there = run_cells(sweep, options.part, jax.local_devices())
+        scored, existing = run_cells(sweep, options.part, jax.local_devices())
     console().print(sweep_table(finished(sweep)))
-    print(f"{sweep.config.output}: {scored} cells scored, {there} were there")
+    print(f"{sweep.config.output}: {scored} cells scored, {existing} already existed")
     return _report_skipped(sweep.skipped)
 
 
@@ -136,68 +136,80 @@ def add_eval(verb: Verb) -> None:
     evaluate = verb(
         "eval",
         _eval,
-        "measure Dice on validation cases, or on those held out",
+        "evaluate a network on validation or held-out cases",
         "wsicl eval runs/hippocampus 'evaluation.kinds=[box, point, mask]'",
     )
     evaluate.add_argument("checkpoint", help="a run, a checkpoint, a file of weights, or small")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    evaluate.add_argument("--json", metavar="FILE", help="write every score there too")
+    evaluate.add_argument("--json", metavar="FILE", help="also write every score as JSON")
 
 
 def add_sweep(verb: Verb) -> None:
     swept = verb(
         "sweep",
         _sweep,
-        "evaluate a grid: checkpoints, data sets, kinds of prompts, their number, context sizes",
+        "evaluate a grid of models, data sets, kinds and numbers of prompts, and context sizes",
         "wsicl sweep configs/sweeps/paper.yaml 'evaluation.contexts=[1, 2, 4]'",
     )
     listed = verb(
         "episodes",
         _episodes,
-        "write a sweep's lists of episodes alone: which cases, which prompts",
+        "write only the episode lists of a sweep: its cases and prompts",
         "wsicl episodes configs/sweeps/paper.yaml output=sweeps/paper",
     )
     for parser in (swept, listed):
-        parser.add_argument("config", help="YAML file; see configs/sweeps/")
+        parser.add_argument("config", help="YAML file; see wsicl configs")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     swept.add_argument(
-        "--part", type=part_of, default=(1, 1), metavar="i/n", help="these cells only: array jobs"
+        "--part",
+        type=part_of,
+        default=(1, 1),
+        metavar="i/n",
+        help="only this part of the cells, for array jobs",
     )
 
     scored = verb(
         "score",
         _score,
-        "score masks of any other model on a list of episodes",
+        "score masks of an external model on an episode list",
         "wsicl score sweeps/paper/episodes/liver.json masks --name nnU-Net --kind mask "
         "--contexts 8 --output sweeps/nnunet",
     )
-    scored.add_argument("episodes", help="list of episodes")
+    scored.add_argument("episodes", help="an episode list")
     scored.add_argument("masks", help="directory of EPISODE.nii.gz, each on its target's grid")
     scored.add_argument("--name", required=True, help="name of the model")
     scored.add_argument(
         "--kind",
         required=True,
         choices=("point", "box", "scribble", "box3d", "mask2d", "mask", "mixed"),
-        help="kind of prompts that it was shown",
+        help="kind of prompts that it received",
     )
     number = at_least(1)
-    scored.add_argument("--prompts", type=number, default=1, help="on each context image (1)")
-    scored.add_argument("--contexts", type=number, required=True, help="context images")
     scored.add_argument(
-        "--tolerance", type=above_0, default=2.0, metavar="MM", help="of the surface Dice (2)"
+        "--prompts", type=number, default=1, help="prompts on each context image (1)"
     )
-    scored.add_argument("--output", required=True, help="directory as of a sweep, for wsicl report")
+    scored.add_argument("--contexts", type=number, required=True, help="number of context images")
+    scored.add_argument(
+        "--tolerance",
+        type=above_0,
+        default=2.0,
+        metavar="MM",
+        help="tolerance of the surface Dice (2)",
+    )
+    scored.add_argument("--output", required=True, help="directory to write, for wsicl report")
 
     reported = verb(
         "report",
         _report,
-        "write sweeps as one HTML page with figures, tables and pictures; and as CSV and PNG",
+        "write a report of sweeps: an HTML page, and its tables and figures as CSV and PNG",
         "wsicl report sweeps/paper sweeps/nnunet --output reports/paper",
     )
     reported.add_argument("sweeps", nargs="+", metavar="SWEEP", help="directories of sweeps")
     reported.add_argument("--output", required=True, help="directory to write")
-    reported.add_argument("--title", help="headline of the page")
+    reported.add_argument("--title", help="title of the page")
     reported.add_argument(
-        "--no-gallery", action="store_true", help="no pictures: needs no checkpoints and no stores"
+        "--no-gallery",
+        action="store_true",
+        help="no pictures of cases, so that no checkpoint or store is needed",
     )
-    reported.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    reported.add_argument("--overwrite", action="store_true", help="replace an existing report")

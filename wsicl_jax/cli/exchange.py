@@ -1,4 +1,4 @@
-"""Verbs that take networks out of the package and back: export, import."""
+"""The verbs export and import, for networks in other formats."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ def _export(options: argparse.Namespace) -> int:
     from wsicl_jax.weights.networks import find_network
 
     keep_compiled_programs()
-    # Once: a run in training may save, and then its directory means another checkpoint.
+    # Once, because a running training may write a newer checkpoint in between.
     stored = find_network(options.checkpoint)
     exported = export(
         stored.path,
@@ -66,7 +66,7 @@ def add_export(verb: Verb) -> None:
     exported = verb(
         "export",
         _export,
-        "write a network for PyTorch, ONNX, JAX alone or safetensors, checked, with a card",
+        "write a network for PyTorch, ONNX, JAX or safetensors, verified, with a model card",
         "wsicl export runs/hippocampus --format onnx --output hippocampus.onnx",
     )
     exported.add_argument(
@@ -84,12 +84,14 @@ def add_export(verb: Verb) -> None:
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
-        help="number format of the weights; other than float32 for safetensors only (float32)",
+        help="number format of the weights; only safetensors may differ from float32 (float32)",
     )
     exported.add_argument(
-        "--scores", metavar="FILE", help="what `wsicl eval --json` wrote, for the card"
+        "--scores", metavar="FILE", help="scores of `wsicl eval --json`, for the model card"
     )
-    exported.add_argument("--licence", metavar="TEXT", help="of weights and data, for the card")
+    exported.add_argument(
+        "--licence", metavar="TEXT", help="licence of weights and data, for the model card"
+    )
     exported.add_argument("--overwrite", action="store_true", help="replace files that exist")
 
 
@@ -97,7 +99,7 @@ def add_import(verb: Verb) -> None:
     imported = verb(
         "import",
         _import,
-        "turn the authors' checkpoint, or a file of wsicl export, into one of our checkpoints",
+        "convert the authors' checkpoint, or a file of wsicl export, to a checkpoint",
         "wsicl import box.ckpt checkpoints/box",
     )
     imported.add_argument("file", help=".ckpt or .pt, .safetensors, or .onnx of wsicl export")

@@ -1,4 +1,4 @@
-"""Verbs for trained networks and what they are given: predict, show, info."""
+"""The verbs predict, show and info."""
 
 import argparse
 import functools
@@ -19,8 +19,8 @@ def _predict(options: argparse.Namespace) -> int:
     from wsicl_jax import __version__
     from wsicl_jax.config import InferenceConfig, validated
     from wsicl_jax.inference.batch.dry_run import dry_run
-    from wsicl_jax.inference.batch.finished import context_digest
-    from wsicl_jax.inference.batch.predict import predict, refusals
+    from wsicl_jax.inference.batch.outputs import refusals
+    from wsicl_jax.inference.batch.predict import predict
     from wsicl_jax.inference.batch.targets import find_targets
     from wsicl_jax.inference.segmenter import Segmenter
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
@@ -28,26 +28,28 @@ def _predict(options: argparse.Namespace) -> int:
 
     keep_compiled_programs()
     output = Path(options.output)
-    given = {
+    settings = {
         "refine": options.refine,
+        "largest_component": options.largest_component,
+        "fill_holes": options.fill_holes,
         "max_memory_gb": options.max_memory,
         "assume_orientation": options.assume_orientation,
     }
-    reading = validated(InferenceConfig, given)
-    named = [Path(target) for target in options.targets] or _images_for_testing(options)
-    found = find_targets(named, output, ending=options.format, channel=options.channel)
-    problems, context = list(found.problems), None
-    if not named:
-        problems.append("no target is given, and there is no imagesTs of --dataset; name images")
+    reading = validated(InferenceConfig, settings)
+    paths = [Path(target) for target in options.targets] or _images_for_testing(options)
+    selection = find_targets(paths, output, ending=options.format, channel=options.channel)
+    problems, context = list(selection.problems), None
+    if not paths:
+        problems.append("no target is given, and --dataset has no imagesTs; name images")
     try:
         context = _context_set(
-            options, [f for target in found.targets for f in target.files], reading
+            options, [f for target in selection.targets for f in target.files], reading
         )
     except WsiclError as error:
         problems.append(str(error))
-    notes = [*found.notes, *(context.notes if context else ())]
+    notes = [*selection.notes, *(context.notes if context else ())]
     problems += refusals(
-        found.targets,
+        selection.targets,
         output,
         context.values if context else {},
         inputs=context.files if context else (),
@@ -55,43 +57,45 @@ def _predict(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         resume=options.resume,
     )
-    segmenter = functools.cache(lambda: Segmenter.load(options.checkpoint, **given))
+    segmenter = functools.cache(lambda: Segmenter.load(options.checkpoint, **settings))
 
     def make_task():
         return segmenter().task(context.structures, context.values)
 
     if options.dry_run:
-        tried = dry_run(
+        trial = dry_run(
             make_task,
             context,
-            found.targets,
+            selection.targets,
             notes=notes,
             problems=problems,
             probabilities=options.probabilities,
             reading=reading,
         )
-        console().print(tried.report())
-        return 2 if tried.problems else int(bool(tried.failed))
+        console().print(trial.report())
+        return 2 if trial.problems else int(bool(trial.failed))
     if problems:
         more = f" ({len(problems) - 1} more, see --dry-run)" if len(problems) > 1 else ""
         raise DataError(problems[0] + more)
     for note in notes:
         print(note)
     task = make_task()
-    settings = {
+    record = {
         "network": segmenter().digest,
-        "context set": context_digest(context),
+        "context set": context.digest(),
         "--refine": options.refine,
+        "--largest-component": options.largest_component,
+        "--fill-holes": options.fill_holes,
         "--assume-orientation": options.assume_orientation,
         "version of wsicl_jax": __version__,
     }
     summary = predict(
         task,
-        found.targets,
+        selection.targets,
         output,
         probabilities=options.probabilities,
         reading=reading,
-        settings=settings,
+        settings=record,
         resume=options.resume,
     )
     console().print(summary.table())
@@ -110,10 +114,11 @@ def _context_set(options: argparse.Namespace, targets: list[Path], reading):
         "--subjects": options.subjects,
         "--seed": options.seed,
         "--structures": options.structures,
+        "--exclude": options.exclude,
     }
     if options.dataset is None:
-        if given := [name for name, value in of_dataset.items() if value is not None]:
-            raise DataError(f"{given[0]} chooses from a data set; give --dataset too")
+        if options_of_it := [name for name, value in of_dataset.items() if value is not None]:
+            raise DataError(f"{options_of_it[0]} chooses from a data set; give --dataset too")
         if not options.context and not options.example:
             raise DataError(
                 "no context set; give --context FILE, --example IMAGE MASK, or --dataset FOLDER"
@@ -128,6 +133,7 @@ def _context_set(options: argparse.Namespace, targets: list[Path], reading):
         subjects=options.subjects or SUBJECTS,
         seed=options.seed or 0,
         structures=options.structures,
+        exclude=options.exclude or (),
         channel=options.channel,
         labels=options.labels,
         targets=targets,
@@ -180,12 +186,12 @@ def _info(options: argparse.Namespace) -> int:
 
 _PREDICT_EXAMPLES = """\
 examples:
-  # one image, shown by what a JSON file names
+  # one image; the context set is in a JSON file
   wsicl predict small --context context.json --output masks target.nii.gz
-  # all images of a folder, shown by images with label maps of two structures
+  # all images of a folder; the context set is images with label maps of two structures
   wsicl predict small --example sub1.nii.gz sub1_label.nii.gz \\
       --example sub2.nii.gz sub2_label.nii.gz --labels anterior=1,posterior=2 --output masks images/
-  # nnU-Net: training cases show, imagesTs is segmented; what would be done, and then do it
+  # nnU-Net: training cases are the context set, imagesTs the targets; first a dry run
   wsicl predict small --dataset Dataset004_Hippocampus --output masks --dry-run
   wsicl predict small --dataset Dataset004_Hippocampus --output masks
   # a folder of DICOM series, results as DICOM-SEG
@@ -197,7 +203,7 @@ def add_predict(verb: Verb) -> None:
     predict = verb(
         "predict",
         _predict,
-        "segment images, given context images that show what is meant",
+        "segment images; context images with prompts define the structures",
         "wsicl predict small --context context.json --output masks target.nii.gz",
     )
     predict.epilog = f"{_PREDICT_EXAMPLES}\n{predict.epilog.partition(chr(10) * 2)[2]}"
@@ -212,7 +218,7 @@ def add_predict(verb: Verb) -> None:
         help="images to segment: files, folders of them, or folders of DICOM series; "
         "by default imagesTs of --dataset",
     )
-    context = predict.add_argument_group("the context set, one of")
+    context = predict.add_argument_group("context set, one of")
     context.add_argument("--context", metavar="FILE", help="context images with prompts, in JSON")
     context.add_argument(
         "--example",
@@ -227,12 +233,12 @@ def add_predict(verb: Verb) -> None:
         metavar="FOLDER",
         help="training cases of a data set (nnU-Net, Decathlon, folders of images and labels)",
     )
-    chosen = predict.add_argument_group("what of it")
+    chosen = predict.add_argument_group("selection")
     chosen.add_argument(
         "--labels",
         type=label_names,
         metavar="NAME=VALUE,...",
-        help="structures of the masks by value; without, all that is not zero is one structure",
+        help="structures of the masks by value (default: all nonzero values are one structure)",
     )
     chosen.add_argument(
         "--structures",
@@ -241,47 +247,63 @@ def add_predict(verb: Verb) -> None:
         help="only these structures of --dataset (default: all)",
     )
     chosen.add_argument(
+        "--exclude", type=_names, metavar="NAME,...", help="not these structures of --dataset"
+    )
+    chosen.add_argument(
         "--subjects", type=at_least(1), metavar="N", help="cases of --dataset (default: 8)"
     )
     chosen.add_argument(
-        "--seed", type=at_least(0), metavar="N", help="draws the cases of --dataset (default: 0)"
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        help="seed that selects the cases of --dataset (default: 0)",
     )
     chosen.add_argument(
         "--channel",
         type=at_least(0),
         default=0,
         metavar="N",
-        help="channel of images with several, counted from 0 (default: 0)",
+        help="channel of multi-channel images, from 0 (default: 0)",
     )
     results = predict.add_argument_group("results")
     results.add_argument("--output", required=True, metavar="DIR", help="directory for the results")
     results.add_argument(
         "--format",
         choices=("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm"),
-        help="of label maps (default: that of the target, or nii.gz); seg.nrrd is a segmentation "
-        "of 3D Slicer, dcm is DICOM-SEG",
+        help="format of label maps (default: that of the target, or nii.gz); seg.nrrd: "
+        "segmentation of 3D Slicer, dcm: DICOM-SEG",
     )
     results.add_argument(
-        "--probabilities", action="store_true", help="also write a file for each structure"
+        "--probabilities",
+        action="store_true",
+        help="also write a probability map for each structure",
     )
     again = results.add_mutually_exclusive_group()
     again.add_argument("--overwrite", action="store_true", help="replace results that exist")
     again.add_argument(
-        "--resume", action="store_true", help="go on with a batch that was cut off: what is missing"
+        "--resume", action="store_true", help="continue an interrupted batch: only missing results"
     )
-    work = predict.add_argument_group("the work")
+    work = predict.add_argument_group("processing")
     work.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be done and what would go wrong; write nothing",
+        help="report what would be done and what would fail; write nothing",
     )
     work.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        help="look a second time at the target's own resolution (default: if the network was "
-        "trained on such views and its grid is much coarser)",
+        help="refine at the target's full resolution (default: if the network was trained with "
+        "crops and its working grid is much coarser)",
     )
-    add_reading(work, "refuse targets that would need more")
+    work.add_argument(
+        "--largest-component",
+        action="store_true",
+        help="keep only the largest connected component of each structure",
+    )
+    work.add_argument(
+        "--fill-holes", action="store_true", help="fill background that a structure encloses"
+    )
+    add_reading(work, "memory limit; larger targets are refused")
 
 
 def _names(text: str) -> list[str]:
@@ -296,7 +318,7 @@ def add_show(verb: Verb) -> None:
         "show",
         _show,
         "draw an image with a label map, or a context set with its prompts",
-        "wsicl show target.nii.gz masks/target.nii.gz --output found.png\n"
+        "wsicl show target.nii.gz masks/target.nii.gz --output prediction.png\n"
         "         wsicl show --context context.json --output context.png",
     )
     show.add_argument("image", nargs="?", metavar="IMAGE", help="an image file")
@@ -312,15 +334,15 @@ def add_show(verb: Verb) -> None:
         help="names of the label map's values",
     )
     add_convention(show)
-    add_reading(show, "refuse images that would need more")
-    show.add_argument("--output", required=True, metavar="FILE.png", help="the picture")
+    add_reading(show, "memory limit; larger images are refused")
+    show.add_argument("--output", required=True, metavar="FILE.png", help="file of the picture")
 
 
 def add_info(verb: Verb) -> None:
     info = verb(
         "info",
         _info,
-        "say what a store, a checkpoint or a run holds",
+        "describe a store, a checkpoint or a run",
         "wsicl info runs/hippocampus",
     )
     info.add_argument("path", help="a store, run, checkpoint or file of weights, or small")

@@ -1,4 +1,4 @@
-"""Verbs for training: demo, train, ablate, check."""
+"""The verbs demo, train, ablate and check."""
 
 import argparse
 import functools
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wsicl_jax.train.binding import RunStart
 
 _STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: a scheduler that sees it may start the same command again."""
+"""EX_TEMPFAIL of sysexits.h: a scheduler may start the same command again."""
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -30,7 +30,7 @@ def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
 
     if options.accept_data_changes and not options.resume:
-        raise WsiclError("--accept-data-changes is about a run that goes on: add --resume")
+        raise WsiclError("--accept-data-changes is for resumed runs: add --resume")
     config = load_config(options.config, options.overrides)
     join_processes(options.coordinator, options.num_processes, options.process_id)
     keep_compiled_programs()
@@ -63,10 +63,10 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.loop import train
 
-    # Now, so that a data set that cannot be evaluated is told before the training.
+    # Before training, so that a data set that cannot be evaluated is reported early.
     planned, skipped = plan_experiment(config, start.datasets)
     scores = []
-    # Drawn once, when they are first needed: that reads label maps.
+    # Sampled once, at the first evaluation, because this reads label maps.
     marked = functools.cache(lambda: [with_prompts(data) for data in planned])
 
     def evaluator(model):
@@ -99,7 +99,7 @@ def _ablate(options: argparse.Namespace) -> int:
     if options.launcher == "slurm" and options.jobs is not None:
         raise WsiclError("--jobs is for --launcher local; for Slurm, set slurm.array_parallelism=N")
     try:
-        fine = ablate(
+        complete = ablate(
             load_ablation(options.config, options.overrides),
             show=console().print,
             launcher=options.launcher,
@@ -109,7 +109,7 @@ def _ablate(options: argparse.Namespace) -> int:
     except PreemptedError as error:
         print(f"wsicl ablate: {error}", file=sys.stderr)
         return _STOPPED
-    return 0 if fine else 1
+    return 0 if complete else 1
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -135,7 +135,7 @@ def add_demo(verb: Verb) -> None:
     demo = verb(
         "demo",
         _demo,
-        "train a tiny model on synthetic data and show what it can do, in 5 minutes",
+        "train a tiny network on synthetic data and draw its results, in 5 minutes",
         "wsicl demo --output demo",
     )
     demo.add_argument("--output", default="demo", help="directory for the run and its figures")
@@ -146,56 +146,60 @@ def add_train(verb: Verb) -> None:
     train = verb(
         "train",
         _train,
-        "train a model as a configuration says",
+        "train a network by a configuration",
         "wsicl train configs/hippocampus.yaml train.steps=4000 run=runs/long",
     )
-    train.add_argument("config", help="YAML file; see configs/")
+    train.add_argument("config", help="YAML file; see wsicl configs")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     train.add_argument(
         "--accept-data-changes",
         action="store_true",
-        help="with --resume: go on although the stores have changed since; cases keep their part",
+        help="with --resume: accept changed stores; cases keep their part of the split",
     )
     cluster = train.add_argument_group(
-        "several processes", "found by themselves under Slurm, in a JobSet and on TPU pods"
+        "several processes", "detected under Slurm, in a JobSet and on TPU pods"
     )
     cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    cluster.add_argument("--num-processes", type=int, metavar="N", help="how many train together")
-    cluster.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
+    cluster.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
+    cluster.add_argument(
+        "--process-id", type=int, metavar="I", help="number of this process, from 0"
+    )
 
 
 def add_ablate(verb: Verb) -> None:
     ablate = verb(
         "ablate",
         _ablate,
-        "train a grid of settings, here or as jobs of Slurm; only what is missing",
+        "train a grid of settings, here or as Slurm jobs; skips finished cells",
         "wsicl ablate configs/sweeps/contexts.yaml train.steps=500 --dry-run",
     )
-    ablate.add_argument("config", help="YAML file; see configs/sweeps/")
+    ablate.add_argument("config", help="YAML file; see wsicl configs")
     ablate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     ablate.add_argument(
         "--launcher",
         choices=("local", "slurm"),
         default="local",
-        help="local: each cell in a process here; slurm: each is a job of an array (local)",
+        help="local: each cell in a process here; slurm: each cell in an array job (local)",
     )
     ablate.add_argument(
-        "--jobs", type=at_least(1), metavar="N", help="with local: cells at a time (1)"
+        "--jobs", type=at_least(1), metavar="N", help="with local: cells in parallel (1)"
     )
-    ablate.add_argument("--dry-run", action="store_true", help="only tell which cells there are")
+    ablate.add_argument("--dry-run", action="store_true", help="only list the cells")
 
 
 def add_check(verb: Verb) -> None:
     check = verb(
         "check",
         _check,
-        "say what a training run would need and where it would fail, before it starts",
+        "report what a training would need and where it would fail, before it starts",
         "wsicl check configs/hippocampus.yaml --devices 64 --hosts 8 --memory 80",
     )
-    check.add_argument("config", help="YAML file; see configs/")
+    check.add_argument("config", help="YAML file; see wsicl configs")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    check.add_argument("--resume", action="store_true", help="check `wsicl train --resume`")
-    check.add_argument("--devices", type=int, metavar="N", help="devices of all hosts (as here)")
-    check.add_argument("--hosts", type=int, default=1, metavar="H", help="hosts they are on (1)")
+    check.add_argument("--resume", action="store_true", help="check resuming the run")
+    check.add_argument(
+        "--devices", type=int, metavar="N", help="devices of all hosts (default: those here)"
+    )
+    check.add_argument("--hosts", type=int, default=1, metavar="H", help="number of hosts (1)")
     check.add_argument("--memory", type=float, metavar="GB", help="memory of one device")

@@ -1,4 +1,4 @@
-"""What the values of options may be, and files that verbs write."""
+"""Types of option values, shared options, and files that verbs write."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ Verb = Callable[..., argparse.ArgumentParser]
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of whole numbers from `least` on."""
+    """The type of integers from `least` on."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -58,23 +58,23 @@ def label_names(text: str) -> dict[int, str]:
 
 
 def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
-    """The options of how files of images are read; `memory` is what the bound does."""
+    """Add the options of reading images; `memory` describes the memory limit."""
     verb.add_argument(
         "--assume-orientation",
         metavar="RAS",
-        help="where the axes run of images that do not say it, such as RAS or LPS",
+        help="direction of the axes of images that do not state it, such as RAS or LPS",
     )
     verb.add_argument(
         "--max-memory",
         "--max-memory-gb",
         type=above_0,
         metavar="GB",
-        help=f"{memory} (default: images, half of the machine's memory each)",
+        help=f"{memory} (default: half of the machine's memory for each image)",
     )
 
 
 def add_convention(verb: argparse._ActionsContainer) -> None:
-    """The option of which side of the subject pictures show at the left."""
+    """Add the option of the side of the subject at the left of pictures."""
     verb.add_argument(
         "--convention",
         choices=("neurological", "radiological"),
@@ -85,7 +85,7 @@ def add_convention(verb: argparse._ActionsContainer) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises `WsiclError` if a file cannot be written there, before anything is computed."""
+    """Raises `WsiclError` if a file cannot be written there; called before long work."""
     from wsicl_jax.storage.atomic import why_not_writable
 
     if why := why_not_writable(path):
@@ -93,12 +93,12 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON in one piece."""
+    """Write JSON atomically."""
     from wsicl_jax.storage.atomic import write_whole
 
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def command() -> str:
-    """The command line as it was given."""
+    """The command line of this process."""
     return shlex.join(["wsicl", *sys.argv[1:]])

@@ -28,3 +28,7 @@ class InferenceConfig(ReadingConfig):
     """Most tiles for one structure; if more are needed, tiles cover larger voxels."""
     refine_min_dice: Share = 0.7
     """A tile whose Dice with the coarse prediction is lower is not used."""
+    largest_component: bool = False
+    """Keep only the largest connected component of each structure in label maps."""
+    fill_holes: bool = False
+    """Fill the holes of each structure in label maps: background that it encloses in 3D."""

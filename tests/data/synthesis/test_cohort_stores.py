@@ -83,7 +83,7 @@ def test_a_finished_store_is_left_as_it_is(whole, capsys):
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.is_file()}
     assert main(["synth", str(whole), "--cohorts", "2", *WORDS, "--spacing", "1.5"]) == 0
     assert before == {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.is_file()}
-    assert "0 cohorts written, 2 were there" in capsys.readouterr().out
+    assert "0 cohorts written, 2 already existed" in capsys.readouterr().out
 
 
 def test_more_cohorts_may_be_asked_for_later(whole, tmp_path):
