@@ -113,6 +113,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+class _PrintCompletion(argparse.Action):
+    def __call__(self, parser, namespace, shell, option_string=None):
+        try:
+            import shtab
+        except ImportError:
+            parser.error("completion needs the extra: pip install 'wsicl_jax[completion]'")
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -120,6 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Weakly supervised in-context segmentation of 3D medical images.",
     )
     parser.add_argument("--version", action="version", version=f"wsicl {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print the completion script of a shell",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run, summary: str, example: str, group=verbs) -> argparse.ArgumentParser:
