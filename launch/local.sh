@@ -14,11 +14,11 @@ if ! command -v wsicl > /dev/null; then
 fi
 count=$1
 shift
-port=$((20000 + RANDOM % 12000))  # below the ports that the system gives away by itself
+port=$((20000 + RANDOM % 12000))  # below the system's ephemeral ports
 export JAX_PLATFORMS=cpu
 
 processes=()
-# bash does not pass its signals on, and has its background processes ignore Ctrl-C.
+# bash does not forward signals, and its background processes ignore Ctrl-C.
 trap 'kill -TERM "${processes[@]}" 2> /dev/null' TERM INT
 trap 'kill -KILL $(jobs -rp) 2> /dev/null' EXIT
 for ((i = 0; i < count; i++)); do
@@ -33,10 +33,10 @@ while [ $code -eq 0 ]; do
     if [ -n "${ended:-}" ]; then
         code=$status
     elif [ $status -eq 127 ]; then
-        break  # none is left; otherwise it came back because a signal was passed on
+        break  # none is left; otherwise `wait` was interrupted by a signal
     fi
 done
-# The others notice within 30 s and end by themselves, unless they hang.
+# The others notice within 30 s and end, unless they hang.
 for ((i = 0; i < 40; i++)); do
     [ -z "$(jobs -rp)" ] && break
     sleep 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on all hosts of a Cloud TPU pod slice: launch/tpu_pod.sh NAME ZONE CONFIG.yaml [key=value ...]
-# The hosts have the checkout and its .venv in WSICL_DIR (wsicl_jax, below the home directory), and
-# the run is in a place that all of them share. Repeat the command to go on after an interruption.
+# All hosts have the checkout and its .venv in WSICL_DIR (default: wsicl_jax in the home directory),
+# and share the directory of the run. Repeat the command to continue after an interruption.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
