@@ -1,4 +1,4 @@
-"""Stores, lists and networks of no size, on which evaluation takes no time."""
+"""Tiny stores, lists and networks, for fast evaluations."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def write_store(
     labels: Callable[[int], np.ndarray] | None = None,
     margin: int = 0,
 ) -> Path:
-    """A store of two blocks at places that differ a little, or of other label maps.
+    """A store of two blocks at slightly different positions, or of other label maps.
 
     With a `margin`, every image lies in as many voxels of padding.
     """
@@ -97,27 +97,27 @@ def some_model(seed: int = 0) -> DualBranch:
     return model
 
 
-class Answers(Predictor):
-    """In the place of a network: what `answer(episode, size)` says."""
+class FakeNetwork(Predictor):
+    """A network whose output is `answer(episode, size)`."""
 
     def __init__(self, answer: Callable[[Episode, int], np.ndarray]):
         self.volume = experiment("synthetic").volume
         self.answer = answer
-        self.shown: list[Episode] = []
-        """All episodes that it was asked about, in order."""
+        self.received: list[Episode] = []
+        """All episodes that it received, in order."""
 
     @property
     def at_once(self) -> int:
         return 2
 
     def outputs(self, episodes, sizes):
-        self.shown += episodes
-        found = [[self.answer(episode, size) for episode in episodes] for size in sizes]
-        return np.asarray(found, np.float32)
+        self.received += episodes
+        outputs = [[self.answer(episode, size) for episode in episodes] for size in sizes]
+        return np.asarray(outputs, np.float32)
 
 
 def save_run(run: Path, store: Path, *, seed: int = 0) -> Path:
-    """A run that was trained on the training cases of a store, as it is left."""
+    """The directory of a run that was trained on the training cases of a store."""
     config = experiment(store)
     manifest = manifest_of(config, open_datasets(config))
     about = {"config": config_to_dict(config), "step": 1, DATA: manifest.digest}
@@ -127,7 +127,7 @@ def save_run(run: Path, store: Path, *, seed: int = 0) -> Path:
 
 
 def save_alone(path: Path, *, seed: int = 0) -> Path:
-    """A checkpoint of which nobody knows what it was trained on."""
+    """A checkpoint without a record of its training data."""
     about = {"config": config_to_dict(experiment("synthetic"))}
     save_model(path, some_model(seed), about)
     return path

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from evaluate.small_evaluations import GRID, SHAPE, Answers, planned, write_store
+from evaluate.small_evaluations import GRID, SHAPE, FakeNetwork, planned, write_store
 
 from wsicl_jax.config import DatasetConfig, SweepConfig, VolumeConfig, load_sweep
 from wsicl_jax.data.episodes.sampling import Episode
@@ -195,7 +195,7 @@ def test_the_dice_by_which_a_cut_is_chosen_is_the_one_that_is_scored(empty):
 @pytest.mark.parametrize(("kind", "prompts"), [("box", 2), ("point", 1), ("mask", 2)])
 def test_episodes_prompts_and_seconds_are_those_of_a_network(store, kind, prompts):
     data = planned(store, kinds=["box", "point"])
-    network = Answers(lambda episode, size: np.zeros(GRID))
+    network = FakeNetwork(lambda episode, size: np.zeros(GRID))
     settings = {"kind": kind, "prompts": prompts, "sizes": (2, 1)}
     of_network = score_in_context(network, *data, model="intensity", tolerance_mm=2.0, **settings)
     of_baseline = scores_of("intensity", data, **settings)
@@ -208,14 +208,14 @@ def test_episodes_prompts_and_seconds_are_those_of_a_network(store, kind, prompt
     assert max(s.dice for s in of_baseline) > 0
 
 
-def test_a_baseline_sees_prompts_without_the_halo_of_the_networks():
+def test_the_prompts_of_a_baseline_are_never_smoothed():
     config = SweepConfig(data=(DatasetConfig(store="synthetic"),), baselines=("prompt_mean",))
     (found,) = baselines_of(config, [VolumeConfig(grid=(8, 8, 8), prompt_smoothing=0.2)])
     assert found.volume == VolumeConfig(grid=(8, 8, 8))
 
 
-def test_a_list_that_lacks_what_is_asked_for_is_refused(store):
-    with pytest.raises(DataError, match="4 are asked for"):
+def test_a_list_with_too_few_contexts_is_refused(store):
+    with pytest.raises(DataError, match="4 are requested"):
         scores_of("prompt_mean", planned(store), sizes=[4])
     with pytest.raises(DataError, match="kind 'point'"):
         scores_of("prompt_mean", planned(store, kinds=["box"]), kind="point")

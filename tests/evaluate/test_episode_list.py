@@ -38,7 +38,7 @@ def test_a_list_that_was_changed_by_hand_is_refused(listed, tmp_path):
         read_list(path)
 
 
-def test_what_is_no_list_is_told(listed, tmp_path):
+def test_a_file_that_is_no_list_is_refused(listed, tmp_path):
     path = tmp_path / "list.json"
     with pytest.raises(DataError, match=r"list\.json cannot be read"):
         read_list(path)
@@ -81,11 +81,11 @@ def test_a_lists_hash_does_not_depend_on_where_the_store_lies(store, listed, tmp
     assert replace(listed, seed=1).digest != listed.digest
 
 
-def test_what_a_list_lacks_is_told_with_what_it_has(listed):
+def test_a_list_without_enough_contexts_prompts_or_kinds_is_refused(listed):
     listed.check(3, "box", 2)
-    with pytest.raises(DataError, match="has 3 context images; 4 are asked for"):
+    with pytest.raises(DataError, match="has 3 context images, but 4 are requested"):
         listed.check(4)
-    with pytest.raises(DataError, match="has 2 prompts; 5 are asked for"):
+    with pytest.raises(DataError, match="has 2 prompts, but 5 are requested"):
         listed.check(1, "box", 5)
     boxes = replace(listed, kinds=("box",))
     with pytest.raises(DataError, match="no prompts of kind 'point', only box"):

@@ -61,7 +61,7 @@ def test_other_masks_are_compared_with_the_targets_spacing(data, listed, tmp_pat
     assert content["tolerance_mm"] == 0.5
 
 
-def test_a_model_that_was_shown_masks_needs_none_in_the_list(data, listed, tmp_path):
+def test_mask_prompts_need_no_entry_in_the_list(data, listed, tmp_path):
     masks = write_masks(data, tmp_path / "masks")
     scores = score(listed, masks, tmp_path / "out", kind="mask", prompts=7, contexts=2)
     assert {(s.prompts, s.seconds) for s in scores} == {(1, 2 * 1600)}
@@ -92,7 +92,7 @@ def test_rounding_of_an_affine_is_no_other_grid(data, listed, tmp_path):
     assert score(listed, masks, tmp_path / "out")[0].dice == 1
 
 
-def test_missing_masks_are_told_with_their_names(data, listed, tmp_path):
+def test_missing_masks_are_refused_with_their_names(data, listed, tmp_path):
     masks = write_masks(data, tmp_path / "masks")
     gone = masks / f"{data.episodes.episodes[1].name}.nii.gz"
     gone.unlink()
@@ -104,7 +104,7 @@ def test_missing_masks_are_told_with_their_names(data, listed, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_list_does_not_have_was_not_shown(data, listed, tmp_path):
+def test_prompts_that_the_list_lacks_are_refused(data, listed, tmp_path):
     masks = write_masks(data, tmp_path / "masks")
     for settings in ({"contexts": 4}, {"prompts": 3}, {"kind": "scribble"}):
         with pytest.raises(DataError, match="episode list of two_blocks has"):

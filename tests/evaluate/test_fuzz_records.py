@@ -62,7 +62,7 @@ def listed(folder):
     return {"a.json": (folder / "a.json").read_bytes()}
 
 
-def seal_anew(path):
+def write_new_digest(path):
     """Give a file the right checksum, so that what is wrong is not found by it alone."""
     with suppress(ValueError, RecursionError, OSError):
         value = json.loads(path.read_bytes())
@@ -76,7 +76,7 @@ def read_sweep(path):
     for _ in range(2):
         with suppress(WsiclError):
             read_results([path.parent])
-        seal_anew(path.parent / "cells/m/d/box.json")
+        write_new_digest(path.parent / "cells/m/d/box.json")
 
 
 def read_episodes(path):
@@ -84,7 +84,7 @@ def read_episodes(path):
     for _ in range(2):
         with suppress(WsiclError):
             read_list(path)
-        seal_anew(path)
+        write_new_digest(path)
 
 
 def read_scores(path):

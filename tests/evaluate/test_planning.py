@@ -16,7 +16,7 @@ from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.store_writer import finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
-from wsicl_jax.evaluate import cases as cases_module
+from wsicl_jax.evaluate import case_sources
 from wsicl_jax.evaluate.case_sources import CohortCases, structure_mask
 from wsicl_jax.evaluate.episode_list import decoded
 from wsicl_jax.evaluate.planning import cases_of, plan, plan_experiment, with_prompts
@@ -50,7 +50,7 @@ def test_targets_are_validation_cases_and_contexts_training_cases(store):
     assert len({frozenset(e.contexts) for e in found}) > 1
 
 
-def test_held_out_cases_are_targets_where_they_are_asked_for(store):
+def test_held_out_cases_are_targets_if_the_part_is_held_out(store):
     def targets(part):
         config = experiment(store)
         episode = replace(config.episode, held_out_share=0.2)
@@ -106,7 +106,7 @@ def test_two_data_sets_of_one_name_are_refused(store):
         plan_experiment(config_from_dict({**plain, "data": plain["data"] * 2}))
 
 
-def test_no_more_targets_than_asked_for(store):
+def test_there_are_at_most_the_requested_targets(store):
     found = episodes(experiment(store, targets=2))
     assert [e.structure for e in found] == ["left", "left", "right", "right"]
 
@@ -152,7 +152,7 @@ def test_a_named_structure_in_too_few_cases_is_an_error(store):
         plan_experiment(config)
 
 
-def test_a_label_in_too_few_cases_is_left_out_with_its_reason(store):
+def test_a_label_in_too_few_cases_is_skipped_with_its_reason(store):
     found = plan_experiment(experiment(store, contexts=8))
     assert not found.planned
     assert set(found.skipped) == {"two_blocks/left", "two_blocks/right"}
@@ -226,7 +226,7 @@ def test_a_structure_too_small_for_the_working_grid_is_marked_all_the_same(tmp_p
         assert episode.context_prompts.reshape(2, -1).any(axis=1).all(), kind
 
 
-def test_prompts_of_another_structure_lie_outside_the_one_asked_for(store):
+def test_prompts_of_another_structure_lie_outside_the_structure_of_the_episode(store):
     config = experiment(store, kinds=["mask", "point"])
     (draft,) = plan(
         open_datasets(config),
@@ -294,7 +294,7 @@ def test_a_synthetic_list_brings_its_cohorts_with_it(tmp_path):
 def test_a_cohorts_hash_changes_with_the_cases_of_its_prior(monkeypatch):
     _, cases = planned("synthetic")
     before = cases.digest("cohort 1/subject 1")
-    monkeypatch.setattr(cases_module, "fingerprint", lambda settings: 7)
+    monkeypatch.setattr(case_sources, "fingerprint", lambda settings: 7)
     assert CohortCases(cases.cohorts).digest("cohort 1/subject 1") != before
 
 
@@ -308,7 +308,7 @@ def test_a_store_that_has_changed_since_is_refused(tmp_path):
     used = next(iter(listed.cases))
     write_case(path, used, np.ones((1, *SHAPE), np.float32), np.ones(SHAPE, np.uint8), np.eye(4))
     finish_store(path)
-    with pytest.raises(DataError, match=f"changed since .* '{used}'; plan the list anew"):
+    with pytest.raises(DataError, match=f"changed since .* '{used}'; plan the list again"):
         cases_of(listed)
 
 

@@ -52,7 +52,7 @@ def test_a_cell_comes_back_from_its_file_as_it_was(tmp_path):
     assert [file.name for file in file_of(tmp_path).parent.iterdir()] == ["box-3.json"]
 
 
-def sealed_anew(text, **changes):
+def with_new_digest(text, **changes):
     content = {k: v for k, v in json.loads(text).items() if k != CHECKSUM}
     return json.dumps(with_digest(content | changes))
 
@@ -62,13 +62,13 @@ def sealed_anew(text, **changes):
     [
         (lambda text: text[: len(text) // 2], "cannot be read as a file of scores"),
         (lambda text: text.replace("0.25", "0.75"), "has been changed since it was written"),
-        (lambda text: sealed_anew(text, format=2), "has format 2; expected 1"),
+        (lambda text: with_new_digest(text, format=2), "has format 2; expected 1"),
         (lambda text: json.dumps(with_digest({"format": 1, "name": "a"})), "no file of scores"),
         (lambda text: "3", "no file of scores"),
     ],
     ids=["cut off", "changed", "another format", "something else", "a number"],
 )
-def test_a_damaged_cell_is_told(damage, message, tmp_path):
+def test_a_damaged_cell_is_refused(damage, message, tmp_path):
     write_cell(tmp_path, CELL)
     path = file_of(tmp_path)
     path.write_text(damage(path.read_text()))
@@ -80,7 +80,7 @@ def about(directory: Path, cells: dict[str, str]) -> None:
     (directory / ABOUT).write_text(json.dumps({"cells": cells}))
 
 
-def test_cells_that_a_sweep_no_longer_has_are_left_out(tmp_path):
+def test_cells_that_a_sweep_no_longer_has_are_skipped(tmp_path):
     former = replace(CELL, name="it/set/point-3")
     for cell in (CELL, former):
         write_cell(tmp_path, cell)
@@ -90,7 +90,7 @@ def test_cells_that_a_sweep_no_longer_has_are_left_out(tmp_path):
     assert read_cells([tmp_path]) == [CELL]
 
 
-def test_cells_of_other_episodes_or_checkpoints_are_left_out_until_they_are_scored_anew(tmp_path):
+def test_cells_of_other_episodes_or_checkpoints_are_skipped_until_they_are_scored_again(tmp_path):
     other = replace(CELL, name="it/set/point-3")
     for cell in (CELL, other):
         write_cell(tmp_path, cell)
@@ -104,7 +104,7 @@ def test_cells_of_several_sweeps_are_read_in_their_order(tmp_path):
     assert [cell.key for cell in read_cells([tmp_path / "b", tmp_path / "a"])] == ["b", "a"]
 
 
-def test_a_directory_without_scores_is_told(tmp_path):
+def test_a_directory_without_scores_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no scores; `wsicl sweep` writes them"):
         read_cells([tmp_path])
     (tmp_path / ABOUT).write_text("{")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from evaluate.small_evaluations import Answers, experiment, planned
+from evaluate.small_evaluations import FakeNetwork, experiment, planned
 
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ def test_a_single_number_stands_for_one_size():
 
 def test_all_settings_are_scored_on_every_episode(store):
     config = experiment(store, **EVERYTHING)
-    network = Answers(lambda episode, size: np.zeros(episode.target.shape[:3]))
+    network = FakeNetwork(lambda episode, size: np.zeros(episode.target.shape[:3]))
     marked = [with_prompts(data) for data in plan_experiment(config).planned]
     scores = evaluate(network, marked, config.evaluation, "it")
     assert {score.model for score in scores} == {"it", "nothing done"}

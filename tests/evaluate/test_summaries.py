@@ -68,7 +68,7 @@ def test_means_are_taken_over_targets():
     )
 
 
-def test_means_of_several_settings_of_a_kind_are_told_apart():
+def test_means_of_several_settings_of_a_kind_have_keys_of_their_own():
     scores = [*SCORES, score("a", "point", "1", 0.5, contexts=1), *ROUNDS, *RESTORED]
     assert mean_dice(scores) == pytest.approx(
         {
@@ -129,7 +129,7 @@ def test_a_sweeps_table_has_a_row_for_each_cell():
     ]
 
 
-def test_what_was_left_out_is_a_table_of_reasons():
+def test_skipped_structures_are_a_table_of_reasons():
     assert rows(skipped_table({"set/c": "too rare"}))[1] == ["set/c", "too rare"]
 
 

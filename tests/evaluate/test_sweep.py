@@ -148,7 +148,7 @@ def test_the_parts_make_all_cells_once_together(sweep, scored, parts):
     assert len(finished(open_sweep(config))) == 8 * 4 * 2
 
 
-def test_real_networks_are_scored_and_told_apart(sweep):
+def test_real_networks_are_scored_each_with_its_own_weights(sweep):
     config = sweep({"kinds": ["mask"], "contexts": [3], "targets": 1})
     opened = open_sweep(config, "wsicl sweep x.yaml")
     assert run_cells(opened) == (2, 0)
@@ -266,7 +266,7 @@ def test_the_noise_of_another_seed_is_another_cell(sweep, store, tmp_path):
     assert changed == {name for name in before if "denoising" in name}
 
 
-def test_a_checkpoint_that_was_trained_further_is_scored_anew(sweep, checkpoints):
+def test_a_checkpoint_that_was_trained_further_is_scored_again(sweep, checkpoints):
     before, after = (
         keys(sweep(checkpoints={"a": checkpoints["a"], "it": checkpoints[name]})) for name in "ab"
     )
@@ -331,7 +331,7 @@ def test_a_sweep_of_unseen_data_refuses_a_data_set_that_was_seen(sweep, store, r
     open_sweep(replace(seen, data=(DatasetConfig(),), output=str(tmp_path / "synthetic")))
 
 
-def test_a_sweep_of_unseen_data_warns_of_what_nobody_knows(sweep):
+def test_a_sweep_of_unseen_data_warns_if_the_training_data_is_unknown(sweep):
     with pytest.warns(UserWarning, match="whether a has seen .* is not known"):
         open_sweep(sweep(unseen=True, checkpoints={"a": sweep().checkpoints["a"]}))
 
@@ -358,7 +358,7 @@ def test_a_list_with_a_target_that_was_trained_on_is_refused(sweep, store, run, 
 # Mistakes are told before anything is written.
 
 
-def test_mistakes_are_told_before_anything_is_written(sweep, store, tmp_path, checkpoints):
+def test_mistakes_are_refused_before_anything_is_written(sweep, store, tmp_path, checkpoints):
     write_list(tmp_path / "list.json", planned(store, kinds=["box"], contexts=2).episodes)
     listed = {"data": (), "episodes": (str(tmp_path / "list.json"),)}
     other = create_scaled(tmp_path / "scaled")
@@ -368,12 +368,12 @@ def test_mistakes_are_told_before_anything_is_written(sweep, store, tmp_path, ch
         (sweep(checkpoints={"x": "no/run"}), CheckpointError, "no/run"),
         (sweep(data=({"store": "no/store"},)), DataError, "no/store"),
         (sweep({"contexts": [9]}), DataError, "no structure .* 9 and 1 are needed"),
-        (sweep({"kinds": ["box"], "contexts": [3]}, **listed), DataError, "3 are asked for"),
+        (sweep({"kinds": ["box"], "contexts": [3]}, **listed), DataError, "3 are requested"),
         (sweep({"kinds": ["point"], "contexts": [2]}, **listed), DataError, "kind 'point'"),
         (
             sweep({"kinds": ["box"], "interactive": {"kinds": ["box"], "contexts": 5}}, **listed),
             DataError,
-            "5 are asked for",
+            "5 are requested",
         ),
         (
             sweep({"kinds": ["box"], "contexts": [2]}, **{**listed, "data": sweep().data}),
@@ -446,7 +446,7 @@ def test_a_directory_of_other_models_scores_is_left_alone(sweep):
         open_sweep(config)
 
 
-def test_what_was_left_out_is_told_with_its_reason(sweep, tmp_path):
+def test_skipped_structures_are_reported_with_their_reason(sweep, tmp_path):
     def label(number: int) -> np.ndarray:
         found = np.zeros(SHAPE, np.uint8)
         found[2:5, 2:5, 2:5] = 1

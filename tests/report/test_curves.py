@@ -134,7 +134,7 @@ def test_times_have_ticks_that_people_read():
     [(5, "5 s"), (60, "1 min"), (80, "80 s"), (150, "2.5 min"), (800, "13 min"), (3600, "1 h"),
      (25600, "7.1 h"), (200000, "2.3 d")],
 )  # fmt: skip
-def test_times_are_said_as_people_say_them(seconds, words):
+def test_durations_have_a_readable_unit(seconds, words):
     assert duration(float(seconds)) == words
 
 

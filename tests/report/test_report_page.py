@@ -206,7 +206,7 @@ def test_the_same_sweep_gives_the_same_bytes(small, tmp_path):
     assert first == second
 
 
-def test_a_report_is_replaced_only_when_asked_and_leaves_none_of_the_old_figures(small, tmp_path):
+def test_a_report_is_replaced_only_with_overwrite_and_then_without_the_old_figures(small, tmp_path):
     sweep, out = small
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
     (tmp_path / "mine.png").write_bytes(b"")

@@ -1,7 +1,6 @@
 """Where evaluation reads images and label maps: from a store, or from synthetic cohorts."""
 
 import functools
-import threading
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -77,7 +76,6 @@ class StoreCases:
         self.dataset = dataset
         self.name = dataset.name
         self._labels = cachetools.LRUCache(_LABEL_CACHE_BYTES, getsizeof=lambda x: x.nbytes)
-        self._lock = threading.Lock()
 
     def subject(
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None
@@ -85,15 +83,9 @@ class StoreCases:
         store = self.dataset.store
         return working_grid_case(store, case, store.channel_names.index(channel), volume, keep)
 
+    @cachetools.cachedmethod(lambda self: self._labels)
     def label(self, case: str) -> np.ndarray:
-        with self._lock:
-            if (cached := self._labels.get(case)) is not None:
-                return cached
-        label = self.dataset.store.read_label(case)
-        with self._lock:
-            if label.nbytes <= _LABEL_CACHE_BYTES:
-                self._labels[case] = label
-        return label
+        return self.dataset.store.read_label(case)
 
     def grid(
         self, case: str, channel: str, volume: VolumeConfig, keep: Box | None = None

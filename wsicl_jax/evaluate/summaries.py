@@ -169,16 +169,16 @@ def _pivot(
 
 
 def _restoration_table(scores: Sequence[Score]) -> Table:
-    table = Table(title="Image to image")
+    table = Table(title="Restoration")
     for name in ("data set", "task", "model"):
         table.add_column(name)
     for name in ("contexts", "PSNR, dB", "SSIM"):
         table.add_column(name, justify="right")
     rows = dict.fromkeys((s.data_set, s.kind, s.model, s.contexts) for s in scores)
     for row in rows:
-        here = [s for s in scores if (s.data_set, s.kind, s.model, s.contexts) == row]
-        psnr = np.mean([s.psnr for s in here])
-        ssim = np.mean([s.ssim for s in here])
+        targets = [s for s in scores if (s.data_set, s.kind, s.model, s.contexts) == row]
+        psnr = np.mean([s.psnr for s in targets])
+        ssim = np.mean([s.ssim for s in targets])
         table.add_row(*row[:3], str(row[3]), f"{psnr:.1f}", f"{ssim:.3f}")
     return table
 

@@ -91,11 +91,7 @@ def _time_caption(group: ModelGroup, of: str) -> str:
         f"{of}Dice against the annotation time of the whole context set, on a logarithmic scale. "
         "Each marker is a setting: a number of context images and of prompts. A line joins the "
         "settings that no quicker setting of the same kind equals; the others are pale."
-        + (
-            " Dotted: boxes as a share of dense ICL."
-            if {DENSE, "box"} <= kinds
-            else ""
-        )
+        + (" Dotted: boxes as a share of dense ICL." if {DENSE, "box"} <= kinds else "")
         + (" The mean is over the settings that all data sets have." if several else "")
         + " (As figure 5 of the paper.)"
     )

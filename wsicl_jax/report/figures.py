@@ -1,4 +1,4 @@
-"""The report's curves: Dice against context size, annotation time and interactive rounds."""
+"""Curves of the report: Dice against context size, annotation time and interactive rounds."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from wsicl_jax.storage.safe_names import in_figure
 _MOST_ROWS = 4
 """Data sets in one figure of panels."""
 
-_LETTERS_OF_A_ROW = 17
-"""Of a data set's name, on one line beside its panels."""
+_LINE_LENGTH = 17
+"""Characters of a data set's name on one line beside its panels."""
 
 _MEAN = "mean over data sets"
 _PALEST = 0.42
 _BAND = 0.13
-_LEAST_RANGE = 0.2
-"""Of Dice, on a vertical axis."""
+_MIN_RANGE = 0.2
+"""Range of Dice of a vertical axis, so that noise does not look like an effect."""
 _STRONG = ("box", "point", DENSE)
-"""Kinds whose lines are drawn strongest: those of the paper."""
+"""Kinds with thick lines: those of the paper."""
 
 
 class Timed(NamedTuple):
@@ -50,16 +50,16 @@ def pages_of(data_sets: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _wrapped(name: str) -> str:
-    """A data set's name on lines that a row of panels is high enough for."""
-    if len(name) <= _LETTERS_OF_A_ROW:
+    """A data set's name on several lines, beside a row of panels."""
+    if len(name) <= _LINE_LENGTH:
         return name
-    return textwrap.fill(name.replace("_", " "), _LETTERS_OF_A_ROW)
+    return textwrap.fill(name.replace("_", " "), _LINE_LENGTH)
 
 
 def context_figure(results: Results, group: ModelGroup, data_sets: Sequence[str]) -> Figure:
     """Dice against context size: a row for each data set, a column for each kind.
 
-    A line for each number of prompts, with its interval; dense ICL is in every panel.
+    A line for each number of prompts, with its interval. Dense ICL is in every panel.
     """
     kinds = [kind for kind in group.kinds() if kind != DENSE] or [DENSE]
     settings = [s for d in data_sets for k in (*kinds, DENSE) for s in group.of(d, k)]
@@ -109,8 +109,8 @@ def context_figure(results: Results, group: ModelGroup, data_sets: Sequence[str]
 def time_figure(results: Results, group: ModelGroup, others: Sequence[Setting] = ()) -> Figure:
     """Dice against the annotation time of the whole context set, a panel for each data set.
 
-    Every setting is a point; a line joins those that no quicker setting of their kind equals.
-    `others` are settings of models that were scored with one alone, drawn under their names.
+    Every setting is a point. A line joins those that no quicker setting of their kind equals.
+    `others` are settings of models with a single setting; a point with the model's name.
     """
     panels = {d: _timed(results, group, d) for d in group.data_sets}
     if len(panels) > 1:
@@ -130,7 +130,7 @@ def time_figure(results: Results, group: ModelGroup, others: Sequence[Setting] =
         for setting in others:
             if setting.data_set == name and (dice := results.mean(setting)) is not None:
                 _other(axis, setting.model, results.seconds(setting), dice)
-        _say_share(axis, points)
+        _annotate_share(axis, points)
         axis.set_title(in_figure(name), loc="left", weight="bold")
         axis.set_ylabel("Dice")
         axis.set_xlabel("annotation time of the context set")
@@ -139,10 +139,10 @@ def time_figure(results: Results, group: ModelGroup, others: Sequence[Setting] =
         _bound(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    shown = ordered_kinds(p.kind for points in panels.values() for p in points)
+    kinds = ordered_kinds(p.kind for points in panels.values() for p in points)
     handles = [
         Line2D([], [], color=colour(k), marker=marker(k), label=title_of("in_context", k), ms=5)
-        for k in shown
+        for k in kinds
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7))
     return figure
@@ -159,11 +159,11 @@ def rounds_figure(results: Results, group: ModelGroup) -> Figure:
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     for axis, data_set in zip(axes, data_sets, strict=False):
-        here = [s for s in settings if s.data_set == data_set]
-        for kind in ordered_kinds(s.kind for s in here):
+        of_panel = [s for s in settings if s.data_set == data_set]
+        for kind in ordered_kinds(s.kind for s in of_panel):
             for contexts in beside:
                 line = sorted(
-                    (s for s in here if (s.kind, s.contexts) == (kind, contexts)),
+                    (s for s in of_panel if (s.kind, s.contexts) == (kind, contexts)),
                     key=lambda s: s.round,
                 )
                 dashed = contexts != beside[0]
@@ -197,10 +197,10 @@ def _curve(
     x: str = "contexts",
     shape: str = "o",
 ) -> None:
-    there = [(getattr(s, x), i) for s in line if (i := results.interval(s)) is not None]
-    if not there:
+    points = [(getattr(s, x), i) for s in line if (i := results.interval(s)) is not None]
+    if not points:
         return
-    places, intervals = zip(*there, strict=True)
+    places, intervals = zip(*points, strict=True)
     means = [i.mean for i in intervals]
     plain = dashed and x == "contexts"
     axis.plot(
@@ -234,7 +234,7 @@ def _front(axis: Axes, points: Sequence[Timed]) -> None:
 
 
 def best_by_time(points: Sequence[Timed]) -> list[Timed]:
-    """Those points that are better than all that take no more time."""
+    """The points with a higher Dice than every point that takes no more time."""
     front: list[Timed] = []
     for point in sorted(points, key=lambda p: (p.seconds, -p.dice)):
         if not front or point.dice > front[-1].dice:
@@ -242,22 +242,22 @@ def best_by_time(points: Sequence[Timed]) -> list[Timed]:
     return front
 
 
-def _say_share(axis: Axes, points: Sequence[Timed]) -> None:
-    """How near the main kind comes to dense ICL, and in what part of its time."""
+def _annotate_share(axis: Axes, points: Sequence[Timed]) -> None:
+    """The Dice of the main kind as a share of that of dense ICL, and both annotation times."""
     kind = main_kind(ordered_kinds(p.kind for p in points))
-    dense, own = (best_by_time([p for p in points if p.kind == k]) for k in (DENSE, kind))
-    if kind == DENSE or not dense or not own or not dense[-1].dice:
+    fronts = [best_by_time([p for p in points if p.kind == k]) for k in (DENSE, kind)]
+    if kind == DENSE or not all(fronts) or not fronts[0][-1].dice:
         return
-    best, found = dense[-1], own[-1]
-    axis.axhline(best.dice, color=colour(DENSE), lw=0.8, ls=(0, (1, 2)), zorder=0.5)
+    dense, best = (front[-1] for front in fronts)
+    axis.axhline(dense.dice, color=colour(DENSE), lw=0.8, ls=(0, (1, 2)), zorder=0.5)
     axis.annotate(
-        "", (best.seconds, found.dice), (found.seconds, found.dice),
+        "", (dense.seconds, best.dice), (best.seconds, best.dice),
         arrowprops={"arrowstyle": "-", "color": colour(kind), "lw": 0.8, "ls": (0, (1, 2))},
     )  # fmt: skip
     axis.text(
         0.985, 0.035,
-        f"{title_of('in_context', kind)}: {100 * found.dice / best.dice:.0f} % of dense ICL\n"
-        f"in {duration(found.seconds)} instead of {duration(best.seconds)}",
+        f"{title_of('in_context', kind)}: {100 * best.dice / dense.dice:.0f} % of dense ICL\n"
+        f"in {duration(best.seconds)} instead of {duration(dense.seconds)}",
         color=colour(kind), transform=axis.transAxes, ha="right", va="bottom", fontsize=7.8,
         linespacing=1.35,
     )  # fmt: skip
@@ -281,24 +281,24 @@ def _timed(results: Results, group: ModelGroup, data_set: str) -> list[Timed]:
 
 
 def _mean_over(panels: Sequence[Sequence[Timed]]) -> list[Timed]:
-    """Means of those settings that every data set has."""
+    """Means of the settings that every data set has."""
     by_setting = [{(p.kind, p.contexts, p.prompts): p for p in points} for points in panels]
     return [
         Timed(
             *setting,
-            float(np.mean([found[setting].seconds for found in by_setting])),
-            float(np.mean([found[setting].dice for found in by_setting])),
+            float(np.mean([points[setting].seconds for points in by_setting])),
+            float(np.mean([points[setting].dice for points in by_setting])),
         )
         for setting in by_setting[0]
-        if all(setting in found for found in by_setting)
+        if all(setting in points for points in by_setting)
     ]
 
 
 def _bound(axis: Axes) -> None:
-    """A little air, no Dice below 0 or above 1, and a range that makes no mountains of noise."""
+    """Vertical limits with a margin, within 0 and 1, and at least `_MIN_RANGE` apart."""
     axis.margins(y=0.08)
     low, high = axis.get_ylim()
-    missing = max(_LEAST_RANGE - (high - low), 0)
+    missing = max(_MIN_RANGE - (high - low), 0)
     low, high = low - missing / 2, high + missing / 2
     axis.set_ylim(max(low, -0.02), min(high, 1.02))
 

@@ -48,8 +48,9 @@ class Questions(NamedTuple):
 
     title: str
     answers: list[Answers]
+    columns: list[str]
     rows: list[tuple[str, list[Finding | None]]]
-    """Each question with its answers, in the order of `answers`."""
+    """A table of all findings: questions by headings, or headings by questions if they are more."""
 
 
 class KeyNumber(NamedTuple):
@@ -73,10 +74,15 @@ def questions_of(results: Results, full: Sequence[ModelGroup]) -> list[Questions
     for title, answers in (("", within), ("Model against model", between)):
         answers = [answer for answer in answers if answer.findings]
         if answers:
-            columns = [{f.question: f for f in answer.findings} for answer in answers]
-            questions = dict.fromkeys(question for column in columns for question in column)
-            rows = [(question, [c.get(question) for c in columns]) for question in questions]
-            sections.append(Questions(title, answers, rows))
+            by_heading = {a.heading: {f.question: f for f in a.findings} for a in answers}
+            questions = list(dict.fromkeys(q for answered in by_heading.values() for q in answered))
+            rows = [(h, [answered.get(q) for q in questions]) for h, answered in by_heading.items()]
+            columns = questions
+            if len(rows) < len(questions):
+                cells = zip(*(row for _, row in rows), strict=True)
+                columns = list(by_heading)
+                rows = [(q, list(row)) for q, row in zip(questions, cells, strict=True)]
+            sections.append(Questions(title, answers, columns, rows))
     return sections
 
 

@@ -4,10 +4,11 @@ import base64
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
+from wsicl_jax.config import BaselineName
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.records import Score, title_of
 from wsicl_jax.prompts import ONCE_PER_IMAGE, SECONDS
@@ -72,7 +73,8 @@ def write_report(
     results = read_results(directories)
     groups = model_groups(results)
     full = with_curves(groups)
-    targets, without_picture = _pictured(results, full, replay)
+    networks = [g for g in full if not set(g.models) <= set(get_args(BaselineName))] or full
+    targets, without_picture = _pictured(results, networks, replay)
     figures, gallery = drawings_of(results, groups, targets)
     drawings = [figure.drawing for section in figures.values() for figure in section]
     drawings += [drawing for drawing, _ in gallery]
@@ -86,12 +88,12 @@ def write_report(
             f"{output} has a {existing[0]} already; allow overwriting or give another directory"
         )
     page = _render(
-        title=title or f"In-context segmentation: {listed(results.data_sets)}",
+        title=title or f"In-context segmentation: {_subject(results.data_sets)}",
         command=command,
         results=results,
         full=full,
         several=len(results.models) > 1,
-        questions=questions_of(results, full),
+        questions=questions_of(results, networks),
         headlines=headlines(results),
         figures=figures,
         tables=[tables_of(results, groups, name) for name in results.data_sets],
@@ -99,7 +101,7 @@ def write_report(
         restoration=restoration_rows(results),
         gallery=gallery,
         without_picture=without_picture,
-        key_numbers=[(group.name, key_numbers(results, group)) for group in full],
+        key_numbers=[(group.name, key_numbers(results, group)) for group in networks],
         files=[PAGE, *contents],
         tolerance=_tolerance(results),
         counts=_counts(results),
@@ -119,7 +121,7 @@ def write_report(
 
 
 def _old_files(output: Path, overwrite: bool) -> set[str]:
-    """Files of the report that is already there, which the new one replaces."""
+    """Names of the files of an earlier report, which the new one replaces."""
     page = output / PAGE
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file; give a directory for the report")
@@ -148,6 +150,10 @@ def _pictured(
     for model, reason in reasons.items():
         models.setdefault(reason, []).append(model)
     return targets, [f"No picture of {listed(names)}: {why}." for why, names in models.items()]
+
+
+def _subject(data_sets: Sequence[str]) -> str:
+    return listed(data_sets) if len(data_sets) < 3 else counted(len(data_sets), "data set")
 
 
 def _tolerance(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""How the report's figures look."""
+"""Style of the report's figures: colours, fonts, axes, and their bytes as PNG and SVG."""
 
 import io
 import re
@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 WIDTH = 10.6
-"""Of figures, in inches: that of the page's column."""
+"""Width of figures in inches, that of the page's column."""
 
 INK, QUIET, LINE = "#1c2430", "#66717f", "#e3e7ec"
 
-# The palette of Okabe and Ito, which colour-blind readers can tell apart; dense ICL is ink.
+# The palette of Okabe and Ito, for colour-blind readers; dense ICL is dark grey.
 _COLOURS = {
     "box": "#0072b2",
     "point": "#d55e00",
@@ -34,6 +34,9 @@ _MARKERS = {
 
 _PNG_DPI = 160
 
+_MOST_TICKS = 6
+"""Labels that fit below a narrow panel."""
+
 _TICKS: tuple[tuple[float, str], ...] = (
     (1, "1 s"), (2, "2 s"), (5, "5 s"), (10, "10 s"), (30, "30 s"), (60, "1 min"),
     (120, "2 min"), (300, "5 min"), (600, "10 min"), (1800, "30 min"), (3600, "1 h"),
@@ -46,10 +49,10 @@ class Drawing(NamedTuple):
     """A finished figure."""
 
     name: str
-    """Of its file, without the ending."""
+    """Name of its file, without the suffix."""
     png: bytes
     svg: str
-    """To stand in the page; empty for pictures, which stand there as PNG."""
+    """For the page; empty for pictures, which the page has as PNG."""
 
 
 def colour(kind: str) -> str:
@@ -100,7 +103,7 @@ def styled(name: str) -> Iterator[None]:
         "svg.fonttype": "none",
         "svg.hashsalt": name,
     }
-    # From the defaults, so that a reader's own matplotlibrc changes nothing.
+    # Start from the defaults, so that a user's matplotlibrc changes nothing.
     defaults = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
     with mpl.rc_context({**defaults, **style}):
         yield
@@ -114,7 +117,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def drawn(name: str, draw: Callable[[], Figure], *, picture: bool = False) -> Drawing:
-    """Draw in the report's style and write as PNG and, unless it is a picture, as SVG.
+    """Draw in the report's style, and encode as PNG and, unless it is a picture, as SVG.
 
     The same figure gives the same bytes.
     """
@@ -132,7 +135,7 @@ def drawn(name: str, draw: Callable[[], Figure], *, picture: bool = False) -> Dr
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG file as part of a page: its own identifiers, the page's fonts, as wide as may be."""
+    """An SVG file as part of a page: unique identifiers, the fonts and the width of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -148,10 +151,9 @@ def duration_axis(axis: Axes, low: float, high: float) -> None:
     """A logarithmic x axis of seconds with ticks in seconds, minutes, hours and days."""
     axis.set_xscale("log")
     axis.set_xlim(low / 1.35, high * 1.35)
-    shown = [(x, text) for x, text in _TICKS if low / 1.35 <= x <= high * 1.35]
-    if len(shown) > 8:
-        shown = shown[::2] if len(shown) < 15 else shown[::3]
-    axis.set_xticks([x for x, _ in shown], [text for _, text in shown])
+    ticks = [(x, text) for x, text in _TICKS if low / 1.35 <= x <= high * 1.35]
+    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
+    axis.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
     axis.minorticks_off()
 
 

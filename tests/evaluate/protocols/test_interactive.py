@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluate.small_evaluations import SHAPE, Answers, planned
+from evaluate.small_evaluations import SHAPE, FakeNetwork, planned
 
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.case_sources import structure_mask
@@ -50,31 +50,31 @@ def by_episode(scores):
 
 
 def test_every_episode_has_a_score_after_every_round(data):
-    scores = sessions(Answers(nothing), data)
+    scores = sessions(FakeNetwork(nothing), data)
     expected = {e.name: [1, 2, 3] for e in data.episodes.episodes}
     assert {k: [s.round for s in v] for k, v in by_episode(scores).items()} == expected
     assert {(s.protocol, s.kind, s.contexts) for s in scores} == {("interactive", "point", 0)}
 
 
 def test_the_target_is_its_own_context_image(data):
-    network = Answers(nothing)
+    network = FakeNetwork(nothing)
     sessions(network, data)
-    for shown in network.shown:
-        assert shown.context_images.shape[0] == 1
-        np.testing.assert_array_equal(shown.context_images[0], shown.target)
+    for received in network.received:
+        assert received.context_images.shape[0] == 1
+        np.testing.assert_array_equal(received.context_images[0], received.target)
 
 
 def test_prompts_are_put_inside_the_structure_until_nothing_is_missed(data):
     listed, cases = data
-    network = Answers(under_the_prompts)
+    network = FakeNetwork(under_the_prompts)
     scores = sessions(network, data, rounds=12)
-    volumes = iter(network.shown)
+    volumes = iter(network.received)
     of_first = [next(volumes) for _ in range(24)][::2]  # two sessions take turns
     label = cases.subject(listed.episodes[0].target, "MR", network.volume)[1]
     truth = label == listed.structures[listed.episodes[0].structure].labels[0]
     assert RADIUS == 0  # so that a point marks its voxel alone
-    for number, shown in enumerate(of_first, 1):
-        marked = shown.context_prompts[0, ..., 0] > 0
+    for number, received in enumerate(of_first, 1):
+        marked = received.context_prompts[0, ..., 0] > 0
         assert marked.sum() == number
         assert not (marked & ~truth).any()
     for rounds in by_episode(scores).values():
@@ -86,7 +86,7 @@ def test_prompts_are_put_inside_the_structure_until_nothing_is_missed(data):
 def test_a_session_adds_no_prompt_once_nothing_is_missed(data):
     listed, cases = data
     truths = {
-        cases.subject(e.target, "MR", Answers(nothing).volume)[0].tobytes(): e.target
+        cases.subject(e.target, "MR", FakeNetwork(nothing).volume)[0].tobytes(): e.target
         for e in listed.episodes
     }
 
@@ -96,55 +96,55 @@ def test_a_session_adds_no_prompt_once_nothing_is_missed(data):
         place = np.argwhere(episode.context_prompts[0, ..., 0])[0]
         return label == label[tuple(place)]
 
-    network = Answers(all_of_it)
+    network = FakeNetwork(all_of_it)
     for rounds in by_episode(sessions(network, data)).values():
         assert [(s.prompts, s.seconds, s.dice) for s in rounds] == [(1, 5, 1)] * ROUNDS
 
 
 def test_boxes_go_to_other_slices_in_each_round(data):
-    network = Answers(nothing)
+    network = FakeNetwork(nothing)
     scores = sessions(network, data, kind="box")
-    marked = [shown.context_prompts[0].sum() for shown in network.shown[:6:2]]
+    marked = [received.context_prompts[0].sum() for received in network.received[:6:2]]
     assert marked[0] < marked[1] <= marked[2]
     assert [s.seconds for s in by_episode(scores)[scores[0].episode]] == [10, 20, 30]
 
 
 def test_context_images_of_other_subjects_stand_beside_the_target(data):
     listed, cases = data
-    network = Answers(nothing)
+    network = FakeNetwork(nothing)
     scores = sessions(network, data, contexts=2, prompts=2)
-    for shown in network.shown[:2]:
-        assert len(shown.context_images) == len(shown.context_prompts) == 3
-        np.testing.assert_array_equal(shown.context_images[0], shown.target)
+    for received in network.received[:2]:
+        assert len(received.context_images) == len(received.context_prompts) == 3
+        np.testing.assert_array_equal(received.context_images[0], received.target)
     first = listed.episodes[0]
     for place, name in enumerate(first.contexts, 1):
         image, label = cases.subject(name, "MR", network.volume)
-        np.testing.assert_array_equal(network.shown[0].context_images[place, ..., 0], image)
+        np.testing.assert_array_equal(network.received[0].context_images[place, ..., 0], image)
         inside = label == listed.structures[first.structure].labels[0]
-        assert (network.shown[0].context_prompts[place, ..., 0] > 0)[inside].sum() == 2
+        assert (network.received[0].context_prompts[place, ..., 0] > 0)[inside].sum() == 2
     assert {s.contexts for s in scores} == {2}
     rounds = by_episode(scores)[first.name]
     assert [s.seconds for s in rounds] == [2 * 2 * 5 + 5 * n for n in (1, 2, 3)]
 
 
-def test_the_halo_is_of_the_prompts_on_the_target_and_on_the_others_together(data):
-    plain, haloed = Answers(nothing), Answers(nothing)
-    haloed.volume = replace(plain.volume, prompt_smoothing=0.2)
-    for network in (plain, haloed):
+def test_prompts_on_the_target_and_on_the_others_are_smoothed_together(data):
+    plain, smoothing = FakeNetwork(nothing), FakeNetwork(nothing)
+    smoothing.volume = replace(plain.volume, prompt_smoothing=0.2)
+    for network in (plain, smoothing):
         sessions(network, data, kind="box", contexts=2)
-    for without, shown in zip(plain.shown, haloed.shown, strict=True):
+    for without, smoothed in zip(plain.received, smoothing.received, strict=True):
         expected = smoothed_prompts(without.context_prompts[..., 0], [False] * 3, 0.2)
-        np.testing.assert_array_equal(shown.context_prompts[..., 0], expected)
+        np.testing.assert_array_equal(smoothed.context_prompts[..., 0], expected)
 
 
 def test_more_contexts_than_the_list_has_are_an_error(data):
-    with pytest.raises(DataError, match="has 2 context images; 3 are asked for"):
-        sessions(Answers(nothing), data, contexts=3)
+    with pytest.raises(DataError, match="has 2 context images, but 3 are requested"):
+        sessions(FakeNetwork(nothing), data, contexts=3)
 
 
 def test_the_masks_are_scored_on_the_targets_own_grid(data):
     listed, cases = data
-    (score, *_) = sessions(Answers(under_the_prompts), data, rounds=1)
+    (score, *_) = sessions(FakeNetwork(under_the_prompts), data, rounds=1)
     truth = structure_mask(cases, listed.episodes[0].target, (1,))
     assert truth.shape == SHAPE
     assert score.dice == pytest.approx(2 / (1 + truth.sum()))

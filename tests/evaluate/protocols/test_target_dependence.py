@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluate.small_evaluations import Answers, planned
+from evaluate.small_evaluations import FakeNetwork, planned
 
 from wsicl_jax.config import EvaluationConfig
 from wsicl_jax.evaluate.protocols.target_dependence import score_target_dependence
@@ -18,7 +18,7 @@ def data(store):
 
 
 def scores_of(data, answer):
-    return scores_of_network(data, Answers(answer))
+    return scores_of_network(data, FakeNetwork(answer))
 
 
 def scores_of_network(data, network):
@@ -54,9 +54,9 @@ def test_an_empty_mask_on_the_true_target_has_no_dice(data):
 
 
 def test_a_shuffled_target_keeps_its_intensities(data):
-    network = Answers(bright_voxels)
+    network = FakeNetwork(bright_voxels)
     scores_of_network(data, network)
-    sorted_targets = {np.sort(e.target, axis=None).tobytes() for e in network.shown}
+    sorted_targets = {np.sort(e.target, axis=None).tobytes() for e in network.received}
     # Each target as it is and shuffled, and a constant one.
     assert len(sorted_targets) == 2 * len({e.target for e in data.episodes.episodes})
 
@@ -66,7 +66,7 @@ def test_target_dependence_is_measured_with_the_most_prompts_and_contexts_if_the
         kinds=("box",), prompts=(1, 2), contexts=(1, 3), target_dependence=True
     )
     (setting,) = [s for s in settings_of(settings) if s.protocol == "target_dependence"]
-    scores = score(setting, Answers(prompts_alone), data, settings, "it")
+    scores = score(setting, FakeNetwork(prompts_alone), data, settings, "it")
     assert {(s.prompts, s.contexts, s.replacement) for s in scores} == {
         (2, 3, "constant"),
         (2, 3, "shuffled"),
