@@ -8,7 +8,7 @@ from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.weights.export.export import export
-from wsicl_jax.weights.network_checkpoint import load_model, save_model
+from wsicl_jax.weights.network_checkpoint import load_checkpoint, save_model
 
 
 def examples():
@@ -43,7 +43,7 @@ def test_network_and_grid_are_of_one_checkpoint_though_a_newer_one_is_saved_mean
         save_model(path, model, {"config": config_to_dict(config)})
 
     def load_and_save(path):
-        loaded.append(load_model(path))
+        loaded.append(load_checkpoint(path))
         save_step(2, VolumeConfig(grid=(4, 4, 4)))
         return loaded[0]
 

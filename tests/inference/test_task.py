@@ -66,7 +66,7 @@ def test_an_orientation_that_is_assumed_changes_where_a_target_lies(segmenter, t
     with pytest.warns(UserWarning, match="no orientation in its header"):
         segmenter.task(examples()).segment(path)
     assumed = with_settings(segmenter, assume_orientation="PSL")
-    with pytest.warns(UserWarning, match="axes taken as PSL, as was said"):
+    with pytest.warns(UserWarning, match="axes taken as PSL, as requested"):
         found = assumed.task(examples()).segment(path)
     assert nib.aff2axcodes(found.affine) == tuple("PSL")
     ((_, streamed),) = assumed.task(examples()).stream([path], show=False)
@@ -378,6 +378,23 @@ def test_a_structure_that_vanishes_on_the_working_grid_is_marked_by_its_nearest_
 def test_values_of_structures_that_a_label_map_cannot_hold_are_refused(segmenter, values, message):
     with pytest.raises(PromptError, match=message):
         segmenter.task(two_structures(), values)
+
+
+def test_tasks_examples_and_results_print_in_one_line(segmenter):
+    array = np.zeros((9, 7, 5), np.float32)
+    example = Example(array, spacing_mm=(1, 1, 1), mask=np.ones((9, 7, 5), np.uint8), labels=[1])
+    assert repr(example) == "Example(ndarray: mask ndarray with labels [1])"
+    assert repr(Example("a.nii", points=[(1, 2, 3)])) == "Example(a.nii: 1 points)"
+    task = segmenter.task(two_structures(), {"first": 3, "second": 300})
+    counts = [len(each) for each in two_structures().values()]
+    contexts = "first=3: {} context images, second=300: {} context images".format(*counts)
+    assert repr(task) == f"Task({contexts}; no target)"
+    result = task.segment(Volume(volume(9).image, np.diag([2.0, 3, 4, 1])))
+    assert repr(task) == f"Task({contexts}; target 9 x 7 x 5 with 0 prompts)"
+    ml = np.count_nonzero(result.label_map == 3) * 24 / 1000
+    assert result.volumes_ml["first"] == pytest.approx(ml)
+    assert repr(result).startswith(f"Segmentation(9 x 7 x 5 voxels: first {ml:.4g} ml, second ")
+    assert len(repr(result)) < 200
 
 
 def test_a_task_without_a_structure_is_refused(segmenter):

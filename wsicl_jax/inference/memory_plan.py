@@ -8,6 +8,7 @@ from rich.table import Table
 
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Shape3
+from wsicl_jax.inference.postprocessing import BYTES_PER_VOXEL as POSTPROCESSING_BYTES
 from wsicl_jax.inference.prepared_images import BYTES_PER_VOXEL
 
 GB = 10**9
@@ -66,6 +67,7 @@ def plan(
     probabilities: bool,
     program_bytes: int,
     steps: str,
+    postprocessing: bool = False,
 ) -> Plan:
     """The plan for a target of this shape.
 
@@ -76,6 +78,8 @@ def plan(
     full = 2 * voxels if tiles else 0
     # Label map in one byte, best score so far, probabilities in two.
     result = voxels * (1 + (4 if structures > 1 else 0) + (2 * structures if probabilities else 0))
+    if postprocessing:
+        result += POSTPROCESSING_BYTES * voxels
     scores = 4 * tile_voxels * (structures + tiles)
     parts = {
         "the process so far": psutil.Process().memory_info().rss,

@@ -1,6 +1,6 @@
 """A task: structures, each with its context set, to segment in any number of targets."""
 
-import functools
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.inference import remarks
 from wsicl_jax.inference.inputs.example import UNNAMED, Example
-from wsicl_jax.inference.inputs.images import ImageLike, as_path, as_volume
+from wsicl_jax.inference.inputs.images import ImageLike, as_volume
 from wsicl_jax.inference.inputs.positions import (
     Coordinates,
     Number,
@@ -26,6 +26,7 @@ from wsicl_jax.inference.inputs.positions import (
 )
 from wsicl_jax.inference.memory_plan import Plan, plan
 from wsicl_jax.inference.network import CompiledNetwork
+from wsicl_jax.inference.postprocessing import fill_holes, keep_largest_component
 from wsicl_jax.inference.prepared_images import (
     PreparedContext,
     PreparedImage,
@@ -129,7 +130,7 @@ class Task:
         self,
         targets: Sequence[T],
         *,
-        read: Callable[[T], Volume] | None = None,
+        read: Callable[[T], tuple[Volume, tuple[str, ...]]] | None = None,
         probabilities: bool = False,
         refine: bool | None = None,
         show: bool = True,
@@ -137,14 +138,18 @@ class Task:
         """Segment many targets; yield each with its result or with the error that prevented one.
 
         The next target is read while the network works, unless `max_memory_gb` bounds the memory.
-        `read` reads a target that is no image itself. Added prompts are not used. `show` draws a
-        progress bar.
+        `read` reads a target that is no image itself, and returns remarks on it too. Added prompts
+        are not used. `show` draws a progress bar.
         """
-        read = read or functools.partial(as_volume, reading=self._network.config)
 
         def prepared(target: T) -> PreparedImage | WsiclError:
             try:
-                return self._prepared(read(target), probabilities, refine)
+                if read is None:
+                    volume, found = as_volume(target, reading=self._network.config), ()
+                else:
+                    volume, found = read(target)
+                image = self._prepared(volume, probabilities, refine)
+                return image._replace(remarks=(*found, *image.remarks))
             except WsiclError as error:
                 return error
 
@@ -155,7 +160,7 @@ class Task:
         ):
             coming = None
             for number, target in enumerate(targets):
-                bar.status(str(as_path(target) or ""))
+                bar.status(str(target) if isinstance(target, str | os.PathLike) else "")
                 outcome = (coming or reader.submit(prepared, target)).result()
                 coming = None
                 if ahead and number + 1 < len(targets):
@@ -255,6 +260,7 @@ class Task:
             probabilities=probabilities,
             program_bytes=network.program_bytes(contexts),
             steps=steps,
+            postprocessing=network.config.largest_component or network.config.fill_holes,
         )
 
     def _take(
@@ -313,6 +319,11 @@ class Task:
                 tiles, remark = refine_structure(network, name, target, contexts, scores, show)
                 found += [f"{name}: {remark}"] if remark else []
             composition.add(name, Scores(scores, tiles))
+        for value in self.structures.values():
+            if network.config.largest_component:
+                keep_largest_component(composition.label_map, value)
+            if network.config.fill_holes:
+                fill_holes(composition.label_map, value)
         found += remarks.on_result(composition.label_map, self.structures)
         return Segmentation(
             composition.label_map,

@@ -14,8 +14,8 @@ import SimpleITK as sitk  # noqa: N813
 from wsicl_jax.data.formats.dicom_seg import read_segmentation
 from wsicl_jax.data.images import read_label, read_volume
 from wsicl_jax.errors import DataError, WsiclError
-from wsicl_jax.inference.batch.finished import RECORDS, context_digest
-from wsicl_jax.inference.batch.predict import PredictSummary, outputs_of, predict, refusals
+from wsicl_jax.inference.batch.outputs import RECORDS, outputs_of, refusals
+from wsicl_jax.inference.batch.predict import PredictSummary, predict
 from wsicl_jax.inference.batch.targets import Target, find_targets
 from wsicl_jax.inference.inputs.context_set import ContextSet
 from wsicl_jax.inference.inputs.example import Example
@@ -41,11 +41,11 @@ class Bright:
     def stream(self, targets, *, read, probabilities, show):
         for target in targets:
             try:
-                yield target, self._found(read(target), probabilities)
+                yield target, self._segmented(*read(target), probabilities)
             except WsiclError as error:
                 yield target, error
 
-    def _found(self, target, probabilities):
+    def _segmented(self, target, remarks, probabilities):
         if target.image.max() > 1:
             raise DataError("target: too bright")
         label = np.zeros(target.image.shape, np.uint8)
@@ -53,9 +53,9 @@ class Bright:
         for value, level in zip(self.structures.values(), levels, strict=True):
             label[target.image > level] = value
         maps = {name: target.image.astype(np.float16) for name in self.structures}
-        return Segmentation(
-            label, self.structures, target.affine, maps if probabilities else {}, ("bright",)
-        )
+        remarks = (*remarks, "bright")
+        maps = maps if probabilities else {}
+        return Segmentation(label, self.structures, target.affine, maps, remarks)
 
 
 def save(path, seed=0, shape=SHAPE, scale=1):
@@ -212,11 +212,11 @@ def test_a_batch_that_was_cut_off_goes_on_with_what_is_missing(cut_off):
     task = Counted()
     again = {"probabilities": True, "settings": {"network": "A"}, "resume": True}
     summary = predict(task, targets, out, **again)
-    assert task.asked == ["b.nii", "c.nii"] and summary.there == 1
+    assert task.asked == ["b.nii", "c.nii"] and summary.finished_before == 1
     assert "2 of 3 label maps written" in printed(summary.table())
     assert names_in(out) == sorted(f"{n}{end}" for n in "abc" for end in (".nii", ENDING))
     assert (out / "a.nii").stat() == first
-    assert predict(task, targets, out, **again).there == 3 and task.asked == []
+    assert predict(task, targets, out, **again).finished_before == 3 and task.asked == []
     assert not list(out.rglob("*.partial"))
 
 
@@ -250,7 +250,7 @@ def test_the_digest_of_a_context_set_follows_what_it_shows_and_not_where_it_lies
     mask = save(tmp_path / "in/mask.nii", 2)
 
     def digest(image, **given):
-        return context_digest(ContextSet({"s": [Example(image, **given)]}, {"s": 1}, ()))
+        return ContextSet({"s": [Example(image, **given)]}, {"s": 1}, ()).digest()
 
     first = digest(image, mask=mask)
     assert digest(moved, mask=mask) == first

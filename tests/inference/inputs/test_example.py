@@ -124,7 +124,7 @@ WRONG = {
         "labels: .* mask is missing",
     ),
     "absent label": ({"mask": label(), "labels": [3]}, PromptError, r"mask: .*\[3\].*\[1, 2, 7\]"),
-    "background": ({"mask": label(), "labels": [0, 1]}, PromptError, "mask: .* 0 is what no"),
+    "background": ({"mask": label(), "labels": [0, 1]}, PromptError, "mask: .* 0 means no"),
     "empty mask": ({"mask": np.zeros(SHAPE, int)}, PromptError, "mask: .* no voxel non-zero"),
     "mask of another shape": ({"mask": label()[1:]}, DataError, r"mask: .*\(8, 7, 5\)"),
     "markups missing": ({"markups": ["none.csv"]}, DataError, r"markups: none\.csv: cannot be"),

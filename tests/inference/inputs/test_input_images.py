@@ -87,7 +87,7 @@ def with_nan():
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        (VOXELS, {}, "no place in the world: give spacing_mm"),
+        (VOXELS, {}, "an array needs one of the two: spacing_mm"),
         (VOXELS, {"spacing_mm": (1, 1, 1), "affine": np.eye(4)}, "one of the two"),
         (VOXELS, {"spacing_mm": (1, 1)}, "expected three sizes"),
         (VOXELS, {"spacing_mm": (1, 1, 0)}, "expected three sizes"),
@@ -98,7 +98,7 @@ def with_nan():
         (VOXELS.astype(complex), {"spacing_mm": (1, 1, 1)}, "expected grey values"),
         (with_nan(), {"spacing_mm": (1, 1, 1)}, "NaN or infinite"),
         (VOXELS.tolist(), {}, "a list is no image"),
-        (nib.Nifti1Image(VOXELS, AFFINE), {"spacing_mm": (1, 1, 1)}, "leave them out"),
+        (nib.Nifti1Image(VOXELS, AFFINE), {"spacing_mm": (1, 1, 1)}, "omit them"),
         ("none.nii.gz", {}, r"none\.nii\.gz is missing"),
         ("image.png", {}, r"image\.png is missing"),
     ],
@@ -117,7 +117,7 @@ def test_an_opened_image_whose_file_is_cut_off_is_refused(path):
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [(LABEL[0], "expected one 3D volume"), (LABEL + 0.5, "no whole numbers")],
+    [(LABEL[0], "expected one 3D volume"), (LABEL + 0.5, "expected whole numbers")],
 )
 def test_a_label_map_of_no_use_is_refused(label, message):
     with pytest.raises(DataError, match=message):

@@ -1,66 +1,55 @@
-"""What `wsicl predict` would do: all that it reads is read, nothing is segmented or written."""
+"""`wsicl predict --dry-run`: read all inputs and report; segment and write nothing."""
 
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import ReadingConfig
 from wsicl_jax.errors import WsiclError
-from wsicl_jax.geometry.axes import Shape3
-from wsicl_jax.inference.batch.predict import outputs_of, table_of
+from wsicl_jax.inference.batch.outputs import outputs_of
+from wsicl_jax.inference.batch.predict import table_of
 from wsicl_jax.inference.batch.targets import Target, read_target
 from wsicl_jax.inference.inputs.context_set import ContextSet
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.inputs.images import as_label_map, as_path, as_volume
 from wsicl_jax.inference.memory_plan import Plan
 from wsicl_jax.inference.remarks import on_image
+from wsicl_jax.inference.task import Task
 from wsicl_jax.prompts import kind_of
 from wsicl_jax.terminal.progress import track
 
 _COLUMNS = ("target", "voxels", "spacing (mm)", "output", "exists", "memory (GB)")
 
 
-@runtime_checkable
-class Plans(Protocol):
-    """What is needed of a task."""
-
-    def plan(
-        self, shape: Shape3, affine: Float[np.ndarray, "4 4"], *, probabilities: bool
-    ) -> Plan: ...
-
-
 @dataclass(frozen=True)
 class DryRun:
-    """What was found out."""
+    """The report of a dry run."""
 
     tables: tuple[RenderableType, ...]
     problems: tuple[str, ...]
-    """Why the batch would not begin."""
+    """Reasons why the batch would not begin."""
     failed: dict[str, str]
-    """Name of a target to why it would get no label map."""
+    """Name of a target to the reason why it would get no label map."""
 
     def report(self) -> RenderableType:
         """All of it, for `console().print`."""
-        shown = list(self.tables)
+        parts = list(self.tables)
         for titles, rows in (
             (("target that would fail", "reason"), list(self.failed.items())),
             (("would be refused",), [(problem,) for problem in self.problems]),
         ):
             if rows:
-                shown.append(table_of(titles, rows))
-        return Group(*shown, Text("dry run: nothing was written"))
+                parts.append(table_of(titles, rows))
+        return Group(*parts, Text("dry run: nothing was written"))
 
 
 def dry_run(
-    make_task: Callable[[], Plans],
+    make_task: Callable[[], Task],
     context: ContextSet | None,
     targets: Sequence[Target],
     *,
@@ -69,23 +58,23 @@ def dry_run(
     probabilities: bool = False,
     reading: ReadingConfig | None = None,
 ) -> DryRun:
-    """Find out what a batch would do, and everything that would go wrong.
+    """Report what a batch would do, and everything that would fail.
 
-    `make_task` loads the network and prepares the context set; `notes` and `problems` are what
-    is known already. Without a context set only the targets are looked at.
+    `make_task` loads the network and prepares the context set. `notes` and `problems` are known
+    from finding the files. Without a context set, only the targets are read.
     """
     tables: list[RenderableType] = [Text(note) for note in notes]
-    found = list(problems)
+    problems = list(problems)
     task = None
     if context is not None:
-        shown, said, wrong = _context_table(context, reading)
-        tables += [shown, *map(Text, said)]
-        found += wrong
-        if not wrong:
+        context_table, remarks, faults = _context_table(context, reading)
+        tables += [context_table, *map(Text, remarks)]
+        problems += faults
+        if not faults:
             try:
                 task = make_task()
             except WsiclError as error:
-                found.append(str(error))
+                problems.append(str(error))
     names = list(context.structures) if context else []
     failed: dict[str, str] = {}
     plans: list[Plan] = []
@@ -101,8 +90,8 @@ def dry_run(
             else:
                 shape = " x ".join(map(str, volume.image.shape))
                 spacing = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
-                said = (*remarks, *on_image(volume.image))
-                tables += [Text(f"{target.name}: {remark}") for remark in said]
+                remarks = (*remarks, *on_image(volume.image))
+                tables += [Text(f"{target.name}: {remark}") for remark in remarks]
                 if task is not None:
                     plan = task.plan(volume.image.shape, volume.affine, probabilities=probabilities)
                     plans.append(plan)
@@ -120,34 +109,33 @@ def dry_run(
     table = table_of(_COLUMNS, rows)
     table.title = f"results in {', '.join(sorted(folders))}" if folders else None
     tables += [table, *_of_network(plans)]
-    return DryRun(tuple(tables), tuple(found), failed)
+    return DryRun(tuple(tables), tuple(problems), failed)
 
 
 def _context_table(
     context: ContextSet, reading: ReadingConfig | None
 ) -> tuple[Table, list[str], list[str]]:
-    """Structures, images and prompts of a context set, what looks like a mistake in it, and what
-    is wrong with it."""
+    """Structures, images and prompts of a context set, then remarks and errors on them."""
     read_image = functools.lru_cache(maxsize=1)(functools.partial(as_volume, reading=reading))
     read_label = functools.lru_cache(maxsize=1)(functools.partial(as_label_map, reading=reading))
-    rows, shown, remarks, problems = {}, [], [], []
-    jobs = [(name, i, e) for name, given in context.structures.items() for i, e in enumerate(given)]
-    # What shares an image comes together, so that it is read once.
+    rows, lines, remarks, problems = {}, [], [], []
+    jobs = [(name, i, e) for name, es in context.structures.items() for i, e in enumerate(es)]
+    # Examples that share an image follow each other, so that it is read once.
     for name, number, example in sorted(jobs, key=lambda job: str(as_path(job[2].image))):
         prompts = "-"
-        called = example.name or f"{name}: context {number + 1}"
+        label = example.name or f"{name}: context {number + 1}"
         try:
-            prompts, said = _prompts(example, read_image, read_label, reading)
-            remarks += [f"{called}: {remark}" for remark in said]
+            prompts, found = _prompts(example, read_image, read_label, reading)
+            remarks += [f"{label}: {remark}" for remark in found]
         except WsiclError as error:
-            problems.append(str(error) if example.name else f"{called}: {error}")
+            problems.append(str(error) if example.name else f"{label}: {error}")
         image = as_path(example.image)
         rows[name, number] = (str(image) if image else example.name), prompts
     for name, number, _ in jobs:
         value = context.values[name]
         first = (name, str(value)) if number == 0 else ("", "")
-        shown.append((*first, *rows[name, number]))
-    table = table_of(("structure", "value", "context image", "prompts"), shown)
+        lines.append((*first, *rows[name, number]))
+    table = table_of(("structure", "value", "context image", "prompts"), lines)
     return table, remarks, list(dict.fromkeys(problems))
 
 
@@ -161,12 +149,11 @@ def _prompts(
 
 
 def _of_network(plans: Sequence[Plan]) -> list[RenderableType]:
-    """How the targets would be looked at, and what the one that needs most memory would take."""
+    """The steps for the targets, and the memory of the one that needs most."""
     if not plans:
         return []
-    looks = Counter(plan.steps for plan in plans)
     lines = [
-        Text(f"network, for {count} target{'s' * (count != 1)}: {how}")
-        for how, count in looks.items()
+        Text(f"network, for {count} target{'s' * (count != 1)}: {steps}")
+        for steps, count in Counter(plan.steps for plan in plans).items()
     ]
     return [*lines, max(plans, key=lambda plan: plan.memory_gb).table()]

@@ -1,5 +1,6 @@
 """A context set from the command line: a JSON file, pairs of files, or cases of a data set."""
 
+import hashlib
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from wsicl_jax.data.layouts.layout import CaseFiles, Layout
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.inference.inputs.example import UNNAMED, Example
+from wsicl_jax.inference.inputs.images import as_path
 from wsicl_jax.inference.inputs.request import read_context
+from wsicl_jax.storage.digests import digest_of
 
 SUBJECTS = 8
 """Default number of cases from a data set; with more, accuracy hardly grows."""
@@ -33,6 +36,14 @@ class ContextSet(NamedTuple):
     """All source files, so that no result replaces one."""
     notes: tuple[str, ...] = ()
     """What was chosen, and what was skipped."""
+
+    def digest(self) -> str:
+        """Hash of the content of all files and prompts, wherever the files are."""
+        content = {
+            name: [_content_of(example) for example in examples]
+            for name, examples in self.structures.items()
+        }
+        return digest_of([content, self.values])
 
 
 def from_files(
@@ -192,6 +203,27 @@ def _values(
     if not chosen:
         raise DataError(f"all structures of {layout.source} are excluded: {list(exclude)}")
     return {name: values[name] for name in chosen}
+
+
+def _content_of(example: Example) -> list[str]:
+    files = [_file_digest(each) for each in (example.image, example.mask, *example.markups)]
+    prompts = (example.points, example.points_mm, example.scribbles, example.scribbles_mm)
+    prompts += (example.boxes, example.boxes_mm, example.prompts, example.markup_axes)
+    return [*files, repr(example.labels), repr(prompts)]
+
+
+def _file_digest(image: object) -> str:
+    path = as_path(image)
+    digest = hashlib.blake2b(digest_size=16)
+    if path is None:
+        voxels = getattr(image, "image", None)
+        digest.update(b"" if voxels is None else voxels.tobytes())
+        return digest.hexdigest()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _image(

@@ -1,4 +1,4 @@
-"""Context images as people give them, with what marks the structure on them."""
+"""Context images as users give them: an image, and prompts of several kinds."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,19 +29,19 @@ from wsicl_jax.inference.inputs.positions import (
 from wsicl_jax.prompts import Prompt, Scribble
 
 UNNAMED = "structure"
-"""Name of the structure where nobody names it."""
+"""Name of a structure that the user did not name."""
 
 
 class ContextImage(NamedTuple):
-    """A context image that has been read, and its prompts in voxels of its own grid."""
+    """A context image after reading, and its prompts in its voxels."""
 
     volume: Volume
     prompts: list[Prompt]
     remarks: tuple[str, ...] = ()
-    """What looks like a mistake in it."""
+    """Likely mistakes in the image and its mask."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Example:
     """One context image and its prompts; kinds may mix, and at least one is needed.
 
@@ -49,7 +49,7 @@ class Example:
         Example(array, spacing_mm=(1, 1, 3), boxes=[[[30, 52], [25, 41], [18, 19]]])
         Example("sub3.nii.gz", mask="sub3_label.nii.gz", labels=[1, 2])
 
-    Nothing is read before `load`, which a task does.
+    Files are read by `load`, which a task calls.
     """
 
     image: ImageLike | np.ndarray
@@ -59,35 +59,45 @@ class Example:
     points_mm: Sequence[Position] | np.ndarray = ()
     """Positions inside the structure, in RAS+ mm."""
     scribbles: Sequence[Sequence[Position] | np.ndarray] = ()
-    """Lines inside the structure: positions in voxels that are joined."""
+    """Lines inside the structure: joined positions in voxels."""
     scribbles_mm: Sequence[Sequence[Position] | np.ndarray] = ()
     """Lines inside the structure, in RAS+ mm."""
     boxes: Sequence[Ranges | Box] | np.ndarray = ()
-    """Tight around the structure, on a slice or in 3D: half-open ranges of voxels, three each."""
+    """Tight boxes around the structure, on a slice or in 3D: three half-open ranges of voxels."""
     boxes_mm: Sequence[Ranges] | np.ndarray = ()
-    """Ranges of RAS+ mm, three each; both ends alike for one slice."""
+    """Boxes of three ranges in RAS+ mm; a range with equal ends is one slice."""
     mask: LabelLike | Num[np.ndarray, "..."] | Bool[np.ndarray, "..."] | None = None
     """A label map on the image's grid."""
     labels: Sequence[int] | None = None
-    """Labels of `mask` that make up the structure; None: all that are not zero."""
+    """Labels of `mask` that form the structure; None: all but 0."""
     markups: Sequence[str | os.PathLike] = ()
-    """Files of prompts that other tools wrote: 3D Slicer, napari, roughly drawn label maps."""
+    """Files of prompts from other tools: 3D Slicer, napari, roughly drawn label maps."""
     markup_axes: str = "xyz"
     """Order of the axes in files that count voxels (napari): "xyz" or "zyx"."""
     prompts: Sequence[Prompt] = ()
-    """Prompts that are made already, in voxels of the image's grid."""
+    """Prompt objects, in voxels of the image's grid."""
     spacing_mm: Sequence[Number] | None = None
-    """Size of the voxels of an array whose axes run to the right, to the front and up."""
+    """Voxel size of an array whose axes are in RAS+ order."""
     affine: Num[np.ndarray, "4 4"] | None = None
     """From voxels of an array to RAS+ mm, instead of `spacing_mm`."""
     name: str = ""
-    """What errors call it."""
+    """Its name in errors and remarks."""
+
+    def __repr__(self) -> str:
+        image = as_path(self.image) or f"{type(self.image).__name__}"
+        kinds = ("points", "points_mm", "scribbles", "scribbles_mm", "boxes", "boxes_mm")
+        kinds += ("markups", "prompts")
+        parts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if len(getattr(self, kind))]
+        if self.mask is not None:
+            labels = f" with labels {list(self.labels)}" if self.labels is not None else ""
+            parts.append(f"mask {as_path(self.mask) or type(self.mask).__name__}{labels}")
+        return f"Example({image}: {', '.join(parts) or 'no prompt'})"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that it comes from, so that no result replaces one."""
-        found = [as_path(given) for given in (self.image, self.mask, *self.markups)]
-        return tuple(path for path in found if path is not None)
+        """All source files, so that no result replaces one."""
+        paths = [as_path(source) for source in (self.image, self.mask, *self.markups)]
+        return tuple(path for path in paths if path is not None)
 
     def load(
         self,
@@ -95,15 +105,15 @@ class Example:
         read_label: Callable[[LabelLike, Volume], tuple[np.ndarray, np.ndarray]] = as_label_map,
         reading: ReadingConfig | None = None,
     ) -> ContextImage:
-        """Read the image and bring all its prompts to its voxels.
+        """Read the image, and bring all its prompts to its voxels.
 
-        `read_image` and `read_label` read what is given as a path; those of a caller may keep
-        what several examples share. `reading` goes for the files of `markups`.
+        `read_image` and `read_label` read paths; those of a caller may cache files that several
+        examples share. `reading` applies to the files of `markups`.
 
         Raises:
             DataError: the image or its mask cannot be read, or they are not on one grid.
             PromptError: there is no prompt, or one is not well formed, empty, or outside the
-                image. Both begin with the example's name, and with which prompt it was.
+                image. Both begin with the example's name and the prompt's number.
         """
         with located(self.name):
             with located("image"):
@@ -111,16 +121,16 @@ class Example:
                     volume = read_image(self.image)
                 else:
                     volume = as_volume(self.image, self.spacing_mm, self.affine)
-            prompts, said = self._prompts(volume, read_label, reading)
-            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *said))
+            prompts, found = self._prompts(volume, read_label, reading)
+            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *found))
 
     def _prompts(
         self, volume: Volume, read_label: Callable, reading: ReadingConfig | None
     ) -> tuple[list[Prompt], tuple[str, ...]]:
-        said: tuple[str, ...] = ()
+        found: tuple[str, ...] = ()
         prompts = list(self.prompts)
-        given = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
-        check_count(sum(map(len, (prompts, *given, self.boxes, self.boxes_mm))))
+        lines = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
+        check_count(sum(map(len, (prompts, *lines, self.boxes, self.boxes_mm))))
         for points, coordinates in _both(self.points, self.points_mm):
             for number, position in enumerate(points, 1):
                 with located(f"points {number}"):
@@ -147,34 +157,34 @@ class Example:
                 check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):
-                mask, said = self._mask(volume, read_label)
+                mask, found = self._mask(volume, read_label)
                 prompts.append(mask)
         elif self.labels is not None:
             raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
         if not prompts:
             raise PromptError("image has no prompt; give points, scribbles, boxes or a mask")
-        return prompts, said
+        return prompts, found
 
     def _mask(
         self, volume: Volume, read_label: Callable
     ) -> tuple[Bool[np.ndarray, "x y z"], tuple[str, ...]]:
         if self.labels is not None and 0 in self.labels:
-            raise PromptError(f"labels are {list(self.labels)}, but 0 is what no structure has")
+            raise PromptError(f"labels are {list(self.labels)}, but 0 means no structure")
         shape = volume.image.shape
-        given = LabelMap(*read_label(self.mask, volume), ())
-        # An array has no place of its own.
+        stored = LabelMap(*read_label(self.mask, volume), ())
+        # An array has the image's own grid.
         is_array = isinstance(self.mask, np.ndarray)
-        label, affine, said = given if is_array else label_on_grid(given, shape, volume.affine)
+        label, affine, found = stored if is_array else label_on_grid(stored, shape, volume.affine)
         image, mask = (
             as_path(x) or Path(n) for x, n in ((self.image, "image"), (self.mask, "mask"))
         )
         check_same_grid((image, mask), (shape, label.shape), (volume.affine, affine))
-        found = label != 0 if self.labels is None else np.isin(label, self.labels)
-        if not found.any():
+        inside = label != 0 if self.labels is None else np.isin(label, self.labels)
+        if not inside.any():
             present = np.setdiff1d(label, 0).tolist()
-            wanted = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
-            raise PromptError(f"{mask} has no voxel {wanted}; it has labels {present[:20]}")
-        return found, (*said, *remarks.on_mask(label, found, self.labels))
+            expected = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
+            raise PromptError(f"{mask} has no voxel {expected}; it has labels {present[:20]}")
+        return inside, (*found, *remarks.on_mask(label, inside, self.labels))
 
 
 def _both(

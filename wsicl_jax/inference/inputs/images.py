@@ -1,4 +1,4 @@
-"""Images and label maps as people have them: paths, nibabel or SimpleITK images, arrays."""
+"""Images and label maps of users: paths, nibabel or SimpleITK images, and arrays."""
 
 import os
 import sys
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import SimpleITK
 
 ImageLike = Union[str, os.PathLike, Volume, "nib.spatialimages.SpatialImage", "SimpleITK.Image"]
-"""What an image may come as; or an array, whose spacing or affine is then said beside it."""
+"""Types of an image; an array is possible too, with its spacing or affine."""
 
 LabelLike = Union[str, os.PathLike, "nib.spatialimages.SpatialImage", "SimpleITK.Image"]
-"""What a label map may come as; or an array on the grid of its image."""
+"""Types of a label map; an array on the grid of its image is possible too."""
 
 
 def as_path(given: object) -> Path | None:
-    """The path that an image was given as; None if it came otherwise.
+    """The path of an image; None if it is an object.
 
     Raises:
         DataError: no file can have this path.
@@ -46,20 +46,19 @@ def as_volume(
     affine: Num[np.ndarray, "4 4"] | None = None,
     reading: ReadingConfig | None = None,
 ) -> Volume:
-    """An image as a grey volume in float32, with its place in the world.
+    """An image as a grey volume in float32, with its affine.
 
-    An array needs its `spacing_mm`, and then its axes run to the right, to the front and up, or
-    its `affine` to RAS+ millimetres; anything else brings its own.
+    An array needs either `spacing_mm`, for axes in RAS+ order, or `affine`, from voxels to RAS+
+    mm. All other types have their own affine.
 
     Raises:
-        DataError: as `read_volume`; the array has neither or both, or something else has one.
+        DataError: as `read_volume`; an array comes with neither or both, another type with one.
     """
     if isinstance(given, np.ndarray) or hasattr(given, "__array_interface__"):
         return _checked(np.asarray(given), _affine_of_array(spacing_mm, affine))
     if spacing_mm is not None or affine is not None:
         raise DataError(
-            f"spacing_mm and affine go with an array; a {_kind(given)} brings its own, leave them "
-            "out"
+            f"spacing_mm and affine belong to an array; a {_kind(given)} has its own, omit them"
         )
     if (path := as_path(given)) is not None:
         return read_volume(path, reading)
@@ -75,7 +74,7 @@ def as_label_map(
 ) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """A label map in an integer type with its affine; an array is on the grid of `volume`.
 
-    Segments of DICOM-SEG have their numbers as labels.
+    Labels of DICOM-SEG are the numbers of its segments.
 
     Raises:
         DataError: as `read_label`.
@@ -96,7 +95,7 @@ def as_label_map(
     if voxels.dtype.kind not in "iu":
         whole = voxels.dtype.kind == "f" and np.array_equal(np.rint(voxels), voxels)
         if not whole:
-            raise DataError(f"label map has values of {voxels.dtype} that are no whole numbers")
+            raise DataError(f"label map has {voxels.dtype} values; expected whole numbers")
         voxels = voxels.astype(np.int64)
     return voxels, affine
 
@@ -110,7 +109,7 @@ def _checked(voxels: np.ndarray, affine: np.ndarray) -> Volume:
     check_affine("image", affine)
     with np.errstate(over="ignore"):
         image = voxels.astype(np.float32, copy=False)
-    # Percentiles of an image with NaN are NaN, which would pass for a constant image.
+    # Percentiles of an image with NaN are NaN, which would look like a constant image.
     if not np.isfinite(image).all():
         raise DataError("image has voxels that are NaN or infinite; replace them first")
     return Volume(image, affine)
@@ -119,8 +118,8 @@ def _checked(voxels: np.ndarray, affine: np.ndarray) -> Volume:
 def _affine_of_array(spacing_mm: Sequence[Number] | None, affine: np.ndarray | None) -> np.ndarray:
     if (spacing_mm is None) == (affine is None):
         raise DataError(
-            "an array has no place in the world: give spacing_mm=(x, y, z), the voxels' size along "
-            "its axes, or affine= (4 x 4, to RAS+ mm), one of the two"
+            "an array needs one of the two: spacing_mm=(x, y, z), the voxel size along its axes, "
+            "or affine= (4 x 4, to RAS+ mm)"
         )
     if affine is not None:
         if np.shape(affine) != (4, 4):
@@ -133,11 +132,11 @@ def _affine_of_array(spacing_mm: Sequence[Number] | None, affine: np.ndarray | N
 
 
 def _opened(given: object) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and affine of an image that a library holds, axes x, y, z."""
+    """Voxels and affine of a nibabel or SimpleITK image, axes x, y, z."""
     if isinstance(given, nib.spatialimages.SpatialImage):
         try:
             voxels = np.asanyarray(given.dataobj)
-        # Its file is read only now, and damage makes nibabel fail in more ways than it documents.
+        # The file is read here; nibabel raises undocumented errors for damaged files.
         except Exception as error:
             raise DataError(f"image cannot be read, its file may be damaged: {error}") from error
         frames = [length for length in voxels.shape[3:] if length != 1]
@@ -153,7 +152,7 @@ def _opened(given: object) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_simple_itk(given: object) -> TypeGuard["SimpleITK.Image"]:
-    # Whoever holds such an image has imported SimpleITK; nobody else needs to.
+    # Such an image exists only if SimpleITK is imported already.
     module = sys.modules.get("SimpleITK")
     return module is not None and isinstance(given, module.Image)
 

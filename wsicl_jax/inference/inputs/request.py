@@ -1,6 +1,6 @@
-"""The JSON file that names a context set: images, and what marks the structures on them.
+"""The JSON file of a context set: images, and prompts on them.
 
-`docs/how-to/prompts.md` describes the format to its users, `prompts.schema.json` to their editors.
+`docs/how-to/prompts.md` describes the format for people, `prompts.schema.json` for editors.
 """
 
 import reprlib
@@ -40,7 +40,7 @@ _Value = Annotated[int, Field(ge=1, le=65535)]
 
 @dataclass(frozen=True)
 class Context:
-    """The context set of a file; images are not read yet."""
+    """The context set of a file, before its images are read."""
 
     structures: dict[str, list[Example]]
     values: dict[str, int]
@@ -48,7 +48,7 @@ class Context:
 
 
 class _Schema(GenerateJsonSchema):
-    """Without titles, which repeat names, and without null, which says what a missing key says."""
+    """A schema without titles, which repeat names, and without null, which equals a missing key."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -57,12 +57,12 @@ class _Schema(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
-        found = super().default_schema(schema)
-        return {key: value for key, value in found.items() if value is not None}
+        content = super().default_schema(schema)
+        return {key: value for key, value in content.items() if value is not None}
 
 
 class ContextEntry(BaseModel):
-    """A context image and what marks structures on it."""
+    """A context image and its prompts."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -87,23 +87,23 @@ class ContextEntry(BaseModel):
     image: _Path
     """File of the image; paths are relative to this JSON file."""
     structure: _Name | None = None
-    """Name of what is marked, if there are several."""
+    """Name of the structure, if there are several."""
     points: Annotated[list[_Position], _Most] = []
     """Positions inside the structure, [x, y, z] each."""
     scribbles: Annotated[list[_Line], _Most] = []
-    """Lines inside the structure, each a list of positions that are joined."""
+    """Lines inside the structure, each a list of joined positions."""
     boxes: Annotated[list[tuple[_Range, _Range, _Range]], _Most] = []
-    """Tight around the structure, [[x0, x1], [y0, y1], [z0, z1]] each."""
+    """Tight boxes around the structure, [[x0, x1], [y0, y1], [z0, z1]] each."""
     mask: _Path | None = None
     """File of a label map on the image's grid."""
     labels: _Labels | None = None
-    """Labels of the mask that make up the structure; without, all that are not zero."""
+    """Labels of the mask that form the structure; without, all but 0."""
     structures: Annotated[dict[_Name, _Labels], Field(min_length=1)] | None = None
-    """Instead of `structure` and `labels`: the labels of the mask by the structure they make up."""
+    """Instead of `structure` and `labels`: each structure with its labels of the mask."""
     markups: list[_Path] = []
-    """Files of prompts that 3D Slicer, napari or another tool wrote."""
+    """Files of prompts from 3D Slicer, napari or another tool."""
     markup_axes: Literal["xyz", "zyx"] = "xyz"
-    """Order of the axes in files that count voxels, as napari's do."""
+    """Order of the axes in files with voxel indices, such as those of napari."""
 
     @model_validator(mode="after")
     def _check(self) -> "ContextEntry":
@@ -132,11 +132,11 @@ class _Request(BaseModel):
     )
 
     schema_: Annotated[str | None, Field(alias="$schema")] = None
-    """Where the schema of this format is, for editors."""
+    """Address of the schema of this format, for editors."""
     version: Literal[1] = 1
     """Version of this format."""
     coordinates: Coordinates = "voxel"
-    """What points, scribbles and boxes are given in: voxels of the image, or RAS+ mm."""
+    """Coordinates of points, scribbles and boxes: voxels of the image, or RAS+ mm."""
     structures: Annotated[dict[_Name, _Value], Field(min_length=1)] | None = None
     """Value of each structure in results; without, 1, 2, ... as they appear."""
     context: Annotated[list[ContextEntry], Field(min_length=1)]
@@ -149,20 +149,20 @@ class _Request(BaseModel):
         known = list(self.structures)
         if len(set(self.structures.values())) < len(known):
             raise _rule(f"structures: two have the same value in {self.structures}")
-        shown = {name for entry in self.context for name in self.shown_by(entry)}
+        named = {name for entry in self.context for name in self.structures_of(entry)}
         for number, entry in enumerate(self.context, 1):
-            for name in self.shown_by(entry):
+            for name in self.structures_of(entry):
                 if name not in known:
                     raise _rule(
                         f"context {number}: structure {name!r} is not among structures, which are "
                         f"{known}"
                     )
-        if missing := [name for name in known if name not in shown]:
+        if missing := [name for name in known if name not in named]:
             raise _rule(f"structures: no context image shows {', '.join(map(repr, missing))}")
         return self
 
-    def shown_by(self, entry: ContextEntry) -> dict[str, list[int] | None]:
-        """The structures of an entry and the labels of its mask that make them up."""
+    def structures_of(self, entry: ContextEntry) -> dict[str, list[int] | None]:
+        """The structures of an entry, each with its labels of the mask."""
         if entry.structures is not None:
             return dict(entry.structures)
         one = list(self.structures or {})
@@ -171,13 +171,13 @@ class _Request(BaseModel):
 
 
 def read_context(path: str | Path) -> Context:
-    """The context set that a JSON file names, its structures in the order of their values.
+    """The context set of a JSON file, with structures in the order of their values.
 
-    Images are not read, so that prompts outside of them are found by `Example.load`.
+    Images are not read; `Example.load` checks prompts against them.
 
     Raises:
         DataError: the file cannot be read, or is no JSON.
-        PromptError: it is not of the documented form.
+        PromptError: it does not have the documented form.
         Both name the file, the number of the context entry (from 1) and the key, and so do the
         errors of the examples.
     """
@@ -186,7 +186,7 @@ def read_context(path: str | Path) -> Context:
         request = _parse(path)
     structures: dict[str, list[Example]] = {name: [] for name in request.structures or {}}
     for number, entry in enumerate(request.context, 1):
-        for name, labels in request.shown_by(entry).items():
+        for name, labels in request.structures_of(entry).items():
             example = _example(entry, labels, request.coordinates, path, number)
             structures.setdefault(name, []).append(example)
     values = request.structures or {name: value for value, name in enumerate(structures, 1)}
@@ -197,7 +197,7 @@ def read_context(path: str | Path) -> Context:
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the format.
 
-    It does not say that values differ, that names match, nor what needs the images.
+    It cannot check that values differ, that names match, or that prompts fit the images.
     """
     dialect = {"$schema": GenerateJsonSchema.schema_dialect}
     return dialect | _Request.model_json_schema(schema_generator=_Schema)
@@ -208,7 +208,7 @@ def _example(
 ) -> Example:
     folder = path.parent
     suffix = "_mm" if coordinates == "mm" else ""
-    given = {f"{key}{suffix}": getattr(entry, key) for key in ("points", "scribbles", "boxes")}
+    prompts = {f"{key}{suffix}": getattr(entry, key) for key in ("points", "scribbles", "boxes")}
     return Example(
         folder / entry.image,
         mask=None if entry.mask is None else folder / entry.mask,
@@ -216,7 +216,7 @@ def _example(
         markups=[folder / file for file in entry.markups],
         markup_axes=entry.markup_axes,
         name=f"{path}: context {number}",
-        **given,
+        **prompts,
     )
 
 
@@ -225,7 +225,7 @@ def _parse(path: Path) -> _Request:
     try:
         text = as_text(read_file(path))
         try:
-            # First, as it stops at what is too long; of JSON, where a list may be a tuple.
+            # First, since it stops at lists that are too long.
             request = _Request.model_validate_json(text)
         except ValidationError as error:
             problems = error.errors(include_url=False)
@@ -238,7 +238,7 @@ def _parse(path: Path) -> _Request:
         raise PromptError(str(error)) from None
     except DocumentError as error:
         raise DataError(str(error)) from None
-    # A misspelt key is also a missing one; what was given says more.
+    # A misspelt key is also a missing key; the misspelling explains more.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     raise PromptError(_explain(problem["type"], problem["loc"], problem["msg"], problem["input"]))
 
@@ -254,14 +254,24 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str, given: An
         message = f"key {location[-1]!r} is missing"
         location = location[:-1]
     elif kind != _RULE:
-        # A number or a range at fault is said with the point or box that it belongs to.
+        # An error in a number or a range names the point or box that it belongs to.
+        form = _FORMS.get(str(location[2])) if len(location) > 3 else None
         location = location[:4]
-        message = f"{message[0].lower()}{message[1:]}, got {reprlib.repr(given)}"
+        message = f"{message[0].lower()}{message[1:]}".replace("tuple", "list")
+        message = f"{message.replace(' after validation', '')}, got {reprlib.repr(given)}"
+        message += f"; {form}" if form else ""
     where = "".join(f" {p + 1}" if isinstance(p, int) else f": {p}" for p in location)
     return f"{where}: {message}".removeprefix(": ")
 
 
 _RULE = "rule"
+
+_FORMS = {
+    "points": "a point is [x, y, z]",
+    "scribbles": "a scribble is a list of positions, [[x, y, z], ...]",
+    "boxes": "a box is three ranges, [[x0, x1], [y0, y1], [z0, z1]]",
+}
+"""The form of a prompt, for errors."""
 
 
 def _rule(text: str) -> PydanticCustomError:
