@@ -7,6 +7,7 @@ from pathlib import Path
 from wsicl_jax.cli.values import (
     Verb,
     above_0,
+    add_configuration,
     add_convention,
     add_reading,
     at_least,
@@ -227,8 +228,7 @@ def add_data(verbs, verb: Verb) -> None:
         "wsicl data augment configs/hippocampus.yaml --output augmentation.png",
         parts,
     )
-    augmented.add_argument("config", help="YAML file; see wsicl configs")
-    augmented.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_configuration(augmented)
     augmented.add_argument("--index", type=at_least(0), default=0, help="number of the episode (0)")
     augmented.add_argument(
         "--output", required=True, metavar="FILE.png", help="file of the picture"

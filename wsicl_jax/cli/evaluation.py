@@ -6,6 +6,7 @@ from pathlib import Path
 from wsicl_jax.cli.values import (
     Verb,
     above_0,
+    add_configuration,
     at_least,
     check_writable,
     command,
@@ -158,8 +159,7 @@ def add_sweep(verb: Verb) -> None:
         "wsicl episodes configs/sweeps/paper.yaml output=sweeps/paper",
     )
     for parser in (swept, listed):
-        parser.add_argument("config", help="YAML file; see wsicl configs")
-        parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+        add_configuration(parser)
     swept.add_argument(
         "--part",
         type=part_of,

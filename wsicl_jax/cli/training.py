@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsicl_jax.cli.values import Verb, at_least, write_json
+from wsicl_jax.cli.values import Verb, add_configuration, at_least, write_json
 from wsicl_jax.errors import WsiclError
 
 if TYPE_CHECKING:
@@ -34,16 +34,14 @@ def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     join_processes(options.coordinator, options.num_processes, options.process_id)
     keep_compiled_programs()
-    with watch_peers():
-        return _train_together(
+    from wsicl_jax.train.binding import open_run  # imports what may use devices: after joining
+
+    with (
+        watch_peers(),
+        open_run(
             config, resume=options.resume, accept_data_changes=options.accept_data_changes
-        )
-
-
-def _train_together(config: "ExperimentConfig", *, resume: bool, accept_data_changes: bool) -> int:
-    from wsicl_jax.train.binding import open_run
-
-    with open_run(config, resume=resume, accept_data_changes=accept_data_changes) as start:
+        ) as start,
+    ):
         return _train_and_evaluate(config, start)
 
 
@@ -149,8 +147,7 @@ def add_train(verb: Verb) -> None:
         "train a network by a configuration",
         "wsicl train configs/hippocampus.yaml train.steps=4000 run=runs/long",
     )
-    train.add_argument("config", help="YAML file; see wsicl configs")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_configuration(train)
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     train.add_argument(
         "--accept-data-changes",
@@ -174,8 +171,7 @@ def add_ablate(verb: Verb) -> None:
         "train a grid of settings, here or as Slurm jobs; skips finished cells",
         "wsicl ablate configs/sweeps/contexts.yaml train.steps=500 --dry-run",
     )
-    ablate.add_argument("config", help="YAML file; see wsicl configs")
-    ablate.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_configuration(ablate)
     ablate.add_argument(
         "--launcher",
         choices=("local", "slurm"),
@@ -195,8 +191,7 @@ def add_check(verb: Verb) -> None:
         "report what a training would need and where it would fail, before it starts",
         "wsicl check configs/hippocampus.yaml --devices 64 --hosts 8 --memory 80",
     )
-    check.add_argument("config", help="YAML file; see wsicl configs")
-    check.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_configuration(check)
     check.add_argument("--resume", action="store_true", help="check resuming the run")
     check.add_argument(
         "--devices", type=int, metavar="N", help="devices of all hosts (default: those here)"

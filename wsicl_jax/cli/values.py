@@ -57,6 +57,12 @@ def label_names(text: str) -> dict[int, str]:
     return names
 
 
+def add_configuration(verb: argparse.ArgumentParser) -> None:
+    """Add the arguments of a YAML file and of settings that override it."""
+    verb.add_argument("config", help="YAML file; see wsicl configs")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+
+
 def add_reading(verb: argparse._ActionsContainer, memory: str) -> None:
     """Add the options of reading images; `memory` describes the memory limit."""
     verb.add_argument(
