@@ -62,7 +62,7 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The largest deviations from the reference implementation and its twin."""
+    """The largest deviations from the reference implementation and from PyTorch."""
     worst = config.stash.get(_AGREEMENT, {})
     if worst:
         terminalreporter.section("largest deviations")

@@ -57,5 +57,5 @@ def test_an_untrained_network_is_found_out_by_the_demo(small, tmp_path, capsys):
 
 def test_a_demo_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(ConfigError, match="holds a demo already"):
+    with pytest.raises(ConfigError, match="already holds a demo"):
         demo.run_demo(tmp_path, seed=0)

@@ -30,7 +30,16 @@ def told(path) -> str:
 
 def test_it_says_what_the_checkpoint_is(checkpoint):
     printed = told(checkpoint)
-    for fact in ("7 of 2,000", "wsicl_jax 0.", "bfloat16", "mini_context 0", "2, 4", "synthetic"):
+    facts = (
+        "7 of 2,000",
+        "wsicl_jax 0.",
+        "bfloat16",
+        "mini_context 0",
+        "2, 4",
+        "synthetic",
+        "cut off",
+    )
+    for fact in (*facts, "margins of one value", "cut off"):
         assert fact in printed
     assert "yes" in printed.split("verified")[1].splitlines()[0]
     assert "3" in printed.split("skipped updates")[1].splitlines()[0]
@@ -70,7 +79,7 @@ def test_a_run_whose_configuration_is_empty_is_told(tmp_path):
 def test_a_folder_does_not_hide_the_network_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
-    with pytest.warns(UserWarning, match=r"say \./small"):
+    with pytest.warns(UserWarning, match=r"write \./small"):
         assert "small.safetensors" in told("small")
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         told("./small")

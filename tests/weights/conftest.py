@@ -75,8 +75,8 @@ def exported(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def output_of_twin():
-    """`output_of_twin(model, sample)`: by PyTorch, which has nothing to compile."""
+def output_of_pytorch():
+    """`output_of_pytorch(model, sample)`: by PyTorch, which has nothing to compile."""
 
     def output(model: DualBranch, sample: Sample) -> np.ndarray:
         target, images, prompts = map(torch.from_numpy, sample)

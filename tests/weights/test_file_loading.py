@@ -15,7 +15,7 @@ from wsicl_jax.errors import CheckpointError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.weights.file_digest import DIGEST
 from wsicl_jax.weights.file_loading import import_weights, load_weights
-from wsicl_jax.weights.network_checkpoint import experiment_config, load_model
+from wsicl_jax.weights.network_checkpoint import experiment_config, load_checkpoint
 from wsicl_jax.weights.stored_settings import KEY, Settings, read_settings, settings_text
 from wsicl_jax.weights.tensor_names import to_state_dict
 
@@ -44,7 +44,7 @@ def test_imported_checkpoint_is_what_was_exported(exported, trained, tmp_path, f
     metadata = read_metadata(tmp_path / "back")
     assert experiment_config(metadata) == trained.experiment
     assert metadata["source"] == exported(format).path.name and metadata["step"] == 30
-    assert_equal_bits(load_model(tmp_path / "back"), trained.model)
+    assert_equal_bits(load_checkpoint(tmp_path / "back"), trained.model)
 
 
 @pytest.mark.parametrize("format", CARRYING)
@@ -83,7 +83,7 @@ def test_neither_pytorch_nor_onnx_is_needed_to_read(exported):
 )
 def test_file_of_no_known_format_is_refused(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"m\.safetensors: it is of no known format"):
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: its format is unknown"):
         load_weights(tmp_path / "m.safetensors")
 
 
@@ -178,7 +178,7 @@ def test_nonsense_in_settings_is_refused_in_few_words(honest, told):
 def test_a_file_that_has_lost_its_digest_is_refused(exported, tmp_path, format):
     data = exported(format).path.read_bytes()
     (tmp_path / "m.file").write_bytes(data.replace(DIGEST.encode(), b"_" * len(DIGEST)))
-    with pytest.raises(CheckpointError, match="the digest that they speak of is not there"):
+    with pytest.raises(CheckpointError, match="the digest of the file is missing"):
         load_weights(tmp_path / "m.file")
 
 

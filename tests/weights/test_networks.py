@@ -14,10 +14,10 @@ from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.weights import networks
+from wsicl_jax.weights.export.safetensors_file import write_safetensors
 from wsicl_jax.weights.file_digest import DIGEST
 from wsicl_jax.weights.network_checkpoint import checkpoint_digest
 from wsicl_jax.weights.networks import find_network, load_model, shipped_networks
-from wsicl_jax.weights.safetensors_reader import write_safetensors
 from wsicl_jax.weights.stored_settings import Settings
 from wsicl_jax.weights.tensor_names import to_state_dict
 
@@ -46,7 +46,7 @@ def test_what_is_on_disk_does_not_hide_a_name(exported, trained, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert find_network("tiny").path == exported("safetensors").path
     (tmp_path / "tiny").symlink_to(trained.path)
-    with pytest.warns(UserWarning, match=r"for what lies in this directory say \./tiny"):
+    with pytest.warns(UserWarning, match=r"for what lies in this directory write \./tiny"):
         assert find_network("tiny").path == exported("safetensors").path
     assert find_network("./tiny").path.is_dir()
     assert find_network(Path("tiny")).path.is_dir()

@@ -1,17 +1,17 @@
-"""The digest that a file of weights carries: whether what is read is what was written."""
+"""The digest in a file of weights, which shows whether the file is unchanged."""
 
 import hashlib
 from collections.abc import Iterable
 
 DIGEST = "wsicl_jax_digest"
-"""Its name among the metadata."""
+"""Key of the digest in a file's metadata."""
 
 BLANK = "0" * 64
-"""Stands in its place while it is computed."""
+"""Takes the place of the digest while it is computed."""
 
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:
-    """Hash of these parts in their order, each with its length; as long as `BLANK`."""
+    """Hash of these parts in this order, each with its length; as long as `BLANK`."""
     digest = hashlib.blake2b(digest_size=len(BLANK) // 2)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -19,14 +19,14 @@ def digest_of(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def check_digest(told: str | None, parts: Iterable[bytes | memoryview]) -> bool:
-    """Whether there is a digest; the one that is there is right.
+def check_digest(digest: str | None, parts: Iterable[bytes | memoryview]) -> bool:
+    """Whether the file has a digest; if it has one, it fits these parts.
 
     Raises:
-        ValueError: it is of other parts.
+        ValueError: it does not fit.
     """
-    if told is None:
+    if digest is None:
         return False
-    if told != digest_of(parts):
-        raise ValueError("it is damaged: its digest does not fit, a part of it has changed")
+    if digest != digest_of(parts):
+        raise ValueError("it is damaged: its content does not fit its digest")
     return True

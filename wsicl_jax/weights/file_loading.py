@@ -1,4 +1,4 @@
-"""A network out of any file that carries weights, whatever its name: by what is in it."""
+"""Loads a network from a file of any supported format, which its content shows, not its name."""
 
 import warnings
 from pathlib import Path
@@ -16,9 +16,9 @@ from wsicl_jax.weights.safetensors_reader import read_safetensors
 from wsicl_jax.weights.stored_settings import Settings, read_settings
 from wsicl_jax.weights.tensor_names import fill_from_state_dict
 
-_HEAD = 4096
+_HEAD_BYTES = 4096
 _STABLEHLO = b"ML\xefR"
-"""Begins the program within such a file, after a short head of JAX's."""
+"""First bytes of the program in a StableHLO file, after a short header of JAX."""
 _EXPECTED = (
     "weights: a Lightning checkpoint (.ckpt) or other torch.save file, .safetensors, or .onnx of "
     "`wsicl export`"
@@ -26,23 +26,23 @@ _EXPECTED = (
 
 
 class Loaded(NamedTuple):
-    """A network with what is known of it."""
+    """A network with its settings."""
 
     model: DualBranch
     settings: Settings
 
 
 def load_weights(path: str | Path) -> tuple[DualBranch, ExperimentConfig]:
-    """The network in a file of any format that carries weights, with its settings.
+    """The network in a file of weights, with its settings.
 
-    PyTorch (`.ckpt`, `.pt`), safetensors and ONNX, told by their content; neither PyTorch nor
-    ONNX has to be installed. Parameters become float32. Without our settings in it the file is
-    taken for the authors': working grid 128 x 128 x 128, one context image at a time. Nothing in
-    the file is executed.
+    Reads PyTorch (`.ckpt`, `.pt`), safetensors and ONNX; neither PyTorch nor ONNX has to be
+    installed. Parameters become float32. A file without settings of this package counts as one of
+    the authors: working grid 128 x 128 x 128, one context image at a time. Nothing in the file is
+    executed.
 
     Raises:
-        CheckpointError: the file is missing, damaged, hostile, of another network, or a program
-            (StableHLO), whose weights cannot be taken out.
+        CheckpointError: the file is missing, damaged, malicious, of another network, or a program
+            (StableHLO), whose weights cannot be extracted.
     """
     model, settings = load_with_settings(path)
     return model, settings.experiment
@@ -59,7 +59,7 @@ def load_with_settings(path: str | Path) -> Loaded:
             raise CheckpointError(f"{path}: {error}") from None
         if not weights.checked:
             warnings.warn(
-                f"{path} has no digest, so that damage to it cannot be noticed; files of this "
+                f"{path} has no digest, so that damage to it cannot be detected; files of this "
                 "version's `wsicl export` have one",
                 stacklevel=2,
             )
@@ -92,11 +92,11 @@ def import_weights(path: str | Path, output: str | Path) -> Loaded:
 def _read(path: Path) -> Weights:
     with refusing(path, _EXPECTED):
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD_BYTES)
         if _STABLEHLO in head:
             raise CheckpointError(
-                f"{path} is a StableHLO program: it runs with its weights, but they cannot be "
-                "taken out of it; import the .safetensors, .ckpt or .onnx of the same network"
+                f"{path} is a StableHLO program, whose weights cannot be extracted; import the "
+                ".safetensors, .ckpt or .onnx of the same network"
             )
         if head.startswith(b"PK\x03\x04"):
             return read_lightning(path)
@@ -106,4 +106,4 @@ def _read(path: Path) -> Weights:
         # The version of the format is the first field of every ONNX file.
         if head.startswith(b"\x08"):
             return read_onnx(path)
-        raise ValueError("it is of no known format")
+        raise ValueError("its format is unknown")

@@ -1,10 +1,8 @@
-"""Reads the authors' PyTorch Lightning checkpoints without PyTorch and without trust.
+"""Reads PyTorch Lightning checkpoints, also untrusted ones, without PyTorch.
 
-A checkpoint is a zip that holds a pickle (`data.pkl`) and one file per tensor storage.
-Unpickling would run whatever the pickle names. Here its opcodes are only read: a global
-stays a name, an object that the pickle would construct becomes an `_Inert`, and there is
-no opcode for which anything could be called. Sizes are checked against the file before
-any memory is taken for them.
+A checkpoint is a zip with a pickle (`data.pkl`) and one file for each tensor storage. Unpickling
+would run any code that the pickle names. This reader runs nothing: a global stays a name, and a
+constructed object becomes an `_Inert`. It checks sizes against the file before it allocates memory.
 """
 
 import math
@@ -17,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from wsicl_jax.weights.file_contents import MOST_STAGES, Weights, config_of, refusing
+from wsicl_jax.weights.file_contents import MAX_STAGES, Weights, config_of, refusing
 from wsicl_jax.weights.stored_settings import KEY
 from wsicl_jax.weights.tensor_names import check_shapes, state_dict_shapes
 
@@ -28,9 +26,9 @@ _STORAGE_TYPES = {
     "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
 
-# The published checkpoint's pickle has some 100 kB; an opcode of one byte can take 64.
-_LARGEST_PICKLE = 4 * 2**20
-_LARGEST_NOTE = 64
+# The published checkpoint's pickle has some 100 kB. In memory, an opcode of one byte can take 64.
+_MAX_PICKLE_BYTES = 4 * 2**20
+_MAX_BYTE_ORDER_BYTES = 64
 
 _EXPECTED = (
     "a Lightning checkpoint (.ckpt) of the authors' release, or a torch.save zip with a "
@@ -41,23 +39,23 @@ _EXPECTED = (
 def read_lightning(path: str | Path) -> Weights:
     """The network in a Lightning `.ckpt`, or in any file of `torch.save` with a `state_dict`.
 
-    The channels are those of the tensors; `hyper_parameters`, if there, must agree. Tensors
-    come as float32, whatever the precision that they are stored in.
+    The channels are those of the tensors; `hyper_parameters`, if present, must agree. Tensors of
+    any precision come as float32.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format or network, or
-            asks for more than it holds. Nothing in it is ever executed.
+        CheckpointError: the file is missing, damaged, of another format or network, or claims
+            sizes beyond its own.
     """
     path = Path(path)
     with refusing(path, _EXPECTED), zipfile.ZipFile(path) as archive:
         root = _root(archive)
         if f"{root}byteorder" in archive.namelist():
-            order = _stored_bytes(archive, f"{root}byteorder", _LARGEST_NOTE)
+            order = _stored_bytes(archive, f"{root}byteorder", _MAX_BYTE_ORDER_BYTES)
             if order != b"little":
                 raise ValueError(f"byte order is {order!r}; expected little")
-        content = _read_pickle(_stored_bytes(archive, f"{root}data.pkl", _LARGEST_PICKLE))
+        content = _read_pickle(_stored_bytes(archive, f"{root}data.pkl", _MAX_PICKLE_BYTES))
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-            raise ValueError("there is no 'state_dict' in it")
+            raise ValueError("it has no 'state_dict'")
         settings = content.get(KEY)
         if not isinstance(settings, str | None):
             raise ValueError(f"{KEY!r} in it is a {type(settings).__name__}; expected text")
@@ -67,9 +65,9 @@ def read_lightning(path: str | Path) -> Weights:
                 raise ValueError(f"state_dict entry {name[:60]!r} is a {type(tensor).__name__}")
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = config_of(shapes)
-        _check_stated(content.get("hyper_parameters"), list(config.channels))
+        _check_hyper_parameters(content.get("hyper_parameters"), list(config.channels))
         check_shapes(state_dict_shapes(config), shapes, str(path))
-        # Tensors may share a storage, but not so that a small file fills the memory.
+        # Tensors may share a storage, but a small file must not fill the memory.
         if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
             raise ValueError("its tensors together are larger than the file")
         loaded = {name: _load(archive, root, tensor) for name, tensor in tensors.items()}
@@ -86,7 +84,7 @@ def _root(archive: zipfile.ZipFile) -> str:
 def _stored_bytes(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{name} is compressed; PyTorch stores it as it is")
+        raise ValueError(f"{name} is compressed; PyTorch stores it uncompressed")
     if info.file_size > largest:
         raise ValueError(f"{name} has {info.file_size} bytes; expected at most {largest}")
     return archive.read(info)
@@ -94,7 +92,7 @@ def _stored_bytes(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """What the pickle calls by name; here no more than the name."""
+    """Name of a Python object in the pickle; the object is never looked up."""
 
     name: str
 
@@ -108,7 +106,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A view of a storage, checked to be well formed but not yet read; strides in elements."""
+    """A validated view of a storage that is not yet read; strides in elements."""
 
     storage: _Storage
     offset: int
@@ -118,7 +116,7 @@ class _Tensor:
     @property
     def dtype(self) -> np.dtype:
         if self.storage.kind not in _STORAGE_TYPES:
-            raise ValueError(f"a tensor of the network is a {self.storage.kind}, not of floats")
+            raise ValueError(f"a tensor of the network is a {self.storage.kind}; expected floats")
         return _STORAGE_TYPES[self.storage.kind]
 
     @property
@@ -127,14 +125,13 @@ class _Tensor:
 
 
 class _Inert(dict):
-    """Stands for any object that the pickle constructs; keeps items, drops all else."""
+    """Replaces any object that the pickle constructs; keeps its items alone."""
 
 
 def _read_pickle(data: bytes) -> Any:
-    """The value of a pickle as `torch.save` writes it (protocol 2), nothing executed.
+    """The value of a pickle of `torch.save` (protocol 2), without executing anything.
 
-    Only string keys are kept: nothing read here has others, and hashing a nested key can
-    be made to take for ever.
+    Keeps text keys alone: no others are needed, and a malicious nested key takes for ever to hash.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -229,7 +226,7 @@ def _construct(function: Any, arguments: Any) -> "_Tensor | _Inert":
 def _storage(identity: Any) -> _Storage:
     tag, kind, key, _, length = identity
     if tag != "storage" or type(kind) is not _Global or type(key) is not str:
-        raise ValueError("the pickle refers to something that is no storage")
+        raise ValueError("the pickle refers to something other than a storage")
     if not _is_count(length):
         raise ValueError(f"storage {key!r} has no valid length")
     return _Storage(key, kind.name.removeprefix("torch "), length)
@@ -243,11 +240,11 @@ def _tensor(storage, offset, shape, strides, *_) -> _Tensor:
         and all(map(_is_count, (offset, *shape, *strides)))
     )
     if not well_formed:
-        raise ValueError("the pickle describes a tensor that cannot be")
+        raise ValueError("the pickle describes an impossible tensor")
     tensor = _Tensor(storage, offset, shape, strides)
     size = math.prod(shape)
     reach = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
-    # The size by itself too: a stride of 0 makes any size reach nowhere.
+    # The size by itself too, because with a stride of 0 any size stays within the storage.
     if size and (reach > storage.length or size > storage.length):
         raise ValueError(
             f"a tensor of shape {shape} needs {max(reach, size)} elements but its storage "
@@ -272,16 +269,16 @@ def _load(archive: zipfile.ZipFile, root: str, tensor: _Tensor) -> np.ndarray:
     return np.array(view, np.float32, order="C")
 
 
-def _check_stated(hyper_parameters: Any, channels: list[int]) -> None:
-    stated = hyper_parameters if isinstance(hyper_parameters, dict) else {}
-    layers = stated.get("nb_conv_layers_per_stage", 2)
+def _check_hyper_parameters(hyper_parameters: Any, channels: list[int]) -> None:
+    values = hyper_parameters if isinstance(hyper_parameters, dict) else {}
+    layers = values.get("nb_conv_layers_per_stage", 2)
     if layers != 2:
-        given = layers if type(layers) is int else type(layers).__name__
+        text = layers if type(layers) is int else type(layers).__name__
         raise ValueError(
-            f"nb_conv_layers_per_stage is {given}; this network has 2 per stage, as published"
+            f"nb_conv_layers_per_stage is {text}; this network has 2 per stage, as published"
         )
-    declared = stated.get("nb_inner_channels", channels)
-    # Of another type (a list class of some configuration library) it cannot be read here.
+    declared = values.get("nb_inner_channels", channels)
+    # A list class of some configuration library cannot be read here.
     if isinstance(declared, list | tuple) and list(declared) != channels:
-        readable = [c if type(c) is int else type(c).__name__ for c in declared[:MOST_STAGES]]
+        readable = [c if type(c) is int else type(c).__name__ for c in declared[:MAX_STAGES]]
         raise ValueError(f"nb_inner_channels is {readable} but its tensors have {channels}")

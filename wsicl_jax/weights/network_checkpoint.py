@@ -1,4 +1,4 @@
-"""Networks in checkpoint directories: saved, loaded, identified by a digest."""
+"""Saves and loads networks as checkpoint directories, and computes their digests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,15 +25,11 @@ from wsicl_jax.storage.checkpoints import (
     remove_unfinished,
     restore_arrays,
 )
-from wsicl_jax.storage.fingerprints import (
-    fingerprint_arrays,
-)
+from wsicl_jax.storage.fingerprints import fingerprint_arrays
 
 
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
-    """Write a network alone as a checkpoint directory that `load_model` reads.
-
-    It appears there when it is whole.
+    """Write a network without a training state as a checkpoint directory, in one piece.
 
     Raises:
         CheckpointError: `path` exists already, or cannot be written.
@@ -50,49 +46,48 @@ def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any])
         raise CheckpointError(f"{path} cannot be written: {reason_of(error)}") from error
 
 
-def load_model(path: str | Path) -> DualBranch:
-    """The network of a checkpoint: an imported one, a run (its newest), or one step of a run.
+def load_checkpoint(path: str | Path) -> DualBranch:
+    """The network of a checkpoint: an imported one, the newest of a run, or one step of a run.
 
-    If the newest checkpoint of a run is damaged, a warning names it and the one before is
-    taken.
+    If the newest checkpoint of a run is damaged, a warning names it and the previous one is
+    loaded.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, or its parameters do not fit.
     """
     checkpoint = find_checkpoint(path)
-    # What `find_checkpoint` chose was looked at.
+    # `find_checkpoint` has verified what it chose among the checkpoints of a run.
     if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, [PARAMETERS])):
         raise CheckpointError(f"{checkpoint}: {reason}")
     metadata = read_metadata(checkpoint)
-    graph, wanted = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
-    here = _one_device()
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
-    return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, wanted, metadata))
+    graph, shapes = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
+    device = _one_device()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+    return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, shapes, metadata))
 
 
 def checkpoint_digest(metadata: Mapping[str, Any]) -> str:
-    """Hash of all that a checkpoint's answers depend on, from its metadata."""
+    """Hash of everything that a checkpoint's predictions depend on, from its metadata."""
     return _digest(metadata[_FINGERPRINTS][PARAMETERS], experiment_config(metadata))
 
 
 def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
-    """The same hash of a network that is loaded: equal to that of the checkpoint it is from."""
+    """The same hash of a loaded network: equal to that of its checkpoint."""
     return _digest(fingerprint_arrays(_by_name(nnx.state(model, nnx.Param))), config)
 
 
 def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     model, volume = config.model, config.volume
     rules = [model.channels, model.precision, volume.grid, volume.percentiles]
-    # Networks without prompt smoothing keep the digest that they had before there was any. The
-    # words tell smoothing over the context set from the former smoothing of each image.
+    # Settings that are off add nothing, so that networks from before these settings keep their
+    # digest. "of the set": an earlier version smoothed the prompts of each image by itself.
     smoothing = ["of the set", volume.prompt_smoothing] if volume.prompt_smoothing else []
-    # Without a crop it is that of checkpoints from when margins were never cut off.
     crop = ["crop"] if volume.crop else []
     return digests.digest_of([fingerprints, *rules, *smoothing, *crop])
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:
-    """The configuration that a checkpoint was made with, from its metadata.
+    """The configuration of a checkpoint's training, from its metadata.
 
     Raises:
         CheckpointError: the metadata has none, or one that this version does not know.

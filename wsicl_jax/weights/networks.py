@@ -1,6 +1,4 @@
-"""Networks by where they are kept: a run, a checkpoint, a file of weights, or the name of one that
-comes with this package.
-"""
+"""Finds networks by path or name: a run, a checkpoint, a file of weights, or a shipped network."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,30 +13,31 @@ from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata
 from wsicl_jax.weights.file_loading import load_with_settings
-from wsicl_jax.weights.network_checkpoint import checkpoint_digest, experiment_config, model_digest
-from wsicl_jax.weights.network_checkpoint import load_model as load_checkpoint
+from wsicl_jax.weights.network_checkpoint import (
+    checkpoint_digest,
+    experiment_config,
+    load_checkpoint,
+    model_digest,
+)
 
 SEEN = "seen"
-"""In what a network says of itself, the data that it has seen, where a file has the record."""
-
-_ENDING = ".safetensors"
+"""Key of the data that a network has seen, in its metadata; not every file has it."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredNetwork:
-    """A network on disk, and what is known of it; its parameters are read when they are asked
-    for, at the latest."""
+    """A network on disk with its metadata; `load` reads its parameters."""
 
     path: Path
     """The checkpoint's directory, or the file."""
     metadata: Mapping[str, Any]
-    """What it says of itself, such as `config` and `step`; of weights of unknown origin no step."""
+    """Such as `config` and `step`; weights of unknown origin have no step."""
     digest: str
-    """Hash of all that its answers depend on."""
+    """Hash of everything that its predictions depend on."""
 
     @cached_property
     def experiment(self) -> ExperimentConfig:
-        """The configuration that it was made with.
+        """The configuration of its training.
 
         Raises:
             CheckpointError: this version does not know it.
@@ -49,48 +48,49 @@ class StoredNetwork:
         """The network, in float32.
 
         Raises:
-            CheckpointError: it is damaged, or has become another one since it was found.
+            CheckpointError: it is damaged, or was changed since it was found.
         """
         if self.path.is_dir():
             return load_checkpoint(self.path)
         model = load_with_settings(self.path).model
         if model_digest(model, self.experiment) != self.digest:
-            raise CheckpointError(f"{self.path} was changed while it was used; start again")
+            raise CheckpointError(f"{self.path} was changed while in use; start again")
         return model
 
 
 def find_network(path: str | Path) -> StoredNetwork:
-    """The network that a path means, or the name of one that comes with this package.
+    """The network at a path, or the shipped network of this name.
 
-    A name comes before what is on disk under it; `./NAME` means that, and so does a `Path`.
+    The name of a shipped network has priority over a file or folder of the same name; write
+    `./NAME` or give a `Path` for the latter.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or is a file that carries no weights.
+        CheckpointError: there is none, it is damaged, or the file holds no weights.
     """
-    place = network_path(path)
-    if not place.exists():
+    location = network_path(path)
+    if not location.exists():
         raise CheckpointError(
-            f"no checkpoint at {place.absolute()}: there is no such file or directory, and the "
+            f"no checkpoint at {location.absolute()}: there is no such file or directory, and the "
             f"networks that come with wsicl_jax are {', '.join(sorted(shipped_networks()))}"
         )
-    if place.is_dir():
-        # Once: a run in training may save, and then its directory means another checkpoint.
-        checkpoint = find_checkpoint(place)
+    if location.is_dir():
+        # Resolved once, because a run in training may save a newer checkpoint at any time.
+        checkpoint = find_checkpoint(location)
         metadata = read_metadata(checkpoint)
         return StoredNetwork(checkpoint, metadata, checkpoint_digest(metadata))
-    loaded = load_with_settings(place)
+    loaded = load_with_settings(location)
     experiment, step, seen = loaded.settings
     metadata: dict[str, Any] = {"config": config_to_dict(experiment)}
     if step is not None:
         metadata["step"] = step
     if seen is not None:
         metadata[SEEN] = seen.to_json()
-    return StoredNetwork(place.absolute(), metadata, model_digest(loaded.model, experiment))
+    return StoredNetwork(location.absolute(), metadata, model_digest(loaded.model, experiment))
 
 
 def load_model(path: str | Path) -> DualBranch:
-    """The network of a run (its newest checkpoint), a checkpoint, a file of weights, or a name such
-    as `small` that comes with this package.
+    """The network of a run (its newest checkpoint), a checkpoint, a file of weights, or a shipped
+    network by its name, such as `small`.
 
     Raises:
         CheckpointError: there is none, it is damaged, or its parameters do not fit.
@@ -99,17 +99,17 @@ def load_model(path: str | Path) -> DualBranch:
 
 
 def network_path(path: str | Path) -> Path:
-    """Where the network lies that a path or a name means, be it there or not.
+    """The path of a network by path or name, whether it exists or not.
 
-    A warning says so if a name hides a file or folder.
+    A warning names a file or folder that the name of a shipped network hides.
     """
     shipped = shipped_networks()
     if str(path) not in shipped or (isinstance(path, Path) and path.exists()):
         return Path(path)
     if Path(path).exists():
         warnings.warn(
-            f"{path} is the network of this name that comes with wsicl_jax; for what lies in this "
-            f"directory say ./{path}",
+            f"{path} is the network that comes with wsicl_jax; for the file or folder of this "
+            f"name write ./{path}",
             stacklevel=3,
         )
     return shipped[str(path)]
@@ -117,11 +117,5 @@ def network_path(path: str | Path) -> Path:
 
 def shipped_networks() -> dict[str, Path]:
     """The networks that come with this package, by name."""
-    found = sorted(
-        files("wsicl_jax.weights").joinpath("shipped").iterdir(), key=lambda file: file.name
-    )
-    return {
-        file.name.removesuffix(_ENDING): Path(str(file))
-        for file in found
-        if file.name.endswith(_ENDING)
-    }
+    folder = Path(str(files("wsicl_jax.weights"))) / "shipped"
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}

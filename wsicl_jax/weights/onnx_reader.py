@@ -1,8 +1,7 @@
-"""Reads the weights out of an ONNX file without trust, and without the ONNX library.
+"""Reads the weights of an ONNX file, also of an untrusted one.
 
-An ONNX file is a protocol-buffer message. Parsed as a whole it can become a hundred times as
-large, and its tensors may name other files to read. Here only its initialisers and metadata are
-looked at, where they lie in the file; sizes are checked before any memory is taken for them.
+It parses the protocol buffer itself, because the ONNX library allocates up to a hundred times the
+file's size before any check, and because whoever only loads weights then needs no `onnx` extra.
 """
 
 import math
@@ -20,11 +19,11 @@ from wsicl_jax.weights.stored_settings import KEY
 from wsicl_jax.weights.tensor_names import Shape, check_shapes, state_dict_shapes
 
 _EXPECTED = "an ONNX file of this network, as `wsicl export` writes it"
-_MOST_FIELDS = 20_000
-_LONGEST_TEXT = 2**20
-_MOST_DIMENSIONS = 8
+_MAX_FIELDS = 20_000
+_MAX_TEXT_BYTES = 2**20
+_MAX_DIMENSIONS = 8
 
-# The numbers of fields and types in ONNX's published schema (onnx.proto).
+# Numbers of fields and types in ONNX's published schema (onnx.proto).
 _GRAPH, _METADATA = 7, 14
 _KEY, _VALUE = 1, 2
 _INITIALIZER, _SPARSE = 5, 15
@@ -53,12 +52,12 @@ def read_onnx(path: str | Path) -> Weights:
     ):
         message = _Message(data)
         tensors: dict[str, _Tensor] = {}
-        metadata: dict[str, _Placed] = {}
+        metadata: dict[str, _Text] = {}
         for number, value in message.fields(0, len(data)):
             if number == _GRAPH:
                 for tensor in _initialisers(message, value):
                     if tensor.name in tensors:
-                        raise ValueError("two initialisers have one name")
+                        raise ValueError("two initialisers have the same name")
                     tensors[tensor.name] = tensor
             elif number == _METADATA:
                 key, text = _entry(message, value)
@@ -71,32 +70,37 @@ def read_onnx(path: str | Path) -> Weights:
         return Weights(config, loaded, settings, _is_checked(data, metadata.get(DIGEST)))
 
 
-class _Placed(NamedTuple):
+class _Text(NamedTuple):
     text: str
-    place: range
+    bytes: range
+    """Positions in the file."""
 
 
 class _Tensor(NamedTuple):
     name: str
     shape: Shape
     dtype: np.dtype
-    place: range
+    bytes: range
+    """Positions in the file."""
 
 
 class _Message:
-    """Fields of protocol-buffer messages in a file; a value is a number or its place."""
+    """Fields of the protocol-buffer messages in a file.
+
+    A value is a number, or the range of its bytes in the file.
+    """
 
     def __init__(self, data: mmap.mmap):
         self._data = data
-        self._left = _MOST_FIELDS
+        self._left = _MAX_FIELDS
 
     def fields(self, start: int, stop: int) -> Iterator[tuple[int, int | range]]:
-        """Number and value of every field of the message that lies there."""
+        """Number and value of every field of the message in these bytes."""
         at = start
         while at < stop:
             self._left -= 1
             if self._left < 0:
-                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+                raise ValueError(f"it has more than {_MAX_FIELDS} fields")
             tag, at = self._varint(at, stop)
             match tag & 7:
                 case 0:  # a number
@@ -110,25 +114,25 @@ class _Message:
                 case 5:
                     length = 4
                 case _:
-                    raise ValueError("it is no protocol-buffer message")
+                    raise ValueError("it is not a protocol-buffer message")
             if length > stop - at:
                 raise ValueError("a field reaches beyond the end")
             yield tag >> 3, range(at, at + length)
             at += length
 
-    def text(self, place: int | range) -> str:
-        """The text that lies there."""
-        place = _placed(place)
-        if len(place) > _LONGEST_TEXT:
-            raise ValueError(f"a text in it has {len(place)} bytes")
-        return self._data[place.start : place.stop].decode()
+    def text(self, value: int | range) -> str:
+        """A value that is a text."""
+        value = _bytes(value)
+        if len(value) > _MAX_TEXT_BYTES:
+            raise ValueError(f"a text in it has {len(value)} bytes")
+        return self._data[value.start : value.stop].decode()
 
     def numbers(self, value: int | range) -> list[int]:
-        """One number, or several that were packed together."""
+        """A value that is one number, or several packed ones."""
         if isinstance(value, int):
             return [value]
         numbers, at = [], value.start
-        while at < value.stop and len(numbers) <= _MOST_DIMENSIONS:
+        while at < value.stop and len(numbers) <= _MAX_DIMENSIONS:
             number, at = self._varint(at, value.stop)
             numbers.append(number)
         return numbers
@@ -143,21 +147,21 @@ class _Message:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value, at
-        raise ValueError("it is damaged, or no protocol-buffer message")
+        raise ValueError("it is damaged, or not a protocol-buffer message")
 
 
 def _initialisers(message: _Message, graph: int | range) -> Iterator[_Tensor]:
-    graph = _placed(graph)
+    graph = _bytes(graph)
     for number, value in message.fields(graph.start, graph.stop):
         if number == _INITIALIZER:
-            yield _tensor(message, _placed(value))
+            yield _tensor(message, _bytes(value))
         elif number == _SPARSE:
-            raise ValueError("an initialiser is sparse; expected plain ones")
+            raise ValueError("an initialiser is sparse; expected dense ones")
 
 
-def _tensor(message: _Message, place: range) -> _Tensor:
+def _tensor(message: _Message, tensor: range) -> _Tensor:
     name, shape, kind, raw = "", [], 0, range(0)
-    for number, value in message.fields(place.start, place.stop):
+    for number, value in message.fields(tensor.start, tensor.stop):
         if number == _DIMS:
             shape += message.numbers(value)
         elif number == _TYPE and isinstance(value, int):
@@ -165,47 +169,47 @@ def _tensor(message: _Message, place: range) -> _Tensor:
         elif number == _NAME:
             name = message.text(value)
         elif number == _RAW:
-            raw = _placed(value)
+            raw = _bytes(value)
         elif number == _EXTERNAL or (number == _LOCATION and value != 0):
-            raise ValueError("an initialiser lies in another file, which is not opened")
+            raise ValueError("an initialiser is stored in another file, which is not opened")
         elif number in _TYPED_DATA:
-            raise ValueError("an initialiser is not stored as raw data; expected what we write")
-    if len(shape) > _MOST_DIMENSIONS or any(side >= 2**48 for side in shape):
-        raise ValueError("an initialiser has a shape that cannot be")
+            raise ValueError("an initialiser is not stored as raw data, as `wsicl export` does")
+    if len(shape) > _MAX_DIMENSIONS or any(side >= 2**48 for side in shape):
+        raise ValueError("an initialiser has an impossible shape")
     if kind not in _DTYPES:
-        raise ValueError(f"initialiser {name[:60]!r} is of type {kind}, not of floats")
-    if math.prod(shape) * _DTYPES[kind].itemsize != len(raw):
-        raise ValueError(f"initialiser {name[:60]!r} has {len(raw)} bytes, not as its shape says")
+        raise ValueError(f"initialiser {name[:60]!r} is of type {kind}; expected floats")
+    if (size := math.prod(shape) * _DTYPES[kind].itemsize) != len(raw):
+        raise ValueError(f"initialiser {name[:60]!r} has {len(raw)} bytes; its shape needs {size}")
     return _Tensor(name, tuple(shape), _DTYPES[kind], raw)
 
 
-def _entry(message: _Message, entry: int | range) -> tuple[str, _Placed]:
-    entry = _placed(entry)
-    key, value = "", range(0)
-    for number, place in message.fields(entry.start, entry.stop):
+def _entry(message: _Message, entry: int | range) -> tuple[str, _Text]:
+    entry = _bytes(entry)
+    key, text = "", range(0)
+    for number, value in message.fields(entry.start, entry.stop):
         if number == _KEY:
-            key = message.text(place)
+            key = message.text(value)
         elif number == _VALUE:
-            value = _placed(place)
-    return key, _Placed(message.text(value), value)
+            text = _bytes(value)
+    return key, _Text(message.text(text), text)
 
 
-def _is_checked(data: mmap.mmap, told: _Placed | None) -> bool:
-    """Whether the file has a digest, which then fits all the rest of it."""
-    if told is None:
+def _is_checked(data: mmap.mmap, digest: _Text | None) -> bool:
+    """Whether the file has a digest; if it has one, it fits the rest of the file."""
+    if digest is None:
         return False
     with memoryview(data) as whole:
-        before, after = whole[: told.place.start], whole[told.place.stop :]
+        before, after = whole[: digest.bytes.start], whole[digest.bytes.stop :]
         with before, after:
-            return check_digest(told.text, [before, after])
+            return check_digest(digest.text, [before, after])
 
 
 def _load(data: mmap.mmap, tensor: _Tensor) -> np.ndarray:
-    flat = np.frombuffer(data[tensor.place.start : tensor.place.stop], tensor.dtype)
+    flat = np.frombuffer(data[tensor.bytes.start : tensor.bytes.stop], tensor.dtype)
     return flat.reshape(tensor.shape).astype(np.float32)
 
 
-def _placed(value: int | range) -> range:
+def _bytes(value: int | range) -> range:
     if isinstance(value, int):
-        raise ValueError("a field is a number where a message should be")
+        raise ValueError("a field is a number; expected a message or text")
     return value

@@ -1,7 +1,7 @@
-"""The authors' tensor names and layout, mapped to and from the parameters of `DualBranch`.
+"""Maps the parameters of `DualBranch` to the authors' tensor names and layout, and back.
 
-Source: the `state_dict` of the authors' release (WS-ICL, arXiv 2510.05899), in which a
-convolution is (out, in, X, Y, Z); ours is (X, Y, Z, in, out).
+Source: the `state_dict` of the authors' release (WS-ICL, arXiv 2510.05899). A convolution is
+(out, in, X, Y, Z) there, and (X, Y, Z, in, out) here.
 """
 
 import functools
@@ -19,8 +19,8 @@ from wsicl_jax.model.dual_branch import DualBranch
 Path = tuple[str | int, ...]
 Shape = tuple[int, ...]
 
-# Ours to theirs; `{i}` counts along a list, `{last}` is the coarsest stage. A stage
-# without a convolution on its way down (max-pooling) has no entry on either side.
+# Names here to names there; `{i}` counts along a list, `{last}` is the coarsest stage. A stage
+# with max-pooling has no downsampling convolution, here nor there.
 _MODULES = {
     "target_encoder.embed": "target_encoder.target_embedding",
     "target_encoder.units.{i}": "target_encoder.enc_blocks.{i}.target_conv",
@@ -49,11 +49,11 @@ _MODULES = {
 _UNIT = {"first": "layers.0", "second": "layers.2"}
 _LEAF = {"kernel": "weight", "bias": "bias"}
 
-_LISTED = 5
+_MAX_LISTED = 5
 
 
 def authors_name(path: Path, stages: int) -> str:
-    """The authors' key of our parameter at `path` in a network of so many stages."""
+    """The authors' name of the parameter at `path` in a network of so many stages."""
     *module, leaf = path
     in_unit = [_UNIT[str(module.pop())]] if module[-1] in _UNIT else []
     index = next((part for part in module if isinstance(part, int)), None)
@@ -73,10 +73,10 @@ def to_state_dict(model: DualBranch) -> dict[str, Float32[np.ndarray, "..."]]:
 def fill_from_state_dict(model: DualBranch, tensors: Mapping[str, np.ndarray]) -> None:
     """Set every parameter from tensors with the authors' names and layout, bit for bit.
 
-    `model` may be abstract. Nothing is changed if an error is raised.
+    `model` may be abstract. An error leaves it unchanged.
 
     Raises:
-        CheckpointError: a name is missing or left over, or a shape or type does not fit.
+        CheckpointError: a name is missing or unexpected, or a shape or type does not fit.
     """
     named = _named_parameters(model)
     shapes = {name: _authors_shape(parameter.shape) for name, (_, parameter) in named.items()}
@@ -108,35 +108,36 @@ def _shapes_of(channels: tuple[int, ...]) -> Mapping[str, Shape]:
     }
 
 
-def check_shapes(expected: Mapping[str, Shape], given: Mapping[str, Shape], source: str) -> None:
-    """Refuse tensors that are not exactly those expected; `source` says whose they are.
+def check_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], source: str) -> None:
+    """Check that names and shapes of tensors are exactly the expected ones.
 
     Raises:
-        CheckpointError: lists the first names that are missing, left over or ill-shaped.
+        CheckpointError: the message names `source` and the first tensors that are missing,
+            unexpected or of another shape.
     """
-    missing = [f"{name} {expected[name]}" for name in expected if name not in given]
-    left_over = [f"{name} {given[name]}" for name in given if name not in expected]
-    ill_shaped = [
-        f"{name} is {given[name]}, expected {expected[name]}"
+    missing = [f"{name} {expected[name]}" for name in expected if name not in shapes]
+    unexpected = [f"{name} {shapes[name]}" for name in shapes if name not in expected]
+    other_shape = [
+        f"{name} is {shapes[name]}, expected {expected[name]}"
         for name in expected
-        if name in given and tuple(given[name]) != tuple(expected[name])
+        if name in shapes and tuple(shapes[name]) != tuple(expected[name])
     ]
-    problems = {"missing": missing, "left over": left_over, "of another shape": ill_shaped}
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": other_shape}
     if any(problems.values()):
         listing = "; ".join(
-            f"{len(names)} {problem}: {', '.join(names[:_LISTED])}"
-            + (", ..." if len(names) > _LISTED else "")
+            f"{len(names)} {problem}: {', '.join(names[:_MAX_LISTED])}"
+            + (", ..." if len(names) > _MAX_LISTED else "")
             for problem, names in problems.items()
             if names
         )
         raise CheckpointError(
-            f"{source} has {len(given)} tensors where this network has {len(expected)}, and they "
-            f"do not match: {listing}; use a network of the checkpoint's channels"
+            f"{source} has {len(shapes)} tensors and this network {len(expected)}, which do not "
+            f"match: {listing}; use a network of the checkpoint's channels"
         )
 
 
 def _named_parameters(model: DualBranch) -> dict[str, tuple[Path, nnx.Param]]:
-    # Starts from the model, so that no parameter can go unnamed and unfilled.
+    # Starts from the model, so that no parameter is forgotten.
     stages = len(model.config.channels)
     return {
         authors_name(path, stages): (path, parameter)

@@ -76,7 +76,7 @@ def test_the_command_writes_what_it_measured(tmp_path):
     ("arguments", "message"),
     [
         (["context", "episode.contexts=[1, 2]"], "only settings of model, volume, train"),
-        (["context", "train.batch=4", "--devices", "3"], "fit no mesh of 3 devices"),
+        (["exchange", "train.batch=4", "--devices", "3"], "fit no mesh of 3 devices"),
         (["exchange", "--contexts", "3", "train.batch=3"], "fit no mesh of 8 devices"),
         (["context", "--json", "/nowhere/x.json"], "cannot write"),
     ],

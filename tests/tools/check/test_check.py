@@ -251,7 +251,8 @@ def make_store(path: Path, cases: int, voxels: int) -> str:
     label = np.zeros((16, 16, 16), np.uint8)
     label[4 : 4 + voxels, 4 : 4 + voxels, 4 : 4 + voxels] = 1
     for position in range(cases):
-        image = label[None].astype(np.float32)
+        # Noise, because margins of one value would be cut off.
+        image = label[None] + np.random.default_rng(position).random((1, 16, 16, 16), np.float32)
         write_case(path, f"case{position}", image, label, np.eye(4))
     finish_store(path)
     return str(path)

@@ -38,7 +38,7 @@ def test_card_says_what_it_is_and_how_to_feed_it(text):
     for part in ("8 x 6 x 10", "RAS+", "percentiles 1 and 98", "[0, 1]", "above 0.5", "any number"):
         assert part in rules
     assert "context_prompts" in rules
-    assert "sd 0.25 times the extent" in rules
+    assert "0.25 times the extent" in rules and "**Margins** are cut off first" in rules
 
 
 def test_card_says_how_it_was_trained(text):
@@ -72,7 +72,8 @@ def test_card_says_the_licence_that_was_given(text):
 
 def test_card_invents_nothing(trained, tmp_path):
     small = {"model": config_to_dict(trained.experiment)["model"]}
-    settings = config_to_dict(config_from_dict(small)) | {"volume": {"grid": [8, 6, 10]}}
+    settings = config_to_dict(config_from_dict(small))
+    settings["volume"] = {"grid": [8, 6, 10], "crop": False}
     about = {"config": settings, "source": "theirs.ckpt"}
     save_model(tmp_path / "imported", trained.model, about)
     made = export(tmp_path / "imported", tmp_path / "m.safetensors", "safetensors")
@@ -81,7 +82,8 @@ def test_card_invents_nothing(trained, tmp_path):
     assert section(text, "Dice") == "Nothing was measured."
     told = section(text, "Training")
     assert "theirs.ckpt" in told and "not known" in told and "smooth" not in text
-    assert "smoothing" not in section(text, "Input and output")
+    rules = section(text, "Input and output")
+    assert "smoothing" not in rules and "are not cut off" in rules
     assert ExperimentConfig().run not in text
 
 

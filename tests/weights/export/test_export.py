@@ -96,9 +96,9 @@ def test_network_that_is_not_finite_is_not_exported(trained, tmp_path):
 
 
 def load_weights_of(trained):
-    from wsicl_jax.weights.network_checkpoint import load_model
+    from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
-    return load_model(trained.path)
+    return load_checkpoint(trained.path)
 
 
 @pytest.mark.parametrize(

@@ -63,20 +63,20 @@ def test_axes_are_named_and_free(proto):
 
 @pytest.mark.parametrize("contexts", [1, 3])
 def test_other_sizes_than_the_working_grid_run_too(
-    exported, trained, output_of_twin, agree, contexts
+    exported, trained, output_of_pytorch, agree, contexts
 ):
     sample = random_sample(contexts, (12, 4, 6))
     output = next(run_onnx(exported("onnx").path, [sample]))
-    agree("ONNX at another size", output, output_of_twin(trained.model, sample), 1e-5)
+    agree("ONNX at another size", output, output_of_pytorch(trained.model, sample), 1e-5)
 
 
-def test_stages_of_equal_channels_are_pooled(random_network, output_of_twin, tmp_path, agree):
+def test_stages_of_equal_channels_are_pooled(random_network, output_of_pytorch, tmp_path, agree):
     config = ModelConfig(channels=(2, 2, 3))
     model = random_network(config)
     write_onnx(tmp_path / "m.onnx", model, Settings(ExperimentConfig(model=config), None))
     sample = random_sample(2, (4, 8, 4))
     output = next(run_onnx(tmp_path / "m.onnx", [sample]))
-    agree("ONNX with pooling", output, output_of_twin(model, sample), 1e-5)
+    agree("ONNX with pooling", output, output_of_pytorch(model, sample), 1e-5)
 
 
 def test_graph_needs_nothing_but_the_runtime(exported):

@@ -39,7 +39,7 @@ def test_accelerators_get_the_native_convolution_and_cpu_its_own(program):
 
 
 def test_file_runs_without_the_package_in_a_process_of_jax_alone(
-    exported, trained, output_of_twin, tmp_path
+    exported, trained, output_of_pytorch, tmp_path
 ):
     code = (
         "import sys, jax, numpy as np\n"
@@ -57,7 +57,7 @@ def test_file_runs_without_the_package_in_a_process_of_jax_alone(
     files = [str(tmp_path / name) for name in ("inputs.npz", "output.npy")]
     command = [sys.executable, "-I", "-c", code, str(exported("stablehlo").path), *files]
     subprocess.run(command, check=True, cwd="/")
-    expected = output_of_twin(trained.model, sample)
+    expected = output_of_pytorch(trained.model, sample)
     np.testing.assert_allclose(np.load(files[1]), expected, rtol=0, atol=1e-5)
 
 
@@ -72,5 +72,5 @@ def test_weights_cannot_be_taken_out_and_it_says_what_to_import_instead(exported
     copy = tmp_path / "m.onnx"
     copy.write_bytes(exported("stablehlo").path.read_bytes())
     for path in (exported("stablehlo").path, copy):
-        with pytest.raises(CheckpointError, match=r"StableHLO.*cannot be taken out.*safetensors"):
+        with pytest.raises(CheckpointError, match=r"StableHLO.*cannot be extracted.*safetensors"):
             load_weights(path)

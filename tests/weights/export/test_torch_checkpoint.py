@@ -22,11 +22,11 @@ def content(exported):
     return torch.load(exported("torch").path, weights_only=True)
 
 
-def test_tensors_load_strictly_into_the_twin(content, trained):
-    twin = TorchDualBranch((4, 8))
-    twin.load_state_dict(content["state_dict"], strict=True)
+def test_tensors_load_strictly_into_the_pytorch_network(content, trained):
+    network = TorchDualBranch((4, 8))
+    network.load_state_dict(content["state_dict"], strict=True)
     for name, tensor in to_state_dict(trained.model).items():
-        np.testing.assert_array_equal(twin.state_dict()[name].numpy(), tensor)
+        np.testing.assert_array_equal(network.state_dict()[name].numpy(), tensor)
 
 
 def test_keys_are_those_of_a_genuine_checkpoint_and_one_of_ours(content):

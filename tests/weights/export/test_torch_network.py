@@ -1,4 +1,4 @@
-"""The PyTorch twin: the authors' keys, and the same numbers and gradients as ours."""
+"""The PyTorch network: the authors' keys, and the same numbers and gradients as ours."""
 
 import importlib
 import sys
@@ -31,7 +31,7 @@ def to_torch(channels_last: np.ndarray) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
 def both(request, random_network):
-    """Output and gradients of the mean square, from ours and from the twin."""
+    """Output and gradients of the mean square, from `DualBranch` and from PyTorch."""
     channels, mini_context, (batch, contexts, *size) = request.param
     context = ContextConfig(mini_context=mini_context)
     model = random_network(ModelConfig(channels=channels, context=context))
@@ -48,19 +48,19 @@ def both(request, random_network):
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     gradients, output = gradient(parameters, target, images, prompts)
 
-    twin = torch_network_of(model)
-    twin_output = twin(*map(to_torch, (target, images, prompts)))
-    twin_output.square().mean().backward()
-    twin_gradients = {name: p.grad.numpy() for name, p in twin.named_parameters()}
+    network = torch_network_of(model)
+    torch_output = network(*map(to_torch, (target, images, prompts)))
+    torch_output.square().mean().backward()
+    torch_gradients = {name: p.grad.numpy() for name, p in network.named_parameters()}
     return (
         (np.asarray(output), to_state_dict(nnx.merge(graph, gradients))),
-        (np.moveaxis(twin_output.detach().numpy(), 1, -1), twin_gradients),
+        (np.moveaxis(torch_output.detach().numpy(), 1, -1), torch_gradients),
     )
 
 
 def test_output_is_ours(both, agree):
     (ours, _), (theirs, _) = both
-    agree("PyTorch twin: output", ours, theirs, 1e-5)
+    agree("PyTorch network: output", ours, theirs, 1e-5)
     assert ours.std() > 0.05
 
 
@@ -69,44 +69,44 @@ def test_gradients_of_all_parameters_are_ours(both, agree):
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert np.abs(theirs[name]).max() > 0
-        agree("PyTorch twin: gradients, relative", ours[name], theirs[name], 1e-4, relative=True)
+        agree("PyTorch network: gradients, relative", ours[name], theirs[name], 1e-4, relative=True)
 
 
 def test_keys_and_shapes_of_the_published_size_are_the_authors():
     with torch.device("meta"):
-        twin = TorchDualBranch((32, 64, 128, 256, 512))
+        network = TorchDualBranch((32, 64, 128, 256, 512))
     lines = (DATA / "state_dict_full.tsv").read_text().splitlines()[1:]
-    given = {f"{k}\t{','.join(map(str, t.shape))}" for k, t in twin.state_dict().items()}
+    given = {f"{k}\t{','.join(map(str, t.shape))}" for k, t in network.state_dict().items()}
     assert given == set(lines)
     assert len(lines) == 132
 
 
 def test_authors_checkpoint_loads_strictly_and_gives_their_output():
     content = torch.load(DATA / "tiny_lightning.ckpt", weights_only=True)
-    twin = TorchDualBranch((4, 8, 16))
-    twin.load_state_dict(content["state_dict"], strict=True)
+    network = TorchDualBranch((4, 8, 16))
+    network.load_state_dict(content["state_dict"], strict=True)
     golden = np.load(DATA / "tiny_forward.npz")
     names = ("target", "context_image", "context_prompt")
     target, images, prompts = (torch.from_numpy(golden[n])[None] for n in names)
     with torch.no_grad():
-        output = twin(target[:, None], images[:, :, None], prompts[:, :, None])
+        output = network(target[:, None], images[:, :, None], prompts[:, :, None])
     np.testing.assert_allclose(output[0, 0], golden["output_mini_context_5"], rtol=0, atol=1e-5)
 
 
-def test_saved_twin_is_read_back(tmp_path):
-    twin = TorchDualBranch((2, 3, 3))
-    torch.save({"state_dict": twin.state_dict()}, tmp_path / "twin.pt")
-    config, tensors, *_ = read_lightning(tmp_path / "twin.pt")
+def test_saved_network_is_read_back(tmp_path):
+    network = TorchDualBranch((2, 3, 3))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "network.pt")
+    config, tensors, *_ = read_lightning(tmp_path / "network.pt")
     assert config.channels == (2, 3, 3)
-    for name, tensor in twin.state_dict().items():
+    for name, tensor in network.state_dict().items():
         np.testing.assert_array_equal(tensors[name], tensor.numpy())
 
 
 def test_size_that_is_no_multiple_is_refused():
-    twin = TorchDualBranch((2, 3, 4))
+    network = TorchDualBranch((2, 3, 4))
     volume = torch.zeros(1, 1, 8, 6, 8)
     with pytest.raises(ShapeError, match="multiple of 4"):
-        twin(volume, volume[:, None], volume[:, None])
+        network(volume, volume[:, None], volume[:, None])
 
 
 def test_without_torch_the_error_names_the_extra(monkeypatch):

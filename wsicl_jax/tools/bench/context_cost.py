@@ -1,14 +1,9 @@
 """Measures memory and time of loss and gradient against the size of the context set."""
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,12 +13,10 @@ from flax import nnx
 from rich.console import RenderableType
 from rich.table import Table
 
-from wsicl_jax.config import ContextConfig, ExperimentConfig, config_to_dict
-from wsicl_jax.errors import WsiclError
+from wsicl_jax.config import ContextConfig, ExperimentConfig
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.losses import make_loss
 from wsicl_jax.terminal.progress import track
-from wsicl_jax.tools.bench.device_exchange import EXCHANGED_CONTEXTS, exact, fitting_meshes
 from wsicl_jax.tools.bench.machine import machine
 
 _MAX_SHARE_OF_MEMORY = 0.6
@@ -50,39 +43,22 @@ class Cost:
 def bench_context(
     config: ExperimentConfig,
     sizes: Sequence[int],
-    devices: int,
     *,
     repeats: int,
     show: Callable[[RenderableType], None],
 ) -> dict[str, Any]:
-    """Show the cost of a context set on this machine as tables; return the numbers for JSON.
-
-    A process of its own simulates the devices and counts what they exchange.
-
-    Raises:
-        ConfigError: no mesh of so many devices fits the batch and the grid.
-    """
+    """Show the cost of a context set on this machine as tables; return the numbers for JSON."""
     context = config.model.context
-    fitting_meshes(exact(config), EXCHANGED_CONTEXTS, devices)  # errors come before long work
     by_size = measure(config, processings(context), sizes, repeats=repeats)
     show(machine())
     show(cost_table("Loss and gradient of one episode, by size of the context set", by_size))
     show(compile_table("Seconds to compile it", by_size))
     by_remat = measure(config, remat_levels(context), [_REMAT_CONTEXTS], repeats=repeats)
     show(cost_table("The same, by what the backward pass recomputes", by_remat))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "exchange.json"
-        overrides = [f"{key}={json.dumps(value)}" for key, value in _flat(config)]
-        command = [sys.executable, "-m", "wsicl_jax", "bench", "exchange", *overrides]
-        done = subprocess.run([*command, "--devices", str(devices), "--json", str(file)])
-        if done.returncode:
-            raise WsiclError("`wsicl bench exchange` failed in its own process; see above")
-        exchange = json.loads(file.read_text())["exchange"]
     return {
         "machine": machine(),
         "by_size": [asdict(cost) for cost in by_size],
         "by_remat": [asdict(cost) for cost in by_remat],
-        "exchange": exchange,
     }
 
 
@@ -156,13 +132,6 @@ def _table_by_size(
 
 def _names(costs: Sequence[Cost]) -> list[str]:
     return list(dict.fromkeys(cost.processing for cost in costs))
-
-
-def _flat(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
-    settings = config_to_dict(config)
-    for section in ("model", "volume", "train"):
-        for key, value in settings[section].items():
-            yield f"{section}.{key}", value
 
 
 def _cost(config: ExperimentConfig, processing: str, contexts: int, repeats: int) -> Cost:

@@ -1,4 +1,4 @@
-"""The model card beside an exported file: what it is, how it came about, how to feed it."""
+"""Writes the model card of an exported file: architecture, inputs, training, scores, check."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,34 +14,40 @@ from wsicl_jax.weights.export.verification import Comparison
 from wsicl_jax.weights.stored_settings import Settings
 
 _TASK = (
-    "A network for weakly supervised in-context segmentation of 3D medical images: it segments in "
-    "a target image what prompts (points, boxes, masks) show in a few context images, without "
-    "training."
+    "A network for weakly supervised in-context segmentation of 3D medical images. It segments in "
+    "a target image the structure that prompts (points, boxes, masks) mark on a few context "
+    "images, without training."
 )
 _USE = {
     "torch": "A PyTorch Lightning checkpoint (`.ckpt`) in the layout of the authors of WS-ICL. "
     "`torch.load(FILE, weights_only=True)['state_dict']` has the tensors.",
     "safetensors": "Weights alone, under the tensor names of the authors of WS-ICL; a convolution "
     "is (out, in, x, y, z).",
-    "stablehlo": "A program with its weights inside, for CPU, CUDA and TPU. "
-    "`jax.export.deserialize` reads it; its `call` takes the three inputs below.",
-    "onnx": "An ONNX graph with its weights inside, which takes the three inputs below.",
+    "stablehlo": "A program with its weights, for CPU, CUDA and TPU. `jax.export.deserialize` "
+    "reads it; its `call` takes the three inputs below.",
+    "onnx": "An ONNX graph with its weights, which takes the three inputs below.",
 }
 
 _SMOOTHING = (
-    " Then channels are smoothed, except those with a mask of the whole structure and empty ones: "
-    "each is blurred by a Gaussian (0 beyond the image) of sd {:g} times the extent, along each "
-    "axis, of what is above 0 on any context image, and divided by its maximum; the blurred "
-    "channels are divided by the maximum of their mean, and half of the channel before is added."
+    " Then channels are smoothed, except empty ones and those with a mask of the whole structure. "
+    "Each is blurred by a Gaussian (0 beyond the image) and divided by its maximum. The sd along "
+    "each axis is {:g} times the extent of the voxels above 0 on any context image. The blurred "
+    "channels are divided by the maximum of their mean, and half of the original channel is added."
 )
+_CROP = (
+    "**Margins** are cut off first: outer planes that hold one and the same value, such as "
+    "padding, and once more if others lie within them. A context image keeps all that its prompts "
+    "lie in. The other rules are for the rest of the image; outside of it the result is 0."
+)
+_NO_CROP = "**Margins** of one value, such as padding, are not cut off."
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardContent:
-    """All that a card says."""
+    """Everything that a card says."""
 
     name: str
-    """Of the file."""
+    """Name of the file."""
     format: str
     dtype: str
     """Number format of the weights."""
@@ -84,34 +90,26 @@ def _what(content: CardContent) -> str:
     return f"{_TASK}\n\n{_USE[content.format]}\n\n{_table(rows)}"
 
 
-_CROP = (
-    "**Margins**: outer planes that hold one and the same value, such as padding, are cut off "
-    "first, and once more if others lie within them; of a context image, all that its prompts lie "
-    "in stays. What follows is of the rest; outside of it the result is 0."
-)
-
-
 def _rules(content: CardContent) -> str:
     experiment, fixed = content.settings.experiment, content.format == "stablehlo"
     grid = " x ".join(map(str, experiment.volume.grid))
     low, high = experiment.volume.percentiles
-    others = f"; other multiples of {experiment.model.size_multiple} run, untried"
+    others = f"; other multiples of {experiment.model.size_multiple} work, untested"
     radius, smoothing = ball_radius(experiment.volume.grid), experiment.volume.prompt_smoothing
     lines = [
         f"**Grid**: {grid} voxels{' exactly' if fixed else others}. Every image is turned to RAS+ "
         "axes (to the right, to the front, up) by permuting and mirroring, and resized to the grid "
         "as a whole, linear between voxels, after a Gaussian of sd (shrinkage - 1) / 2 voxels "
         "along axes that shrink.",
-        *([_CROP] if experiment.volume.crop else []),
+        _CROP if experiment.volume.crop else _NO_CROP,
         f"**Intensities**: clipped to the percentiles {low:g} and {high:g} of the image, then "
         "scaled to [0, 1] in float32, before resizing.",
-        "**Prompts**: one channel for each context image, 0 where nothing is said; of several "
-        "prompts the larger value counts. A mask is 1 inside. A box is filled with 1. A box or a "
-        f"mask that lies on a slice is 3 voxels thick. A point is a ball of radius {radius:.2f} "
-        "voxels, 1 at the centre, whose values fall with the distance to the rim. A scribble is "
-        "such a ball of half the radius at every voxel of its path."
-        + (_SMOOTHING.format(smoothing) if smoothing else ""),
-        "**Contexts**: any number from 1 on. The target itself, with prompts, may be one of them.",
+        "**Prompts**: one channel for each context image, 0 outside of prompts; of several prompts "
+        "the larger value counts. Masks and boxes are 1 inside; on a slice they are 3 voxels "
+        f"thick. A point is a ball of radius {radius:.2f} voxels, 1 at the centre, whose values "
+        "fall with the distance to the rim. A scribble is such a ball of half the radius at every "
+        "voxel of its path." + (_SMOOTHING.format(smoothing) if smoothing else ""),
+        "**Context images**: any number from 1 on. The target itself, with prompts, may be one.",
         f"**Output**: about 1 inside and 0 outside. Voxels above {THRESHOLD} are the structure.",
     ]
     if content.format in ("stablehlo", "onnx"):
@@ -126,7 +124,7 @@ def _training(content: CardContent) -> str:
     settings, source = content.settings, content.source
     parts = [f"Imported from `{source}`."] if source else []
     if settings.step is None:
-        parts.append("How it was trained is not known.")
+        parts.append("The training is not known.")
     else:
         parts.append(_trained(settings.experiment, settings.step))
     return "\n\n".join(parts)
@@ -167,14 +165,14 @@ def _scores(measured: Sequence[Measured]) -> str:
     return "\n\n".join(parts)
 
 
-def _check(found: Comparison) -> str:
-    grid = " x ".join(map(str, found.grid))
-    rows = [f"| {contexts} | {value:.1e} |" for contexts, value in found.deviations.items()]
+def _check(comparison: Comparison) -> str:
+    grid = " x ".join(map(str, comparison.grid))
+    rows = [f"| {contexts} | {value:.1e} |" for contexts, value in comparison.deviations.items()]
     return "\n".join(
         [
-            f"Read back and run by {found.runtime} on {grid} voxels, and compared with the network "
-            "that it was written from, in float32. The largest difference, in shares of the "
-            f"largest output, was allowed to be {found.bound:.0e}.",
+            f"{comparison.runtime} ran this file on {grid} voxels. The deviation from the original "
+            "network in float32 is the largest difference, as a share of the largest output. It "
+            f"was allowed to be {comparison.bound:.0e}.",
             "",
             "| context images | deviation |",
             "| --- | --- |",

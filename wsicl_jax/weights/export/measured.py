@@ -1,4 +1,4 @@
-"""What was measured of a network before it was exported: for its card, and never made up."""
+"""Collects measured Dice scores of a network for its card, from logs and from `wsicl eval`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from wsicl_jax.storage.documents import parse_json, read_file
 
 @dataclass(frozen=True)
 class Row:
-    """One mean."""
+    """One mean Dice."""
 
     what: str
     """Data set, structure and setting."""
@@ -28,12 +28,12 @@ class Measured:
     """Mean Dice scores of one evaluation."""
 
     source: str
-    """Where they were found."""
+    """The log or file that has them."""
     rows: tuple[Row, ...]
 
 
 def measured_in_log(entries: Sequence[Mapping[str, Any]], step: int | None) -> list[Measured]:
-    """The Dice scores that a run's log has for a step; nothing if it was not evaluated then."""
+    """The Dice scores of a step in a run's log; empty if the run was not evaluated at this step."""
     scores: dict[str, float] = {}
     for entry in entries:
         if step is not None and entry.get("step") == step:
@@ -51,7 +51,7 @@ def measured_in_scores(path: Path, step: int | None) -> list[Measured]:
     """The mean Dice scores in a file of `wsicl eval --json`.
 
     Raises:
-        ExportError: it cannot be read as one, has no Dice, or is of another step than `step`.
+        ExportError: it is not such a file, has no Dice, or is of another step than `step`.
     """
     try:
         content = parse_json(read_file(path), nan=True)
@@ -68,7 +68,7 @@ def measured_in_scores(path: Path, step: int | None) -> list[Measured]:
     if of_step is not None and step is not None and of_step != step:
         raise ExportError(
             f"{path} has the scores of step {of_step}, but the network is that of step {step}; "
-            "evaluate what is exported"
+            "evaluate the exported checkpoint"
         )
     if not groups:
         raise ExportError(f"{path} has no Dice score in it; give one of `wsicl eval --json`")
@@ -89,5 +89,5 @@ def _what(trial: Mapping[str, Any]) -> str:
 
 def _dice(value: Any) -> float:
     if not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1):
-        raise ValueError(f"{value!r} is no Dice score")
+        raise ValueError(f"{value!r} is not a Dice score")
     return float(value)

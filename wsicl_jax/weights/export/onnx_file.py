@@ -1,7 +1,7 @@
-"""A network as an ONNX graph, its weights as initialisers under the authors' names.
+"""Writes a network as an ONNX graph, with its weights under the authors' names, and runs it.
 
-The graph is built node by node, not traced: so it is the network as it is described, with any
-number of context images and any size, and the names stay.
+The graph is built node by node, not traced. It accepts any number of context images and any size,
+and keeps the tensor names.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ except ImportError as error:
 _OPSET = 20
 """The first one with the exact GELU."""
 _IR_VERSION = 9
-"""That of the opset's time: a newer one would shut older runtimes out for nothing."""
+"""The one of this opset; a newer one would exclude older runtimes without need."""
 _FLOAT = onnx.TensorProto.FLOAT
 _VOLUME, _VOLUMES = ("x", "y", "z"), ("contexts", "x", "y", "z")
 
@@ -39,17 +39,17 @@ _TARGET, _IMAGES, _PROMPTS, _SCORE = "target", "context_images", "context_prompt
 
 
 def write_onnx(path: Path, model: DualBranch, settings: Settings) -> None:
-    """The function (target, context_images, context_prompts) to the score, in float32.
+    """Write the graph from (target, context_images, context_prompts) to the score, in float32.
 
     Their shapes are (x, y, z), (L, x, y, z) twice, and (x, y, z), with any L from 1 on and any
-    sides that the network takes. The context images are processed one after another (a `Scan`),
-    so that memory does not grow with L but for the images themselves.
+    sides that the network accepts. A `Scan` processes one context image after another, so that
+    only the images themselves need memory that grows with L.
     """
     nodes = _Nodes()
     _dual_branch(nodes, model.config.channels)
     tensors = to_state_dict(model)
     graph = helper.make_graph(
-        nodes.made,
+        nodes.nodes,
         "dual_branch",
         [
             helper.make_tensor_value_info(_TARGET, _FLOAT, _VOLUME),
@@ -81,16 +81,16 @@ def run_onnx(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray
 
 
 class _Nodes:
-    """Nodes of a graph in their order; a graph within it shares the numbers of its values."""
+    """Nodes of a graph in their order; an inner graph continues the numbers of the outer one."""
 
     def __init__(self, outer: "_Nodes | None" = None):
-        self.made: list[onnx.NodeProto] = []
+        self.nodes: list[onnx.NodeProto] = []
         self._numbers = outer._numbers if outer else iter(range(10**9))
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes) -> str:
-        """Add a node of one output, and return its name."""
+        """Add a node with one output; returns the name of the output."""
         output = output or f"{kind.lower()}_{next(self._numbers)}"
-        self.made.append(helper.make_node(kind, inputs, [output], output, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
     def constant(self, values: np.ndarray) -> str:
@@ -146,7 +146,7 @@ def _dual_branch(nodes: _Nodes, channels: tuple[int, ...]) -> None:
         name = f"{encoder}.downsample_blocks.{i}.target_linear_layer"
         x = nodes.down(x, name, by_pooling=pooled[i])
 
-    # A context feature has the shape of the target's map of its stage.
+    # A context feature has the shape of the target's feature of the same stage.
     like = [x, *shortcuts[::-1]]
     count = nodes.add("Shape", _IMAGES, start=0, end=1)
     count = nodes.add("Cast", count, to=_FLOAT)
@@ -169,7 +169,7 @@ def _dual_branch(nodes: _Nodes, channels: tuple[int, ...]) -> None:
 
 
 def _totals(nodes: _Nodes, like: list[str], shortcuts: list[str], pooled: list[bool]) -> list[str]:
-    """The sums of the context branch's features over the context set: a scan over it."""
+    """Sums of the context branch's features over the context set, by a `Scan`."""
     inside = _Nodes(nodes)
     so_far = [f"total_{i}" for i in range(len(like))]
     image, prompts = "context_image", "context_prompt"
@@ -177,7 +177,7 @@ def _totals(nodes: _Nodes, like: list[str], shortcuts: list[str], pooled: list[b
     sums = [inside.add("Add", *both) for both in zip(so_far, features, strict=True)]
     volumes = [helper.make_tensor_value_info(name, _FLOAT, _VOLUME) for name in (image, prompts)]
     body = helper.make_graph(
-        inside.made,
+        inside.nodes,
         "context_branch",
         [*(_map_value(name) for name in so_far), *volumes],
         [_map_value(name) for name in sums],
@@ -185,7 +185,7 @@ def _totals(nodes: _Nodes, like: list[str], shortcuts: list[str], pooled: list[b
     zeros = [nodes.add("ConstantOfShape", nodes.add("Shape", name), value=_zero()) for name in like]
     totals = [f"context_total_{i}" for i in range(len(like))]
     inputs = [*zeros, _IMAGES, _PROMPTS]
-    nodes.made.append(
+    nodes.nodes.append(
         helper.make_node("Scan", inputs, totals, "context_set", body=body, num_scan_inputs=2)
     )
     return totals
@@ -195,20 +195,20 @@ def _context_branch(
     nodes: _Nodes, image: str, prompts: str, shortcuts: list[str], pooled: list[bool]
 ) -> list[str]:
     unet = "context_unet"
-    shown = [nodes.with_axes(volume, (0, 1)) for volume in (image, prompts)]
-    x = nodes.merge(*shown, f"{unet}.context_embedding.module")
-    own = []
+    inputs = [nodes.with_axes(volume, (0, 1)) for volume in (image, prompts)]
+    x = nodes.merge(*inputs, f"{unet}.context_embedding.module")
+    context_shortcuts = []
     for i, target in enumerate(shortcuts):
         name = f"{unet}.enc_blocks.{i}"
         x = nodes.unit(x, f"{name}.context_conv.module")
         fused = nodes.merge(x, target, f"{name}.combine_conv_context.module")
         x = nodes.gelu_of_sum(x, fused)
-        own.append(x)
+        context_shortcuts.append(x)
         name = f"{unet}.downsample_blocks.{i}.context_linear_layer.module"
         x = nodes.down(x, name, by_pooling=pooled[i])
     x = nodes.unit(x, f"{unet}.enc_blocks.{len(shortcuts)}.context_conv.module")
     features = [x]
-    for i, shortcut in enumerate(own[::-1]):
+    for i, shortcut in enumerate(context_shortcuts[::-1]):
         name = f"{unet}.upsample_blocks.{i}.context_conv_layer.module"
         x = nodes.unit(
             nodes.merge(nodes.up(x), shortcut, name),

@@ -1,4 +1,4 @@
-"""A network with its weights as one program for every platform, for JAX alone to run."""
+"""Writes a network with its weights as a StableHLO program for every platform, and runs it."""
 
 import os
 import subprocess
@@ -21,15 +21,15 @@ from wsicl_jax.weights.export import stablehlo_runner
 from wsicl_jax.weights.export.verification import Sample, in_float32
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What one file runs on; each has its own lowering of the convolutions in it."""
+"""Platforms of each file, which holds a lowering of the convolutions for each."""
 
 
 def write_stablehlo(path: Path, model: DualBranch, grid: Shape3) -> None:
-    """The function (target, context_images, context_prompts) to the score, weights inside.
+    """Write the program from (target, context_images, context_prompts) to the score.
 
-    All are float32: (x, y, z) on the working grid, which is fixed, (L, x, y, z) with any L from
-    1 on, and (x, y, z). The context images are processed one after another, so that memory does
-    not grow with L but for the images themselves.
+    All are float32: (x, y, z) on the working grid, which is fixed, (L, x, y, z) twice with any L
+    from 1 on, and (x, y, z). Context images are processed one after another, so that only the
+    images themselves need memory that grows with L.
     """
     (count,) = export.symbolic_shape("contexts", constraints=["contexts >= 1"])
     volume = jax.ShapeDtypeStruct(grid, jnp.float32)
@@ -41,7 +41,7 @@ def write_stablehlo(path: Path, model: DualBranch, grid: Shape3) -> None:
 
 
 def run_stablehlo(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:
-    """The outputs of a file, by a process on the CPU that imports JAX and NumPy alone."""
+    """The outputs of a file, from a CPU process that imports JAX and NumPy alone."""
     with tempfile.TemporaryDirectory(prefix="wsicl_export_") as folder:
         inputs = Path(folder, "inputs.npz")
         named = {
@@ -53,11 +53,11 @@ def run_stablehlo(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.nd
         command = [sys.executable, "-I", str(stablehlo_runner.__file__), str(path.absolute())]
         errors = Path(folder, "errors")
         with (
-            errors.open("w") as told,
+            errors.open("w") as stderr,
             subprocess.Popen(
                 [*command, str(inputs), folder],
                 stdout=subprocess.PIPE,
-                stderr=told,
+                stderr=stderr,
                 text=True,
                 env={**os.environ, "JAX_PLATFORMS": "cpu"},
             ) as process,
@@ -79,16 +79,17 @@ def _function_of(model: DualBranch):
         context_images: Float32[Array, "context x y z"],
         context_prompts: Float32[Array, "context x y z"],
     ) -> Float32[Array, "x y z"]:
-        # Not the model's own way through the context set, which cuts it into parts of a number
-        # that has to be known.
+        # `DualBranch` divides the context set into parts, whose number must be known; here it is
+        # symbolic.
         shortcuts, x = model.target_encoder(target[None, ..., None])
 
-        def add(total, shown):
-            features = model.context_branch(jnp.stack(shown, axis=-1)[None], shortcuts)
+        def add(total, image_and_prompts):
+            inputs = jnp.stack(image_and_prompts, axis=-1)[None]
+            features = model.context_branch(inputs, shortcuts)
             return jax.tree.map(jnp.add, total, features), None
 
         one = jax.ShapeDtypeStruct((1, *target.shape, 2), jnp.float32)
-        shapes = jax.eval_shape(lambda shown: model.context_branch(shown, shortcuts), one)
+        shapes = jax.eval_shape(lambda inputs: model.context_branch(inputs, shortcuts), one)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = lax.scan(add, zeros, (context_images, context_prompts))
         count = jnp.asarray(context_images.shape[0], jnp.float32)

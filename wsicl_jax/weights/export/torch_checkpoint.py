@@ -1,4 +1,4 @@
-"""A network as a Lightning checkpoint of the authors' layout."""
+"""Writes a network as a PyTorch Lightning checkpoint of the authors' layout, and runs it."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from wsicl_jax.weights.stored_settings import KEY, Settings, settings_text
 from wsicl_jax.weights.tensor_names import to_state_dict
 
 _LIGHTNING = "2.0.0"
-"""The layout's version: an older one than any in use, so that none finds the file too new."""
+"""Version in the file: older than any in use, so that none rejects the file as too new."""
 
 
 def write_lightning(path: Path, model: DualBranch, settings: Settings) -> None:
-    """What `torch.load(weights_only=True)`, Lightning and the authors' release read.
+    """Write a file for `torch.load(weights_only=True)`, Lightning and the authors' release.
 
-    Our settings go along under a key of their own.
+    The settings of this package have a key of their own.
     """
     experiment = settings.experiment
     tensors = to_state_dict(model).items()
@@ -46,13 +46,12 @@ def write_lightning(path: Path, model: DualBranch, settings: Settings) -> None:
 
 
 def run_lightning(path: Path, samples: Sequence[Sample]) -> Iterator[Float[np.ndarray, "x y z"]]:
-    """The outputs of the PyTorch twin with a file's weights, loaded strictly, on the CPU."""
+    """The outputs of the PyTorch network with a file's weights, on the CPU."""
     content = torch.load(path, weights_only=True, map_location="cpu")
-    twin = TorchDualBranch(tuple(content["hyper_parameters"]["nb_inner_channels"]))
-    twin.load_state_dict(content["state_dict"], strict=True)
+    network = TorchDualBranch(tuple(content["hyper_parameters"]["nb_inner_channels"]))
+    network.load_state_dict(content["state_dict"], strict=True)
     for sample in samples:
         target, images, prompts = map(torch.from_numpy, sample)
         with torch.no_grad():
-            yield twin(target[None, None], images[None, :, None], prompts[None, :, None])[
-                0, 0
-            ].numpy()
+            output = network(target[None, None], images[None, :, None], prompts[None, :, None])
+        yield output[0, 0].numpy()

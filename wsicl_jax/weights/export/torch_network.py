@@ -1,7 +1,7 @@
-"""The network in plain PyTorch, under the authors' tensor names.
+"""The dual-branch network in plain PyTorch, with the authors' tensor names.
 
-For people who stay with PyTorch, and as the independent second opinion on `DualBranch`:
-weights trained here load into the authors' release and into this twin alike.
+For users of PyTorch, and as an independent check of `DualBranch`: the same weights load into the
+authors' release and into this network.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ try:
     from torch import Tensor, nn
 except ImportError as error:
     raise MissingExtraError(
-        "the PyTorch twin needs PyTorch, which is not installed; pip install 'wsicl_jax[torch]'"
+        "the PyTorch network needs PyTorch, which is not installed; pip install 'wsicl_jax[torch]'"
     ) from error
 
 
@@ -27,14 +27,14 @@ Features = list[Float[Tensor, "..."]]
 
 def torch_network_of(model: DualBranch) -> "TorchDualBranch":
     """The PyTorch network with the parameters of `model`, on the CPU."""
-    twin = TorchDualBranch(model.config.channels)
+    network = TorchDualBranch(model.config.channels)
     tensors = {name: torch.from_numpy(array) for name, array in to_state_dict(model).items()}
-    twin.load_state_dict(tensors, strict=True)
-    return twin
+    network.load_state_dict(tensors, strict=True)
+    return network
 
 
 class TorchDualBranch(nn.Module):
-    """The dual-branch network of WS-ICL (arXiv 2510.05899); all contexts at once.
+    """The dual-branch network of WS-ICL (arXiv 2510.05899); it processes all contexts at once.
 
     `channels` run from fine to coarse.
     """
@@ -53,14 +53,14 @@ class TorchDualBranch(nn.Module):
         context_images: Float[Tensor, "batch context 1 x y z"],
         context_prompts: Float[Tensor, "batch context 1 x y z"],
     ) -> Float[Tensor, "batch 1 x y z"]:
-        """Regress the target's mask towards {0, 1}; cut at 0.5 to segment.
+        """The target's score, about 1 inside the structure and 0 outside; the threshold is 0.5.
 
         Raises:
-            ShapeError: a size is no multiple of `size_multiple`.
+            ShapeError: a size is not a multiple of `size_multiple`.
         """
         if any(size % self.size_multiple for size in target.shape[2:]):
             raise ShapeError(
-                f"target size {tuple(target.shape[2:])} is no multiple of {self.size_multiple}, "
+                f"target size {tuple(target.shape[2:])} is not a multiple of {self.size_multiple}, "
                 "as the network's stages need; pad or resize target and contexts"
             )
         batch, count = context_images.shape[:2]
@@ -73,7 +73,7 @@ class TorchDualBranch(nn.Module):
 
 
 class _Named(nn.Module):
-    """Adds `module` to the names of what it holds: the authors wrap these layers."""
+    """Adds `module` to the names of its tensors, as in the authors' release."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -86,7 +86,7 @@ class _Named(nn.Module):
 class _ResidualUnit(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        # The activation takes the place 1, so that the convolutions are 0 and 2.
+        # The activation has index 1, so that the convolutions have 0 and 2.
         self.layers = nn.Sequential(
             nn.Conv3d(channels, channels, 3, padding=1),
             nn.GELU(),

@@ -1,4 +1,4 @@
-"""Whether an exported file, run in its own runtime, gives the network's numbers."""
+"""Runs an exported file in its own runtime and compares its outputs with the network's."""
 
 import functools
 import time
@@ -22,11 +22,11 @@ from wsicl_jax.terminal.progress import track
 CONTEXTS = (1, 2, 5)
 """Sizes of the context set that are compared."""
 
-_LONGEST_SIDE = 64
+_MAX_SIDE = 64
 
 
 class Sample(NamedTuple):
-    """A target with its context set, as an exported network takes them."""
+    """Inputs of an exported network: a target with its context set."""
 
     target: Float32[np.ndarray, "x y z"]
     images: Float32[np.ndarray, "context x y z"]
@@ -34,27 +34,27 @@ class Sample(NamedTuple):
 
 
 Runner = Callable[[Path, Sequence[Sample]], Iterator[Float[np.ndarray, "x y z"]]]
-"""Reads a file and gives the output for each sample, in the format's own runtime."""
+"""Reads a file and yields the output for each sample, in the format's own runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How far the outputs of an exported file are from those of the network in float32."""
+    """Deviations of an exported file's outputs from those of the network in float32."""
 
     runtime: str
-    """What ran the file."""
+    """Name of the runtime."""
     grid: Shape3
     """Voxels of the samples."""
     deviations: dict[int, float]
-    """By size of the context set: the largest difference, in shares of the largest output."""
+    """By size of the context set: the largest difference, as a share of the largest output."""
     bound: float
-    """What no deviation may exceed."""
+    """Largest allowed deviation."""
     seconds: float
     """Wall time of reading and running the file."""
 
     @property
     def deviation(self) -> float:
-        """The largest."""
+        """The largest deviation."""
         return max(self.deviations.values())
 
 
@@ -72,42 +72,42 @@ def compare(
         expected = reference(model, samples[-1])
         bar.advance(len(samples))
         bar.status(runtime)
-        begun, deviations = time.monotonic(), {}
+        start, deviations = time.monotonic(), {}
         outputs = run(path, samples)
-        for sample, wanted, given in zip(samples, expected, outputs, strict=True):
-            deviations[len(sample.images)] = _deviation(given, wanted)
+        for sample, reference_output, output in zip(samples, expected, outputs, strict=True):
+            deviations[len(sample.images)] = _deviation(output, reference_output)
             bar.advance()
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start
     if not np.isfinite(expected).all():
         raise ExportError(
-            "the network gives outputs that are not finite, so nothing can be compared; its "
-            "parameters are of no use"
+            "the network's outputs are not finite, so nothing can be compared; export another "
+            "checkpoint"
         )
-    found = Comparison(
+    comparison = Comparison(
         runtime=runtime, grid=grid, deviations=deviations, bound=bound, seconds=seconds
     )
-    if not found.deviation <= bound:  # a deviation that is no number is above it, too
+    if not comparison.deviation <= bound:  # also refuses NaN
         raise ExportError(
-            f"the file deviates by {found.deviation:.1e} of the largest output in {runtime}, more "
-            f"than {bound:.0e}; it was removed"
+            f"the file deviates by {comparison.deviation:.1e} of the largest output in {runtime}; "
+            f"expected at most {bound:.0e}; it was removed"
         )
-    return found
+    return comparison
 
 
 def checked_grid(grid: Shape3, multiple: int) -> Shape3:
-    """A grid for comparing a network that takes any: no larger than is needed."""
-    x, y, z = (max(min(side, _LONGEST_SIDE) // multiple, 1) * multiple for side in grid)
+    """A small grid for the comparison of a network that accepts any."""
+    x, y, z = (max(min(side, _MAX_SIDE) // multiple, 1) * multiple for side in grid)
     return x, y, z
 
 
 def samples_on(grid: Shape3) -> list[Sample]:
-    """One sample for each of `CONTEXTS`: noisy images of a bright box, by a fixed seed.
+    """One sample for each of `CONTEXTS`: noisy images of a bright box, with a fixed seed.
 
-    Each has a box or a point as prompt. A smaller context set is the first part of a larger one.
+    Each context image has a box or a point as prompt. A smaller context set is the first part of a
+    larger one.
     """
     rng = np.random.default_rng(0)
-    most = max(CONTEXTS)
-    images = rng.uniform(0, 0.5, (most + 1, *grid)).astype(np.float32)
+    images = rng.uniform(0, 0.5, (max(CONTEXTS) + 1, *grid)).astype(np.float32)
     boxes = [_box_in(grid, rng) for _ in images]
     for image, box in zip(images, boxes, strict=True):
         image[box.slices] += 0.5
@@ -120,19 +120,19 @@ def samples_on(grid: Shape3) -> list[Sample]:
 
 
 def reference(model: DualBranch, largest: Sample) -> Float32[np.ndarray, "size x y z"]:
-    """The network's own outputs for each of `CONTEXTS`, in float32 whatever it was trained in."""
+    """The network's own outputs for each of `CONTEXTS`, in float32 whatever its precision."""
     target, images, prompts = (x[None, ..., None] for x in largest)
-    wanted = np.isin(np.arange(1, max(CONTEXTS) + 1), CONTEXTS)
+    is_compared = np.isin(np.arange(1, max(CONTEXTS) + 1), CONTEXTS)
     graph, parameters = nnx.split(in_float32(model))
-    # On the host, for arrays that are bound to a device would need a compilation of their own.
+    # On the host, because arrays on a device would need another compilation.
     parameters = jax.tree.map(np.asarray, parameters)
     with jax.default_matmul_precision("highest"):
-        found = _after_each(graph, parameters, target, images, prompts, wanted)
-    return np.asarray(found)[wanted, 0, ..., 0]
+        outputs = _after_each(graph, parameters, target, images, prompts, is_compared)
+    return np.asarray(outputs)[is_compared, 0, ..., 0]
 
 
 def in_float32(model: DualBranch) -> DualBranch:
-    """The same parameters in a network that computes in float32, all else being the default."""
+    """The same parameters in a network that computes in float32, with default settings."""
     config = ModelConfig(channels=model.config.channels)
     if model.config == config:
         return model
@@ -142,15 +142,15 @@ def in_float32(model: DualBranch) -> DualBranch:
 
 # One function for all networks, so that each architecture and shape is compiled once.
 @functools.partial(jax.jit, static_argnums=0)
-def _after_each(graph, parameters, target, images, prompts, wanted):
-    return nnx.merge(graph, parameters).after_each(target, images, prompts, wanted)
+def _after_each(graph, parameters, target, images, prompts, is_compared):
+    return nnx.merge(graph, parameters).after_each(target, images, prompts, is_compared)
 
 
-def _deviation(given: np.ndarray, expected: np.ndarray) -> float:
-    if given.shape != expected.shape:
-        raise ExportError(f"the file gives outputs of {given.shape}; expected {expected.shape}")
+def _deviation(output: np.ndarray, expected: np.ndarray) -> float:
+    if output.shape != expected.shape:
+        raise ExportError(f"the file gives outputs of {output.shape}; expected {expected.shape}")
     largest = np.abs(expected).max()
-    difference = np.abs(np.asarray(given, np.float32) - expected).max()
+    difference = np.abs(np.asarray(output, np.float32) - expected).max()
     return float(difference / largest if largest else difference)
 
 
