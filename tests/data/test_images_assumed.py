@@ -68,7 +68,7 @@ def test_an_orientation_that_is_said_is_taken_alike_in_all_formats(tmp_path, mad
     middle = found.affine @ [*(np.array(SHAPE) - 1) / 2, 1]
     np.testing.assert_allclose(middle, [0, 0, 0, 1], atol=1e-6)
     assert found.remarks == (
-        f"no orientation in its header, axes taken as {orientation}, as was said",
+        f"no orientation in its header, axes taken as {orientation}, as requested",
     )
     np.testing.assert_array_equal(read_label(made(tmp_path), reading).affine, found.affine)
 

@@ -72,7 +72,7 @@ def test_a_case_exchanged_for_another_one_is_noticed(path):
                 target = path / "cases/b" / chunk.relative_to(path / "cases/c")
                 target.write_bytes(chunk.read_bytes())
     _, (damage,) = verify(path)
-    assert (damage.case, damage.what) == ("b", "has other voxels than were written")
+    assert (damage.case, damage.description) == ("b", "has other voxels than were written")
     content = json.loads(entry.read_text())
     content["attributes"]["wsicl"]["digest"] = "0"
     entry.write_text(json.dumps(content))
@@ -83,7 +83,7 @@ def test_a_case_exchanged_for_another_one_is_noticed(path):
 def test_a_case_written_after_the_catalogue_is_noticed(path):
     write_case(path, "b", np.ones((2, *SHAPE)), np.zeros(SHAPE, np.uint8), np.eye(4))
     _, (damage,) = verify(path)
-    assert damage.what == f"is of another conversion than {CATALOGUE}"
+    assert damage.description == f"is of another conversion than {CATALOGUE}"
 
 
 def test_a_store_without_catalogue_is_not_whole(path):

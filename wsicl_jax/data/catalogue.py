@@ -1,7 +1,7 @@
-"""What is known of a case without reading its voxels, as one line of a store's catalogue.
+"""The properties of a case without its voxels: one line of a store's catalogue.
 
-The same entry is in the case's own metadata. A catalogue is JSON, one line a case, with a
-checksum in each: pandas reads it with `read_json(..., lines=True)`.
+The case's own metadata has the same entry. A catalogue is JSON, one line per case, each with a
+checksum: pandas reads it with `read_json(..., lines=True)`.
 """
 
 import json
@@ -27,20 +27,20 @@ class Case:
 
     name: str
     subject: str
-    """Whom it shows; several cases may show one subject."""
+    """One subject may have several cases."""
     shape: Shape3
     affine: Float[np.ndarray, "4 4"]
     """From voxel indices to RAS+ millimetres, float64."""
     voxel_counts: dict[int, int]
-    """Voxels of each label that the case has; no background."""
+    """Voxels of each label of the case, without background."""
     boxes: dict[int, Box]
-    """Tight box of each label that the case has."""
+    """Tight box of each label of the case."""
     digest: str
-    """Hash of its image, label map and affine: other content has another one."""
+    """Hash of its image, label map and affine."""
     source: "SourceGrid"
-    """What it was made of."""
+    """Its original files and grid."""
     remarks: tuple[str, ...] = ()
-    """What was unusual about its files."""
+    """Unusual properties of its files."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -49,38 +49,38 @@ class Case:
 
     @property
     def orientation(self) -> str:
-        """Where its axes point to, such as RAS: to the right, to the front, up."""
+        """Directions of its axes, such as RAS: right, anterior, superior."""
         from nibabel import orientations
 
         return "".join(code or "?" for code in orientations.aff2axcodes(self.affine))
 
 
 class SourceFile(NamedTuple):
-    """An original file: another one if it has changed."""
+    """An original file. Size and time show whether it has changed."""
 
     name: str
     """Below the folder of the data set."""
     size: int
     """Bytes."""
     changed_ns: int
-    """When its content was changed, in nanoseconds since 1970."""
+    """Time of its last change, in nanoseconds since 1970."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceGrid:
-    """The original files of a case, and the way from their grid to the store's."""
+    """The original files of a case, and the mapping between their grid and the store's."""
 
-    files: tuple["SourceFile", ...]
+    files: tuple[SourceFile, ...]
     affine: Float[np.ndarray, "4 4"]
     """From the files' voxel indices to RAS+ millimetres, float64."""
     grid: WorkingGrid
-    """From the files' voxels to the store's, and back."""
+    """The mapping between the files' voxels and the store's."""
     intensities: tuple[tuple[float, float], ...] | None = None
-    """The values that became 0 and 1, for each channel; None: they are those of the files."""
+    """The values that became 0 and 1, for each channel; None: intensities were not scaled."""
 
 
 def is_case_name(name: str) -> bool:
-    """Whether a name can be that of a directory in a store, on every system."""
+    """Whether a name is valid for a directory in a store, on every operating system."""
     return bool(name) and not name.startswith((".", "__")) and not re.search(r"[/\\\x00]", name)
 
 
@@ -92,12 +92,12 @@ def _checked_affine(rows: tuple) -> np.ndarray:
 
 
 def is_affine(affine: Float[np.ndarray, "4 4"]) -> bool:
-    """Whether a matrix places voxels in the world: finite, and each axis has a direction."""
+    """Whether a matrix is a finite, invertible affine."""
     finite = bool(np.isfinite(affine).all()) and affine[3].tolist() == [0, 0, 0, 1]
     return finite and bool(np.linalg.matrix_rank(affine[:3, :3]) == 3)
 
 
-def _named(name: str) -> str:
+def _checked_name(name: str) -> str:
     if not is_case_name(name):
         raise ValueError("is no name of a case")
     return name
@@ -107,7 +107,7 @@ _RULES = ConfigDict(strict=True, frozen=True, arbitrary_types_allowed=True)
 _Count = Annotated[int, Field(ge=0, lt=2**48)]
 _Side = Annotated[int, Field(ge=1, lt=2**31)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-# JSON has lists alone, which strict tuples refuse.
+# JSON has only lists, which strict tuples refuse.
 _Loose = Field(strict=False)
 _Sides = Annotated[tuple[_Side, _Side, _Side], _Loose]
 _Index = Annotated[tuple[_Count, _Count, _Count], _Loose]
@@ -146,7 +146,7 @@ class _SourceEntry(BaseModel):
 class _CaseEntry(BaseModel):
     model_config = _RULES
 
-    case: Annotated[str, AfterValidator(_named)]
+    case: Annotated[str, AfterValidator(_checked_name)]
     subject: str
     shape: _Sides
     affine: _Affine
@@ -173,8 +173,8 @@ def _lies_in(box: Box, shape: tuple[int, ...]) -> bool:
 def to_entry(
     case: Case, data_set: str, channel_names: Sequence[str], label_names: Mapping[int, str]
 ) -> dict[str, Any]:
-    """The line of a case, sealed."""
-    source, way = case.source, case.source.grid
+    """The entry of a case, with its checksum."""
+    source, grid = case.source, case.source.grid
     entry = {
         "case": case.name,
         "data_set": data_set,
@@ -195,11 +195,11 @@ def to_entry(
         "digest": case.digest,
         "source": {
             "files": [list(file) for file in source.files],
-            "shape": list(way.shape),
+            "shape": list(grid.shape),
             "affine": source.affine.tolist(),
-            "order": list(way.order),
-            "flips": list(way.flips),
-            "crop": way.crop and [list(way.crop.start), list(way.crop.stop)],
+            "order": list(grid.order),
+            "flips": list(grid.flips),
+            "crop": grid.crop and [list(grid.crop.start), list(grid.crop.stop)],
             "intensities": source.intensities and [list(ends) for ends in source.intensities],
         },
         "remarks": list(case.remarks),
@@ -208,31 +208,30 @@ def to_entry(
 
 
 def from_entry(entry: Any) -> Case:
-    """The case of a line.
+    """The case of an entry.
 
     Raises:
         ValueError: it is damaged.
     """
     if not has_valid_digest(entry):
         raise ValueError("its checksum does not fit")
-    found = checked(_ENTRIES, entry)
-    source = found.source
-    way = WorkingGrid(source.shape, found.shape, source.order, source.flips, source.crop)
+    case = checked(_ENTRIES, entry)
+    source = case.source
     return Case(
-        found.case,
-        found.subject,
-        found.shape,
-        found.affine,
-        {value: label.voxels for value, label in found.labels.items()},
-        {value: label.box for value, label in found.labels.items()},
-        found.digest,
+        case.case,
+        case.subject,
+        case.shape,
+        case.affine,
+        {value: label.voxels for value, label in case.labels.items()},
+        {value: label.box for value, label in case.labels.items()},
+        case.digest,
         SourceGrid(
             tuple(SourceFile(*file) for file in source.files),
             source.affine,
-            way,
+            WorkingGrid(source.shape, case.shape, source.order, source.flips, source.crop),
             source.intensities and tuple(source.intensities),
         ),
-        tuple(found.remarks),
+        tuple(case.remarks),
     )
 
 

@@ -1,6 +1,6 @@
-"""The data sets of an experiment, opened: their subjects, parts and structures.
+"""The data sets of an experiment: their subjects, parts and structures.
 
-Everything here follows from the catalogues; no voxel is read.
+Everything here follows from catalogues; no voxel is read.
 """
 
 import re
@@ -33,44 +33,43 @@ class DataSet:
 
     @property
     def channels(self) -> list[int]:
-        """Positions of the channels that are shown."""
+        """Positions of the channels that training uses."""
         names = self.store.channel_names
         return [i for i, n in enumerate(names) if n in (self.settings.channels or names)]
 
     @property
     def labels(self) -> list[int]:
-        """Label values that training may show, sorted."""
+        """Label values that training may use, sorted."""
         return sorted(self.settings.labels or self.store.label_names)
 
     @property
     def structures(self) -> dict[str, tuple[int, ...]]:
-        """Labels of each structure: those that are named, else every label by its name.
+        """Labels of each structure: those of the settings, else every label by its name.
 
         Labels of equal names are one structure.
         """
         if self.settings.structures:
             return dict(self.settings.structures)
-        found: dict[str, tuple[int, ...]] = {}
+        structures: dict[str, tuple[int, ...]] = {}
         for value, name in self.store.label_names.items():
-            found[name] = (*found.get(name, ()), value)
-        return found
+            structures[name] = (*structures.get(name, ()), value)
+        return structures
 
     def cases(self, part: Part) -> list[str]:
         """Names of a part's cases, sorted."""
         return list(self._cases[part])
 
     def having(self, labels: Sequence[int], part: Part) -> list[str]:
-        """Those cases of a part that have one of these labels, with enough voxels."""
-        catalogue, least = self.store.catalogue, self.settings.min_voxels
-        found = []
-        for name in self._cases[part]:
-            counts = catalogue[name].voxel_counts
-            if any(counts.get(label, 0) >= least for label in labels):
-                found.append(name)
-        return found
+        """Cases of a part that have one of these labels with `min_voxels`."""
+        catalogue, min_voxels = self.store.catalogue, self.settings.min_voxels
+        return [
+            name
+            for name in self._cases[part]
+            if any(catalogue[name].voxel_counts.get(label, 0) >= min_voxels for label in labels)
+        ]
 
     def subjects_of(self, cases: Iterable[str]) -> set[str]:
-        """Whom these cases show."""
+        """The subjects of these cases."""
         return {self.subjects[name] for name in cases}
 
     @cached_property
@@ -86,7 +85,7 @@ def open_datasets(config: ExperimentConfig) -> list[DataSet]:
 
     Raises:
         DataError: a store is missing, two data sets have one name, or a setting names a channel,
-            label or structure that is not there.
+            label or structure that does not exist.
     """
     datasets = [
         DataSet(settings, None, {}, {})
@@ -99,17 +98,17 @@ def open_datasets(config: ExperimentConfig) -> list[DataSet]:
     names = [dataset.name for dataset in datasets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(
-            f"two data sets are called {twice[0]!r}; neither their split nor their scores could "
-            "be told apart"
+            f"two data sets are called {twice[0]!r}; their splits and scores could not be told "
+            "apart: rename one"
         )
     return datasets
 
 
 def dataset_of(store: Store, settings: DatasetConfig, episode: EpisodeConfig, seed: int) -> DataSet:
-    """A store with the split that follows from the seed and its names.
+    """A store with the split that follows from the seed and the names.
 
     Raises:
-        DataError: a setting names a channel, label or structure that is not there, or a case has
+        DataError: a setting names a channel, label or structure that does not exist, or a case has
             no subject by `subject_pattern`.
     """
     subjects = _subjects(store, settings.subject_pattern)
@@ -121,16 +120,16 @@ def dataset_of(store: Store, settings: DatasetConfig, episode: EpisodeConfig, se
 
 
 def open_store(path: str, volume: VolumeConfig) -> Store:
-    """A store whose cases can be prepared as `volume` says.
+    """A store that fits the settings of `volume`.
 
     Raises:
-        DataError: there is no such store, or its intensities were scaled in another way.
+        DataError: there is no such store, or its intensities were scaled by other percentiles.
     """
     store = Store.open(path)
-    done = store.root.preparation.percentiles
-    if done not in (None, volume.percentiles):
+    percentiles = store.root.preparation.percentiles
+    if percentiles not in (None, volume.percentiles):
         raise DataError(
-            f"{path} was converted with percentiles {done}, but volume.percentiles is "
+            f"{path} was converted with percentiles {percentiles}, but volume.percentiles is "
             f"{volume.percentiles}; set it alike, or convert the data again"
         )
     return store
@@ -142,8 +141,8 @@ def _subjects(store: Store, pattern: str) -> dict[str, str]:
     compiled = re.compile(pattern)
     subjects = {}
     for name in store.catalogue:
-        found = compiled.search(name)
-        subject = found and found[1 if compiled.groups else 0]
+        match = compiled.search(name)
+        subject = match and match[1 if compiled.groups else 0]
         if not subject:
             raise DataError(
                 f"{store.path}: subject_pattern {pattern!r} finds no subject in case {name!r}"
@@ -155,15 +154,15 @@ def _subjects(store: Store, pattern: str) -> dict[str, str]:
 def _check_names(dataset: DataSet) -> None:
     store, settings = dataset.store, dataset.settings
     structures, known = dataset.structures, set(store.label_names)
-    asked = {
+    requested = {
         "channels": (set(settings.channels), set(store.channel_names)),
         "labels": (set(settings.labels), known),
         **{f"structure {name!r}": (set(labels), known) for name, labels in structures.items()},
         "structure_weights": (set(settings.structure_weights), set(structures)),
     }
-    for what, (given, there) in asked.items():
-        if unknown := sorted(given - there):
+    for setting, (values, existing) in requested.items():
+        if unknown := sorted(values - existing):
             raise DataError(
-                f"{store.path}: {what} has {unknown}, which the data set lacks; it has "
-                f"{sorted(there)}"
+                f"{store.path}: {setting} has {unknown}, which the data set lacks; it has "
+                f"{sorted(existing)}"
             )

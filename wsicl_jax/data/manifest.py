@@ -1,7 +1,7 @@
-"""What binds a run to its data: every case with its content, its subject and its part.
+"""The manifest of a run: every case of its data with content, subject and part.
 
-A run writes its manifest when it starts. A case that it was trained on stays a training case,
-whatever happens to the stores.
+A run writes its manifest when it starts. A training case stays one, whatever happens to the
+stores.
 """
 
 import json
@@ -27,19 +27,19 @@ MANIFEST = "data.json"
 
 _FORMAT = 1
 
-_LARGEST = 2**30
-"""Bytes: a case takes some 200."""
+_MAX_BYTES = 2**30
+"""A case takes about 200 bytes."""
 
-_NAMED = 3
-"""Most cases that a message names."""
+_EXAMPLES = 3
+"""Cases that a message names at most."""
 
-_STRONGEST_FIRST: tuple[Part, ...] = ("train", "validation", "held_out")
-"""Where several parts claim a subject: what was trained on never becomes a target."""
+_PRIORITY: tuple[Part, ...] = ("train", "validation", "held_out")
+"""If a subject has several parts, the first one counts: training data never becomes a target."""
 
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """A case as a run knows it."""
+    """A case in a manifest."""
 
     subject: str
     part: Part
@@ -49,69 +49,69 @@ class CaseRecord:
 
 @dataclass(frozen=True)
 class DataSetRecord:
-    """A data set as a run knows it."""
+    """A data set in a manifest."""
 
     name: str
     store: str
-    """Where it lay; content is compared, not this."""
+    """Its location, which is not compared."""
     trained_on: bool
     """Whether its weight is above 0."""
     channels: tuple[str, ...]
     labels: dict[int, str]
     prior: int
-    """Of synthetic cohorts: a number that changes with the cases of their priors; else 0."""
+    """For synthetic cohorts, a number that changes with the cases of their priors; else 0."""
     cases: dict[str, CaseRecord]
     former: dict[str, CaseRecord]
-    """Cases that it had before, now missing with the user's consent."""
+    """Earlier cases, now missing with the user's consent."""
 
     @property
     def known(self) -> dict[str, CaseRecord]:
-        """All cases that it has or had."""
+        """All present and former cases."""
         return self.former | self.cases
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All data that a run is bound to."""
+    """All data of a run."""
 
     data_sets: tuple[DataSetRecord, ...]
     previous: tuple[str, ...] = ()
-    """Digests of the manifests in whose place this one came, the oldest first."""
+    """Digests of the manifests that this one replaced, the oldest first."""
     besides: Seen = field(default_factory=Seen)
-    """What the network has seen beside the data sets: priors of synthetic cohorts, and all that
-    the network had seen whose weights it began with."""
+    """Other data that the network has seen: priors of synthetic cohorts, and all data of the
+    network of its initial weights."""
 
     @property
     def digest(self) -> str:
-        """Hash of all that it says."""
+        """Hash of its content."""
         return digest_of(self.to_json())
 
     def of(self, name: str) -> DataSetRecord | None:
-        """The data set of this name, if there is one."""
-        return next((found for found in self.data_sets if found.name == name), None)
+        """The data set of this name; None without one."""
+        return next((record for record in self.data_sets if record.name == name), None)
 
     def only(self, names: Iterable[str]) -> "Manifest":
-        """These data sets alone."""
-        wanted = set(names)
-        return replace(self, data_sets=tuple(d for d in self.data_sets if d.name in wanted))
+        """The manifest with only these data sets."""
+        kept = set(names)
+        return replace(self, data_sets=tuple(d for d in self.data_sets if d.name in kept))
 
     @property
     def seen(self) -> Seen:
-        """All that a network of this run has seen."""
-        own = []
+        """All data that a network of this run has seen."""
+        training = []
         for record in self.data_sets:
             if record.trained_on:
-                shown = [case for case in record.known.values() if case.part == "train"]
-                subjects = len({case.subject for case in shown})
-                digests = tuple(sorted({case.digest for case in shown}))
-                own.append(SeenDataSet(record.name, "training", subjects, digests))
-        return Seen(tuple(own)) + self.besides
+                cases = [case for case in record.known.values() if case.part == "train"]
+                subjects = len({case.subject for case in cases})
+                digests = tuple(sorted({case.digest for case in cases}))
+                training.append(SeenDataSet(record.name, "training", subjects, digests))
+        return Seen(tuple(training)) + self.besides
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the inverse of `from_json`."""
         content = _MANIFESTS.dump_python(self, mode="json")
         if self.besides == Seen():
-            del content["besides"]  # so that manifests of before keep their digest
+            del content["besides"]  # so that older manifests keep their digest
         return {"format": _FORMAT, **content}
 
     @classmethod
@@ -126,7 +126,7 @@ _MANIFESTS = TypeAdapter(Manifest)
 
 
 class Changes(NamedTuple):
-    """What differs between two manifests, their splits aside."""
+    """The differences of two manifests, except their splits."""
 
     texts: tuple[str, ...] = ()
     """A sentence for each data set that differs; none: nothing does."""
@@ -164,8 +164,8 @@ def manifest_of(
 def bound(dataset: DataSet, manifest: Manifest) -> DataSet:
     """The data set with the split of a manifest.
 
-    Cases keep their part, those of a known subject get its part, and so do renamed ones, which
-    are known by their content. If that gives a subject several parts, training comes before
+    Cases keep their part. New cases of a known subject get its part, and renamed cases, recognized
+    by their content, keep theirs. If this gives a subject several parts, training comes before
     validation. Other subjects keep the part that follows from the seed.
     """
     if dataset.store is None:
@@ -190,24 +190,24 @@ def bound(dataset: DataSet, manifest: Manifest) -> DataSet:
         if name not in known or known[name].digest != digest:
             claim |= of_content.get(digest, set())
     parts = {
-        name: next((p for p in _STRONGEST_FIRST if p in claims[subject]), dataset.parts[name])
+        name: next((p for p in _PRIORITY if p in claims[subject]), dataset.parts[name])
         for name, subject in dataset.subjects.items()
     }
     return replace(dataset, parts=parts)
 
 
 def compare(before: Manifest, now: Manifest) -> Changes:
-    """What has changed in the data sets, wherever they lie and however they are split."""
+    """The changes of the data sets, whatever their location and split."""
     names = {d.name for d in before.data_sets}, {d.name for d in now.data_sets}
     texts = [f"data set {name!r} is missing" for name in sorted(names[0] - names[1])]
     texts += [f"data set {name!r} is new" for name in sorted(names[1] - names[0])]
     totals = [0, 0, 0]
     for record in now.data_sets:
         if known := before.of(record.name):
-            found, counts = _compare(known, record)
+            changes, counts = _compare(known, record)
             totals = [a + b for a, b in zip(totals, counts, strict=True)]
-            if found:
-                texts.append(f"{record.name!r}: {', '.join(found)}")
+            if changes:
+                texts.append(f"{record.name!r}: {', '.join(changes)}")
     return Changes(tuple(texts), *totals)
 
 
@@ -219,7 +219,7 @@ def read_manifest(run: Path) -> Manifest:
     """
     path = run / MANIFEST
     try:
-        content = parse_json(read_file(path, _LARGEST))
+        content = parse_json(read_file(path, _MAX_BYTES))
         if not has_valid_digest(content):
             raise ValueError("its checksum does not fit")
         content.pop(CHECKSUM)
@@ -235,7 +235,7 @@ def read_manifest(run: Path) -> Manifest:
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
-    """Write the manifest of a run; one in whose place it comes is kept as `data.0001.json`, ..."""
+    """Write the manifest of a run; the replaced one is kept as `data.0001.json`, ..."""
     path = run / MANIFEST
     if manifest.previous:
         kept = path.with_suffix(f".{len(manifest.previous):04}.json")
@@ -264,9 +264,9 @@ def _compare(before: DataSetRecord, now: DataSetRecord) -> tuple[list[str], tupl
     other_content = {n for n in both if before.cases[n].digest != now.cases[n].digest}
     other_subject = {n for n in both if before.cases[n].subject != now.cases[n].subject}
     new, missing = now.cases.keys() - both, before.cases.keys() - both
-    found = [
-        _counted(what, names)
-        for what, names in {
+    changes = [
+        _counted(change, names)
+        for change, names in {
             "changed": other_content,
             "of another subject": other_subject,
             "new": new,
@@ -275,24 +275,24 @@ def _compare(before: DataSetRecord, now: DataSetRecord) -> tuple[list[str], tupl
         if names
     ]
     if before.channels != now.channels:
-        found.append(f"channels were {list(before.channels)} and are {list(now.channels)}")
+        changes.append(f"channels were {list(before.channels)} and are {list(now.channels)}")
     for value in sorted(before.labels.keys() | now.labels.keys()):
         names = before.labels.get(value), now.labels.get(value)
         if names[0] != names[1]:
             was, is_now = (repr(name) if name is not None else "nothing" for name in names)
-            found.append(f"label {value} was {was} and is {is_now}")
+            changes.append(f"label {value} was {was} and is {is_now}")
     if before.prior != now.prior:
-        found.append("the cases of synth.priors have changed")
-    return found, (len(other_content | other_subject), len(new), len(missing))
+        changes.append("the cases of synth.priors have changed")
+    return changes, (len(other_content | other_subject), len(new), len(missing))
 
 
-def _counted(what: str, names: set[str]) -> str:
-    first = ", ".join(sorted(names)[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return f"{len(names)} {'case' if len(names) == 1 else 'cases'} {what} ({first})"
+def _counted(change: str, names: set[str]) -> str:
+    first = ", ".join(sorted(names)[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")
+    return f"{len(names)} {'case' if len(names) == 1 else 'cases'} {change} ({first})"
 
 
 def _lines(value: Any, indent: str = "") -> str:
-    """JSON with what holds other lists or mappings spread over lines: a case on one."""
+    """JSON with one line for each innermost list or mapping, such as a case."""
     parts = value.values() if isinstance(value, dict) else value
     if not isinstance(value, (dict, list)) or not any(isinstance(p, (dict, list)) for p in parts):
         return json.dumps(value)

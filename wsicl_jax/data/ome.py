@@ -1,4 +1,4 @@
-"""The metadata of OME-Zarr 0.5 (ngff.openmicroscopy.org/0.5), by which other tools open a case."""
+"""The metadata of OME-Zarr 0.5 (ngff.openmicroscopy.org/0.5), so that other tools open a case."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,9 @@ def _multiscales(name: str, axes: Sequence[Mapping[str, str]], affine: np.ndarra
     channel = [1.0] * (len(axes) - 3)
     scale: dict[str, Any] = {"type": "scale", "scale": [*channel, *spacing_of(affine)]}
     transforms = [scale]
-    # OME-Zarr 0.5 knows neither mirrored nor turned axes: such a place cannot be told.
+    # OME-Zarr 0.5 has no mirrored or rotated axes, so their origin cannot be written.
     if np.allclose(affine[:3, :3], np.diag(spacing_of(affine))):
-        place = [0.0 * step for step in channel] + affine[:3, 3].tolist()
-        transforms.append({"type": "translation", "translation": place})
+        origin = [0.0] * len(channel) + affine[:3, 3].tolist()
+        transforms.append({"type": "translation", "translation": origin})
     datasets = [{"path": "0", "coordinateTransformations": transforms}]
     return [{"name": name, "axes": list(axes), "datasets": datasets}]

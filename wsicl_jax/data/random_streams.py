@@ -1,8 +1,7 @@
-"""The streams of random numbers of a run, each named once.
+"""The random streams of a run, each with one number.
 
-A generator is seeded with (seed, stream, indices ...), so that what one part of a run draws
-never depends on another. numpy gives a key and the same key with zeros behind it equal
-numbers: two streams of one number would share theirs.
+A generator is seeded with (seed, stream, indices ...), so the random numbers of one part of a run
+never depend on another part. In numpy, trailing zeros of a seed change nothing.
 """
 
 from enum import IntEnum, unique
@@ -10,29 +9,29 @@ from enum import IntEnum, unique
 
 @unique
 class RandomStream(IntEnum):
-    """What is drawn; the numbers are part of what a seed means and never change."""
+    """The use of random numbers. The values never change: seeds depend on them."""
 
     EPISODE = 0
-    """Cases, structure, prompts and changes of an episode of training."""
+    """Cases, structure, prompts and augmentation of a training episode."""
     CONTEXT_COUNT = 1
     """Number of contexts of a training step."""
     TRAINING_COHORT = 3
     """Synthetic cohorts of training."""
     UNSEEN_COHORT = 4
-    """Synthetic cohorts that are kept for evaluation."""
+    """Synthetic cohorts of evaluation."""
     TRIAL_CONTEXTS = 5
     """Structure and contexts of a trial."""
     TRIAL_PROMPTS = 6
     """Prompts of a trial."""
     TRUNCATED_GRADIENT = 7
-    """Mini-context that a step's truncated gradient comes from."""
+    """Mini-context of a step's truncated gradient."""
     INTENSITIES = 8
-    """Changes of intensities in a training step."""
+    """Augmentation of intensities in a training step."""
     WRITTEN_COHORT = 9
-    """Synthetic cohorts that are written to stores."""
+    """Synthetic cohorts written to stores."""
     TASK = 10
-    """Task of an episode of training."""
+    """Task of a training episode."""
     DEGRADATION = 11
-    """What makes the images of an image-to-image trial worse."""
+    """Degradation of the images of an image-to-image trial."""
     CONTEXT_SET = 12
-    """Cases of a data set that show a task to `wsicl predict`."""
+    """Context set that `wsicl predict` takes from a data set."""

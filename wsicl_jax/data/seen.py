@@ -1,5 +1,5 @@
-"""What a network has seen: the data sets that it was trained on, those whose cases painted its
-synthetic cohorts, and what the network that it began from had seen.
+"""The data that a network has seen: the data sets of its training, the priors of its synthetic
+cohorts, and all data that the network of its initial weights had seen.
 """
 
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ class SeenDataSet:
 
     name: str
     use: Literal["training", "prior"]
-    """Whether its images were shown, or its cases served as anatomies of synthetic cohorts."""
+    """Its images were training data, or its cases were anatomies of synthetic cohorts."""
     subjects: int
     cases: tuple[str, ...]
-    """Hashes of the content of the cases that were shown, sorted; synthetic cohorts have none."""
+    """Hashes of the content of the seen cases, sorted; synthetic cohorts have none."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Seen:
 
     data_sets: tuple[SeenDataSet, ...] = ()
     unknown: tuple[str, ...] = ()
-    """Networks that it began from, or itself, of which nobody knows what they have seen."""
+    """Networks, itself or those of its initial weights, whose training data is unknown."""
 
     def __add__(self, other: "Seen") -> "Seen":
-        """What has been seen by either; a data set of both is there once, with all its cases."""
-        found: dict[tuple[str, str], SeenDataSet] = {}
+        """The union of both; a data set of both appears once, with all its cases."""
+        union: dict[tuple[str, str], SeenDataSet] = {}
         for one in (*self.data_sets, *other.data_sets):
             key = one.name, one.use
-            if key in found:
-                cases = tuple(sorted({*found[key].cases, *one.cases}))
-                subjects = max(found[key].subjects, one.subjects)
+            if key in union:
+                cases = tuple(sorted({*union[key].cases, *one.cases}))
+                subjects = max(union[key].subjects, one.subjects)
                 one = SeenDataSet(one.name, one.use, subjects, cases)
-            found[key] = one
+            union[key] = one
         unknown = tuple(dict.fromkeys((*self.unknown, *other.unknown)))
-        return Seen(tuple(found[key] for key in sorted(found)), unknown)
+        return Seen(tuple(union[key] for key in sorted(union)), unknown)
 
     @property
     def cases(self) -> set[str]:
@@ -51,10 +51,10 @@ class Seen:
         return {case for one in self.data_sets for case in one.cases}
 
     def of(self, name: str, cases: Iterable[str]) -> SeenDataSet | None:
-        """The data set of this name, or one that has any of these cases, if it was seen."""
-        wanted = set(cases)
+        """The seen data set of this name, or with any of these cases; None without one."""
+        digests = set(cases)
         for one in self.data_sets:
-            if one.name != SYNTHETIC and (one.name == name or not wanted.isdisjoint(one.cases)):
+            if one.name != SYNTHETIC and (one.name == name or not digests.isdisjoint(one.cases)):
                 return one
         return None
 
@@ -68,23 +68,25 @@ class Seen:
         try:
             return _SEEN.validate_python(content)
         except ValidationError as error:
-            raise ValueError(f"what it has seen is damaged: {error.errors()[0]['msg']}") from None
+            raise ValueError(
+                f"the list of seen data is damaged: {error.errors()[0]['msg']}"
+            ) from None
 
 
 _SEEN = TypeAdapter(Seen)
 
 
 def seen_as_priors(settings: SynthConfig) -> Seen:
-    """The stores whose cases serve as anatomies, with all their cases.
+    """The stores of `synth.priors`, with all their cases.
 
     Raises:
         DataError: a store cannot be read.
     """
-    found = Seen()
+    seen = Seen()
     for prior in settings.priors:
         store = open_prior(prior)
         cases = store.catalogue.values()
         subjects = len({case.subject for case in cases})
         digests = tuple(sorted(case.digest for case in cases))
-        found += Seen((SeenDataSet(store.name, "prior", subjects, digests),))
-    return found
+        seen += Seen((SeenDataSet(store.name, "prior", subjects, digests),))
+    return seen

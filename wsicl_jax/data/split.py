@@ -1,7 +1,7 @@
-"""Which subjects train, which validate, and which are held out from both.
+"""The split of subjects into training, validation and held-out parts.
 
-The parts follow from the seed and the names alone, so that training and evaluation agree, and
-a subject's place hardly depends on which others there are.
+Parts follow from the seed and the names alone. So training and evaluation agree, and the part of
+a subject hardly depends on the other subjects.
 """
 
 import hashlib
@@ -21,10 +21,9 @@ def split(
     """The part of each subject of the data set `name`; shares are met to within one subject.
 
     Subjects are ordered by a hash of (seed, name, subject). The first are held out, the next
-    validate, the others train; so one more subject moves at most three others to another part,
-    and another `validation_share` moves none of those held out. As far as there are enough
-    subjects, each part of a share above 0 gets one, training before validation before those held
-    out.
+    validate, the others train. So one more subject moves at most three others to another part,
+    and another `validation_share` moves no held-out subject. If there are enough subjects, each
+    part of a share above 0 gets one: training first, then validation, then the held-out part.
     """
     ordered = sorted(set(subjects), key=lambda subject: (_place(seed, name, subject), subject))
     count = len(ordered)
@@ -32,11 +31,10 @@ def split(
         max(round(share * count), 1 if share else 0)
         for share in (settings.held_out_share, settings.validation_share)
     )
-    fewest = min(validation, 1)
-    held_end = max(min(held_out, count - 1 - fewest), 0)
-    kept_end = max(min(held_end + validation, count - 1), 0)
+    held_out_end = max(min(held_out, count - 1 - min(validation, 1)), 0)
+    validation_end = max(min(held_out_end + validation, count - 1), 0)
     return {
-        subject: "held_out" if i < held_end else "validation" if i < kept_end else "train"
+        subject: "held_out" if i < held_out_end else "validation" if i < validation_end else "train"
         for i, subject in enumerate(ordered)
     }
 

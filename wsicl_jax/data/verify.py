@@ -1,4 +1,4 @@
-"""Whether a store is as it was written: every byte of it is read and every checksum compared."""
+"""Verification of a store: reads every byte and compares every checksum."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -31,17 +31,17 @@ _CASES_AT_ONCE = 2
 
 
 class Damage(NamedTuple):
-    """Something that is not as it was written."""
+    """A file that is missing or not as it was written."""
 
     case: str
-    """Empty: it concerns the whole store."""
+    """Empty: the damage concerns the whole store."""
     file: str
     """Key of the file below the store."""
-    what: str
+    description: str
 
 
 def verify(path: str | Path | Location) -> tuple[int, list[Damage]]:
-    """Read everything of a store: the number of cases, and all that is damaged or missing.
+    """Read a whole store: the number of cases, and all damaged or missing files.
 
     Raises:
         DataError: there is no store.
@@ -49,33 +49,33 @@ def verify(path: str | Path | Location) -> tuple[int, list[Damage]]:
     location = Location.of(path)
     if read_root(location) is None:
         raise DataError(f"no store at {location}; check the path")
-    there = complete_cases(location)
+    complete = complete_cases(location)
     content = location.read(CATALOGUE)
-    found: list[Damage] = []
+    damages: list[Damage] = []
     catalogue: dict[str, Case] = {}
     if content is None:
-        found.append(Damage("", CATALOGUE, "is missing: the conversion did not finish"))
+        damages.append(Damage("", CATALOGUE, "is missing: the conversion did not finish"))
     else:
         try:
             catalogue = from_lines(content, CATALOGUE)
         except DataError as error:
-            found.append(Damage("", CATALOGUE, str(error)))
-    names = sorted(there | catalogue.keys())
+            damages.append(Damage("", CATALOGUE, str(error)))
+    names = sorted(complete | catalogue.keys())
     with (
         track(len(names), f"verifying {location.name}") as progress,
         ThreadPoolExecutor(_CASES_AT_ONCE) as pool,
     ):
         for damage in pool.map(lambda name: _damage_of(location, name, catalogue), names):
-            found += damage
+            damages += damage
             progress.advance()
-            progress.status(f"{len(found)} damaged" if found else "")
-    return len(names), found
+            progress.status(f"{len(damages)} damaged" if damages else "")
+    return len(names), damages
 
 
-def damage_table(found: Sequence[Damage]) -> Table:
-    """A row for everything that is damaged."""
+def damage_table(damages: Sequence[Damage]) -> Table:
+    """A row for each damage."""
     table = Table("case", "file", "damage")
-    for damage in found:
+    for damage in damages:
         table.add_row(*map(Text, damage))
     return table
 
@@ -85,26 +85,26 @@ def _damage_of(location: Location, name: str, catalogue: dict[str, Case]) -> lis
     case = read_case(location, name)
     if case is None:
         return [Damage(name, metadata, "is missing or damaged")]
-    found = [*_unreadable_groups(location, name)]
+    damages = [*_unreadable_groups(location, name)]
     if catalogue and name not in catalogue:
-        found.append(Damage(name, CATALOGUE, "does not have this case"))
+        damages.append(Damage(name, CATALOGUE, "does not have this case"))
     elif catalogue and catalogue[name].digest != case.digest:
-        found.append(Damage(name, metadata, f"is of another conversion than {CATALOGUE}"))
+        damages.append(Damage(name, metadata, f"is of another conversion than {CATALOGUE}"))
     arrays = []
     for array in (IMAGE, LABEL):
         try:
             opened = open_array(location, case, array)
         except ValueError as error:
             file = f"cases/{name}/{array}/zarr.json"
-            found.append(Damage(name, file, reason(error)))
+            damages.append(Damage(name, file, reason(error)))
             continue
-        damaged = [*_damaged_chunks(opened, f"cases/{name}/{array}/c")]
-        found += [Damage(name, file, what) for file, what in damaged]
-        if not damaged:
+        damaged_chunks = [*_damaged_chunks(opened, name, f"cases/{name}/{array}/c")]
+        damages += damaged_chunks
+        if not damaged_chunks:
             arrays.append(opened.read().result())
     if len(arrays) == 2 and digest_of(*arrays, case.affine) != case.digest:
-        found.append(Damage(name, f"cases/{name}", "has other voxels than were written"))
-    return found
+        damages.append(Damage(name, f"cases/{name}", "has other voxels than were written"))
+    return damages
 
 
 def _unreadable_groups(location: Location, name: str) -> Iterator[Damage]:
@@ -116,16 +116,16 @@ def _unreadable_groups(location: Location, name: str) -> Iterator[Damage]:
             yield Damage(name, file, "is missing or damaged")
 
 
-def _damaged_chunks(opened: ts.TensorStore, prefix: str) -> Iterator[tuple[str, str]]:
-    """The files of an array that cannot be read, each with the reason."""
-    shard = opened.chunk_layout.write_chunk.shape
-    counts = -(-np.array(opened.shape) // np.array(shard))
+def _damaged_chunks(array: ts.TensorStore, case: str, prefix: str) -> Iterator[Damage]:
+    """The files of an array that cannot be read."""
+    shard = array.chunk_layout.write_chunk.shape
+    counts = -(-np.array(array.shape) // np.array(shard))
     for position in itertools.product(*map(range, counts)):
         part = tuple(
             slice(i * step, min((i + 1) * step, side))
-            for i, step, side in zip(position, shard, opened.shape, strict=True)
+            for i, step, side in zip(position, shard, array.shape, strict=True)
         )
         try:
-            opened[part].read().result()
+            array[part].read().result()
         except ValueError as error:
-            yield "/".join([prefix, *map(str, position)]), reason(error)
+            yield Damage(case, "/".join([prefix, *map(str, position)]), reason(error))

@@ -319,7 +319,7 @@ def test_images_that_say_nothing_of_their_orientation_are_remarked_or_said(tmp_p
     assert any("no orientation in its header, axes taken as LAS" in r for r in first.remarks["a"])
     preparation = PreparationConfig(assume_orientation="RPI")
     second = convert(source, tmp_path / "second", preparation)
-    assert any("axes taken as RPI, as was said" in r for r in second.remarks["a"])
+    assert any("axes taken as RPI, as requested" in r for r in second.remarks["a"])
     store = Store.open(tmp_path / "second")
     assert nib.aff2axcodes(store.catalogue["a"].affine) == tuple("RPI")
     with pytest.raises(DataError, match="was begun with preparation"):

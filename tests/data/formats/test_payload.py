@@ -13,7 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from wsicl_jax.data.formats.payload import files_of, numbered, read_bytes
+from wsicl_jax.data.formats.payload import read_bytes
+from wsicl_jax.data.formats.text_header import files_of, numbered_names
 from wsicl_jax.data.images import read_volume
 from wsicl_jax.errors import DataError
 
@@ -106,11 +107,15 @@ def test_every_file_of_a_list_is_looked_at(tmp_path):
 )
 def test_a_pattern_of_names_stands_for_a_bounded_number_of_files(tmp_path, pattern, numbers):
     with pytest.raises(DataError, match="names files by"):
-        numbered(tmp_path / "a.nhdr", pattern, numbers.split())
+        numbered_names(tmp_path / "a.nhdr", pattern, numbers.split())
 
 
 def test_a_pattern_counts_down_and_pads(tmp_path):
-    assert numbered(tmp_path, "a%03d.raw", ["9", "5", "-2"]) == ["a009.raw", "a007.raw", "a005.raw"]
+    assert numbered_names(tmp_path, "a%03d.raw", ["9", "5", "-2"]) == [
+        "a009.raw",
+        "a007.raw",
+        "a005.raw",
+    ]
 
 
 @pytest.mark.parametrize(

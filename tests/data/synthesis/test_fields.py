@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsicl_jax.data.synthesis.fields import displaced, interpolate, smooth_field
+from wsicl_jax.data.synthesis.fields import interpolate, nearest, sample_deformation, smooth_field
 
 sides = st.tuples(*[st.integers(2, 9)] * 3)
 
@@ -42,7 +42,10 @@ def test_interpolation_is_exact_for_what_is_linear(coarse, fine, axis):
 @given(sides)
 def test_without_a_displacement_a_volume_stays_as_it_is(shape):
     volume = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
-    still = displaced(np.random.default_rng(0), volume, shape, bend=0.0, pose=0.0)
+    still = nearest(
+        volume,
+        sample_deformation(np.random.default_rng(0), volume.shape, shape, bend=0.0, pose=0.0),
+    )
     np.testing.assert_array_equal(still, volume)
 
 

@@ -1,4 +1,4 @@
-"""What every reader of a format gives back."""
+"""The result of every reader of a format."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 
 class Declared(NamedTuple):
-    """What a header says of its voxels, before they are read."""
+    """Shape and type of voxels, from a header, before they are read."""
 
     shape: tuple[int, ...]
     """Values along all axes, channels included."""
@@ -16,24 +16,24 @@ class Declared(NamedTuple):
 
     @property
     def values(self) -> int:
-        """How many there are."""
+        """The number of values."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """How many the values take."""
+        """The size of all values."""
         return self.values * self.kind.itemsize
 
 
 class Decoded(NamedTuple):
-    """The content of a file, or of the files of a DICOM series; not judged yet."""
+    """The content of a file, or of the files of a DICOM series; not checked yet."""
 
     voxels: np.ndarray
-    """Values scaled as the header says, in native byte order: (x, y, z), or (x, y, z, c) where
-    the file has channels."""
+    """Values scaled by the header, in native byte order: (x, y, z), or (x, y, z, c) with
+    channels."""
     affine: Float[np.ndarray, "4 4"]
     """From voxel indices to RAS+ millimetres, float64."""
     remarks: tuple[str, ...]
-    """What is unusual about it, but clear enough to be accepted."""
+    """Unusual properties that are accepted."""
     oriented: bool = True
-    """Whether the header says where the axes run; else `affine` has what its readers assume."""
+    """Whether the header has the directions of the axes; else `affine` has assumed ones."""

@@ -1,6 +1,6 @@
 """DICOM series: one volume from many files.
 
-It is put together from where its slices lie, never from their names or numbers.
+The positions of slices determine their order, never their names or numbers.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from wsicl_jax.data.formats.decoded import Decoded
+from wsicl_jax.data.formats.decoded import Declared, Decoded
 from wsicl_jax.data.formats.dicom_file import (
     SEGMENTATIONS,
     Plane,
@@ -20,33 +20,37 @@ from wsicl_jax.data.formats.dicom_file import (
     kind_of,
     of_frame,
     planes_of,
+    pydicom_for,
     read_header,
     read_object,
     unreadable,
 )
+from wsicl_jax.data.formats.payload import opened
 from wsicl_jax.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _ENDINGS = (".dcm", ".ima", ".dicom")
-"""Names of DICOM files, of which many have none: they are known by their content."""
+"""Endings of DICOM files. Many have none, so their content is checked instead."""
+
+_SIZES = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")
 
 _CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 """SOP class of RTSTRUCT."""
 
 _OFF_VOXELS = 0.1
-"""Slices that lie this close to their place, in slices, differ by rounding only."""
+"""Distance, in slices, by which rounding may move a slice."""
 
 _SAME_STEPS_MM = 1e-3
-"""Slices whose steps from voxel to voxel differ by no more are parallel, of one pixel spacing."""
+"""Slices whose steps from voxel to voxel differ by at most this are parallel, with one spacing."""
 
 _TILT_DEGREES = 0.5
-"""Slices stacked this far from their normal are sheared, as by a tilted gantry."""
+"""Slices stacked this far from their normal are sheared, such as by a tilted gantry."""
 
 
 class Series(NamedTuple):
-    """An image series, as its headers describe it."""
+    """An image series, from its headers."""
 
     uid: str
     description: str
@@ -57,9 +61,9 @@ class Series(NamedTuple):
 
 
 def scan(folder: Path) -> tuple[list[Series], list[Path], dict[Path, str]]:
-    """What DICOM there is below a folder: image series, DICOM-SEG files, and unreadable files.
+    """DICOM below a folder: image series, DICOM-SEG files, and unreadable files with reasons.
 
-    Other objects, such as reports and DICOMDIR, are passed over. Only headers are read.
+    Other objects, such as reports and DICOMDIR, are skipped. Only headers are read.
 
     Raises:
         DataError: pydicom is not installed.
@@ -88,21 +92,21 @@ def scan(folder: Path) -> tuple[list[Series], list[Path], dict[Path, str]]:
         elif "Rows" in header:
             members[str(header.get("SeriesInstanceUID", ""))].append((path, header))
     series = []
-    for uid, found in sorted(members.items()):
-        _, first = found[0]
+    for uid, pairs in sorted(members.items()):
+        _, first = pairs[0]
         description, modality, patient = (
             str(first.get(key) or "").strip()
             for key in ("SeriesDescription", "Modality", "PatientID")
         )
-        files = tuple(path for path, _ in found)
+        files = tuple(path for path, _ in pairs)
         series.append(Series(uid, description, modality, patient, files))
     return series, segmentations, damaged
 
 
 def read_series(files: Sequence[Path]) -> Decoded:
-    """The volume of a series, its slices in the order in which they lie, and its affine in mm.
+    """The volume of a series, with slices ordered by position, and its affine in mm.
 
-    Values are rescaled as each slice's header says; whole numbers stay integers.
+    Each slice's header rescales its values; whole numbers stay integers.
 
     Raises:
         DataError: pydicom is not installed, a file is missing or damaged, or the slices make no
@@ -115,9 +119,9 @@ def read_series(files: Sequence[Path]) -> Decoded:
     for path in files:
         dataset = read_object(path)
         _check_image(path, dataset)
-        shown_as = dataset.get("PhotometricInterpretation")
-        is_inverted |= shown_as == "MONOCHROME1"
-        if shown_as == "PALETTE COLOR" or dataset.get("SamplesPerPixel", 1) != 1:
+        photometric = dataset.get("PhotometricInterpretation")
+        is_inverted |= photometric == "MONOCHROME1"
+        if photometric == "PALETTE COLOR" or dataset.get("SamplesPerPixel", 1) != 1:
             raise DataError(f"{path} has voxels of colours; expected grey values")
         frames = frames_of(path, dataset)
         for number, plane in enumerate(planes_of(path, dataset)):
@@ -145,17 +149,38 @@ def series_in(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: pydicom is not installed, there is no series or several, or a file is damaged.
     """
-    found, _, damaged = scan(folder)
+    series, _, damaged = scan(folder)
     for file, reason in damaged.items():
         raise DataError(f"{file} cannot be read as DICOM: {reason}")
-    if len(found) != 1:
-        names = ", ".join(f"{s.description or s.uid} ({len(s.files)} files)" for s in found)
+    if len(series) != 1:
+        names = ", ".join(f"{s.description or s.uid} ({len(s.files)} files)" for s in series)
         raise DataError(
-            f"{folder} has {len(found)} DICOM series ({names}); give the folder of one"
-            if found
+            f"{folder} has {len(series)} DICOM series ({names}); give the folder of one"
+            if series
             else f"{folder} is a folder without DICOM images; give a file, or a folder of a series"
         )
-    return found[0].files
+    return series[0].files
+
+
+def declared(files: Sequence[Path]) -> Declared:
+    """Size and type of a series' rescaled voxels, from its headers alone.
+
+    Raises:
+        DataError: pydicom is not installed, or a file is missing, empty, no regular file, or
+            damaged.
+    """
+    pydicom = pydicom_for(files[0])
+    values = 0
+    for path in files:
+        with opened(path) as file:
+            try:
+                header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_SIZES])
+                sizes = [int(header.get(name) or 1) for name in _SIZES]
+            # Bytes of unknown origin make pydicom fail in more ways than it documents.
+            except Exception as error:
+                raise unreadable(path, error) from error
+        values += int(np.prod([max(size, 1) for size in sizes], dtype=object))
+    return Declared((values,), np.dtype(np.float64))
 
 
 def _check_image(path: Path, dataset: "Dataset") -> None:
@@ -171,12 +196,12 @@ def _check_image(path: Path, dataset: "Dataset") -> None:
         )
     if "Rows" not in dataset:
         is_image = not kind or "Image Storage" in kind.name
-        why = "its header has no image size, it may be damaged" if is_image else kind.name
-        raise DataError(f"{path} holds no image: {why}")
+        content = "its header has no image size, it may be damaged" if is_image else kind.name
+        raise DataError(f"{path} holds no image: {content}")
 
 
 def _rescaled(path: Path, dataset: "Dataset", number: int, stored: np.ndarray) -> np.ndarray:
-    """The values of a frame: as stored, or int32 where the scale has whole numbers, or float32."""
+    """The values of a frame: as stored, or int32 if the scale has whole numbers, or float32."""
     from pydicom.pixels import apply_modality_lut
 
     slope, intercept = (

@@ -1,8 +1,9 @@
-"""One DICOM file through pydicom: its header, its frames, and where they lie."""
+"""One DICOM file through pydicom: its header, its frames, and their positions."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,16 +30,16 @@ _HEADER = (
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "PatientID", "Modality", "Rows"),
     "SegmentSequence",
 )
-"""What tells an object from another, and whom it shows."""
+"""Kind, series and patient of an object."""
 
 _NEEDED_GROUPS = (0x0002, 0x0020, 0x0028, 0x0062, 0x5200, 0x7FE0)
-"""Groups of the header that say how pixels are stored, where they lie and what they are."""
+"""Groups of the header with storage, position and meaning of pixels."""
 
 _SOP_CLASS = 0x00080016
 
 
 class Plane(NamedTuple):
-    """Where a slice lies; its axes are those of the volume's x and y."""
+    """Position of a slice; its axes are those of the volume's x and y."""
 
     position: Float[np.ndarray, "3"]
     """Centre of its first voxel in RAS+ mm."""
@@ -47,7 +48,7 @@ class Plane(NamedTuple):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether there is a file that has DICOM's mark."""
+    """Whether a file exists and has DICOM's mark."""
     try:
         return beginning(path, _PREAMBLE + len(_MARK))[_PREAMBLE:] == _MARK
     except DataError:
@@ -55,19 +56,19 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> "Dataset":
-    """What tells an object from another. Raises as `read_object`."""
+    """Kind, series and patient of an object. Raises as `read_object`."""
     return _read(path, stop_before_pixels=True, specific_tags=list(_HEADER))
 
 
 def kind_of(dataset: "Dataset") -> "UID":
-    """The object's kind (SOP class); empty if its header does not say it."""
+    """The object's kind (SOP class); empty if its header has none."""
     from pydicom.uid import UID
 
     return UID(str(dataset.get("SOPClassUID") or ""))
 
 
 def is_directory(header: "Dataset") -> bool:
-    """Whether it is a DICOMDIR, the one kind of file that holds no object."""
+    """Whether it is a DICOMDIR, the only kind of file without an object."""
     return header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY
 
 
@@ -80,18 +81,24 @@ def read_object(path: Path) -> "Dataset":
     return _read(path)
 
 
-def _read(path: Path, **part: Any) -> "Dataset":
+def pydicom_for(path: Path) -> ModuleType:
+    """The package pydicom. Raises `DataError` if it is not installed."""
     try:
         import pydicom
     except ImportError as error:
         raise DataError(
             f"{path} needs pydicom to be read: pip install 'wsicl_jax[dicom]'"
         ) from error
+    return pydicom
+
+
+def _read(path: Path, **part: Any) -> "Dataset":
+    pydicom = pydicom_for(path)
     if not path.is_file():
         raise DataError(f"{path} is missing")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty (0 bytes); copy it again")
-    # Or it warns of every value that breaks the standard, of which scanners write many.
+    # Scanners write many values that break the standard; pydicom would warn of each.
     with pydicom.config.disable_value_validation():
         try:
             dataset = pydicom.dcmread(path, **part)
@@ -104,12 +111,12 @@ def _read(path: Path, **part: Any) -> "Dataset":
 
 
 def _check_elements(path: Path, dataset: "Dataset") -> None:
-    """Decode every element now, which pydicom leaves to whoever asks for it.
+    """Decode every element now; pydicom does it only on access.
 
-    What cannot be decoded is dropped if nothing here depends on it, such as notes of a vendor.
+    Elements that cannot be decoded and are not needed, such as notes of a vendor, are dropped.
 
     Raises:
-        DataError: something that is needed cannot be decoded, or has not the form that DICOM says.
+        DataError: a needed element cannot be decoded, or has not the form that DICOM prescribes.
     """
     from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR
 
@@ -117,7 +124,7 @@ def _check_elements(path: Path, dataset: "Dataset") -> None:
         is_needed = tag.group in _NEEDED_GROUPS or tag == _SOP_CLASS
         try:
             element = dataset[tag]
-        # Unknown types and values that are none of their type: as above.
+        # Unknown types, and values that do not fit their type: as above.
         except Exception as error:
             if is_needed:
                 raise unreadable(path, error) from error
@@ -147,7 +154,7 @@ def frames_of(path: Path, dataset: "Dataset") -> np.ndarray:
         from pydicom.pixels import get_decoder
 
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-        # Without one, or where it is none that pydicom knows, the first error says it.
+        # If it is missing or unknown to pydicom, the first error reports it.
         with contextlib.suppress(AttributeError, NotImplementedError, ValueError):
             if syntax.is_compressed and not get_decoder(syntax).is_available:
                 raise DataError(
@@ -159,21 +166,21 @@ def frames_of(path: Path, dataset: "Dataset") -> np.ndarray:
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
-    """The error for a file that pydicom fails at."""
+    """The error for a file that pydicom cannot read."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"{path} cannot be read as DICOM, it may be damaged or cut off: {reason}")
 
 
 def _groups(dataset: "Dataset", number: int) -> Iterator["Dataset"]:
-    """Where a frame's attributes may be, in files of many frames."""
-    if own := dataset.get("PerFrameFunctionalGroupsSequence"):
-        yield own[number]
+    """The groups that may hold a frame's attributes, in files of many frames."""
+    if per_frame := dataset.get("PerFrameFunctionalGroupsSequence"):
+        yield per_frame[number]
     if shared := dataset.get("SharedFunctionalGroupsSequence"):
         yield shared[0]
 
 
 def of_frame(dataset: "Dataset", number: int, sequence: str, attribute: str) -> Any:
-    """An attribute of a frame: its own, or that of all frames, or of the file; None without."""
+    """An attribute of a frame, else of all frames, else of the file; None without any."""
     for group in _groups(dataset, number):
         if item := group.get(sequence):
             return item[0].get(attribute)
@@ -181,7 +188,7 @@ def of_frame(dataset: "Dataset", number: int, sequence: str, attribute: str) -> 
 
 
 def planes_of(path: Path, dataset: "Dataset") -> Iterator[Plane]:
-    """Where each frame lies. Raises `DataError` if its header does not say it."""
+    """The position of each frame. Raises `DataError` if its header does not have it."""
     count = dataset.get("NumberOfFrames") or 1
     if not isinstance(count, int):
         raise DataError(f"{path} has {count!r} frames; expected a number")
@@ -200,6 +207,6 @@ def planes_of(path: Path, dataset: "Dataset") -> Iterator[Plane]:
                 f"{path} does not say where its slices lie: position, orientation or pixel "
                 "spacing is missing in its header"
             ) from None
-        # Orientation gives the direction along a row first, spacing that between rows first.
+        # Orientation begins with the direction along a row, spacing with the distance of rows.
         steps = (turn * spacing[::-1, None]).T
         yield Plane(position * _LPS_TO_RAS, steps * _LPS_TO_RAS[:, None])

@@ -1,7 +1,7 @@
 """DICOM-SEG files: label maps on the grid of an image.
 
-A segment's frames are put where they lie in the image, so that they may be any part of its
-slices, in any order.
+Frames of a segment are placed by their position, so they may be any of the image's slices, in any
+order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _OFF_VOXELS = 0.1
-"""Frames that lie this close to the image's voxels differ by rounding only."""
+"""Distance, in voxels, by which rounding may move a frame."""
 
-_WIDER = 1.5
-"""Slices of segments this many times as far apart as the image's are on another grid."""
+_MAX_SPACING_RATIO = 1.5
+"""Largest spacing of segment slices, relative to the image's, on the same grid."""
 
 
 def segment_names(files: Sequence[Path]) -> tuple[str, ...]:
@@ -42,10 +42,10 @@ def segment_names(files: Sequence[Path]) -> tuple[str, ...]:
     Raises:
         DataError: pydicom is not installed, or a file cannot be read or names no segment.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     for path in files:
-        found |= set(_segments(path, read_header(path)).values())
-    return tuple(sorted(found))
+        names |= set(_segments(path, read_header(path)).values())
+    return tuple(sorted(names))
 
 
 def is_segmentation(path: Path) -> bool:
@@ -60,10 +60,10 @@ def segment_numbers(path: Path) -> dict[str, int]:
     Raises:
         DataError: as `segment_names`.
     """
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, name in sorted(_segments(path, read_header(path)).items()):
-        found.setdefault(name, number)
-    return found
+        numbers.setdefault(name, number)
+    return numbers
 
 
 def read_segmentation(
@@ -81,7 +81,7 @@ def read_segmentation(
             holds fractions, lies off the grid, or overlaps another.
     """
     label = np.zeros(shape, np.min_scalar_type(max(values.values(), default=0)))
-    owner = {value: name for name, value in values.items()}
+    name_of = {value: name for name, value in values.items()}
     for path in files:
         dataset = read_object(path)
         segments = _segments(path, dataset)
@@ -92,10 +92,9 @@ def read_segmentation(
             if name is None:
                 raise DataError(f"{path} has a frame of segment {number}, which it does not list")
             voxels = _on_grid(path, name, plane, mask, shape, affine)
-            there = label[voxels]
-            if clash := np.setdiff1d(there, (0, values[name])).tolist():
+            if clash := np.setdiff1d(label[voxels], (0, values[name])).tolist():
                 raise DataError(
-                    f"{path}: segments {owner[clash[0]]!r} and {name!r} overlap; a label map "
+                    f"{path}: segments {name_of[clash[0]]!r} and {name!r} overlap; a label map "
                     "holds one label for each voxel"
                 )
             label[voxels] = values[name]
@@ -103,31 +102,31 @@ def read_segmentation(
 
 
 def _segments(path: Path, dataset: "Dataset") -> dict[int, str]:
-    """The label of each segment by its number; a background of a label map is none."""
+    """The label of each segment by its number, without background."""
     try:
-        found = {
+        segments = {
             int(segment.SegmentNumber): str(segment.SegmentLabel).strip()
             for segment in dataset.SegmentSequence
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise unreadable(path, error) from error
-    found.pop(0, None)
-    if not found or not all(found.values()):
-        raise DataError(f"{path} has segments without a label: {found}; give them names")
-    return found
+    segments.pop(0, None)
+    if not segments or not all(segments.values()):
+        raise DataError(f"{path} has segments without a label: {segments}; give them names")
+    return segments
 
 
 def _segment_frames(
     path: Path, dataset: "Dataset", affine: np.ndarray
 ) -> Iterator[tuple[Plane, int, np.ndarray]]:
-    """For each frame, and segment in it, its plane, the segment's number and mask."""
+    """For each segment of each frame: its plane, the segment's number and mask."""
     kind = dataset.get("SegmentationType")
     frames = frames_of(path, dataset)
     if kind == "FRACTIONAL":
-        whole = dataset.get("MaximumFractionalValue")
-        if not np.isin(frames, (0, whole)).all():
+        maximum = dataset.get("MaximumFractionalValue")
+        if not np.isin(frames, (0, maximum)).all():
             raise DataError(
-                f"{path} holds fractional segments, such as probabilities; cut them to masks"
+                f"{path} holds fractional segments, such as probabilities; threshold them to masks"
             )
     for index, plane in enumerate(planes_of(path, dataset)):
         frame = frames[index]
@@ -147,15 +146,15 @@ def _segment_frames(
 def _check_spacing(
     path: Path, dataset: "Dataset", index: int, plane: Plane, affine: np.ndarray
 ) -> None:
-    """Refuse slices wider apart than the image's, which would leave every other one empty."""
+    """Refuse a larger slice spacing than the image's, which would leave slices empty."""
     declared = of_frame(dataset, index, "PixelMeasuresSequence", "SpacingBetweenSlices")
     if not isinstance(declared, float):
         return
     normal = np.cross(plane.steps[:, 0], plane.steps[:, 1])
-    along = np.abs(normal @ affine[:3, :3]).max() / max(np.linalg.norm(normal), 1e-9)
-    if declared > _WIDER * along:
+    spacing = np.abs(normal @ affine[:3, :3]).max() / max(np.linalg.norm(normal), 1e-9)
+    if declared > _MAX_SPACING_RATIO * spacing:
         raise DataError(
-            f"{path} has slices {declared:.4g} mm apart but the image's are {along:.4g} mm "
+            f"{path} has slices {declared:.4g} mm apart but the image's are {spacing:.4g} mm "
             "apart, so it is not on the image's grid; resample it"
         )
 

@@ -1,7 +1,7 @@
 """DICOM-SEG files through highdicom: one binary segment for each structure of a label map.
 
-The grid of the label map may have its axes in any order and direction: each slice of the series
-looks up where its pixels lie in it.
+The label map may have its axes in any order and direction: each pixel of the series takes the
+voxel at its position.
 """
 
 import io
@@ -17,20 +17,19 @@ from wsicl_jax.errors import DataError
 from wsicl_jax.storage.atomic import write_whole
 
 _OFF_VOXELS = 0.1
-"""Pixels that lie this close to voxels of the label map differ by rounding only."""
+"""Distance, in voxels, by which rounding may move a pixel."""
 
-_LONGEST_NAME = 64
-"""Characters that DICOM allows for the label of a segment."""
+_MAX_NAME = 64
+"""Characters of a segment's label in DICOM."""
 
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
 )
-"""What a result names of its study; the standard lets it be empty, and who removes names from
-files often removes it as a whole."""
+"""Attributes of the study that may be empty; anonymization often removes them."""
 
 _SERIES_NUMBER = 1000
-"""Added to that of the series: a number of its own, which stands behind those of a scanner."""
+"""Added to the number of the series, so that results sort after a scanner's series."""
 
 
 def write_segmentation(
@@ -40,7 +39,7 @@ def write_segmentation(
     names: Mapping[str, int],
     series: Sequence[Path],
 ) -> None:
-    """Write the structures that lie on the grid of a series, with reference to its images.
+    """Write structures on the grid of a series, with references to its images.
 
     `names` gives the value of each structure in the label map, `affine` is in mm, `series` are
     all the files of the series. Segments are numbered by value, and have the structures' names.
@@ -56,10 +55,10 @@ def write_segmentation(
         raise DataError(
             f"{path} needs highdicom to be written: pip install 'wsicl_jax[dicom]'"
         ) from error
-    too_long = [name for name in names if len(name) > _LONGEST_NAME]
+    too_long = [name for name in names if len(name) > _MAX_NAME]
     if too_long:
         raise DataError(
-            f"{path}: DICOM allows names of {_LONGEST_NAME} characters, {too_long[0]!r} has "
+            f"{path}: DICOM allows names of {_MAX_NAME} characters, {too_long[0]!r} has "
             f"{len(too_long[0])}; rename the structure"
         )
     ordered = sorted(names, key=lambda name: names[name])
@@ -77,9 +76,9 @@ def write_segmentation(
         for key in _MAY_BE_EMPTY:
             if key not in source:
                 setattr(source, key, "")
-    ours = metadata.metadata("wsicl_jax")
+    package = metadata.metadata("wsicl_jax")
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=ours["Name"], version=ours["Version"], family=codes.DCM.ArtificialIntelligence
+        name=package["Name"], version=package["Version"], family=codes.DCM.ArtificialIntelligence
     )
     segments = [
         hd.seg.SegmentDescription(
@@ -92,29 +91,29 @@ def write_segmentation(
         )
         for number, name in enumerate(ordered, start=1)
     ]
-    found = np.stack(frames)
+    masks = np.stack(frames)
     content = io.BytesIO()
     try:
-        made = hd.seg.Segmentation(
+        segmentation = hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=found,
+            pixel_array=masks,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
             series_instance_uid=hd.UID(),
             series_number=int(sources[0].get("SeriesNumber") or 0) + _SERIES_NUMBER,
             sop_instance_uid=hd.UID(),
             instance_number=1,
-            manufacturer=ours["Name"],
-            manufacturer_model_name=ours["Name"],
-            software_versions=ours["Version"],
+            manufacturer=package["Name"],
+            manufacturer_model_name=package["Name"],
+            software_versions=package["Version"],
             device_serial_number="0",
-            omit_empty_frames=bool(found.any()),
+            omit_empty_frames=bool(masks.any()),
             series_description="Segmentation",
         )
         # Names of structures and of patients may be of any language: UTF-8.
-        made.SpecificCharacterSet = "ISO_IR 192"
-        made.save_as(content)
-    # What headers lack or break, highdicom meets in more ways than it documents.
+        segmentation.SpecificCharacterSet = "ISO_IR 192"
+        segmentation.save_as(content)
+    # Incomplete headers make highdicom fail in more ways than it documents.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

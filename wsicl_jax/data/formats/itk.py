@@ -1,10 +1,9 @@
-"""Images that SimpleITK holds, and NRRD and MetaImage files that it writes."""
+"""Images of SimpleITK, and writing NRRD and MetaImage through it."""
 
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +25,17 @@ def write(
     """Write voxels in their own type, compressed, in the format of the name: .nrrd or .mha.
 
     `affine` is in mm; `metadata` are further keys of the header. The file appears under its
-    name only when it is whole.
+    name only when it is complete.
 
     Raises:
         DataError: SimpleITK is not installed, or the file cannot be written.
     """
-    sitk = _simple_itk(f"{path} needs SimpleITK to be written")
+    try:
+        import SimpleITK as sitk  # noqa: N813
+    except ImportError as error:
+        raise DataError(
+            f"{path} needs SimpleITK to be written: pip install 'wsicl_jax[itk]'"
+        ) from error
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
     lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -42,27 +46,19 @@ def write(
         image.SetMetaData(key, value)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".wsicl-") as folder:
-            # Under its own name, which tells ITK the format.
-            whole = Path(folder) / path.name
-            sitk.WriteImage(image, str(whole), useCompression=True)
-            with whole.open("rb") as file:
+            # ITK takes the format from the name.
+            complete = Path(folder) / path.name
+            sitk.WriteImage(image, str(complete), useCompression=True)
+            with complete.open("rb") as file:
                 os.fsync(file.fileno())
-            whole.replace(path)
+            complete.replace(path)
     except (OSError, RuntimeError) as error:
         lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
         raise DataError(f"{path} cannot be written: {lines[-1].strip()}") from error
 
 
-def _simple_itk(need: str) -> ModuleType:
-    try:
-        import SimpleITK as sitk  # noqa: N813
-    except ImportError as error:
-        raise DataError(f"{need}: pip install 'wsicl_jax[itk]'") from error
-    return sitk
-
-
 def decoded(image: "SimpleITK.Image") -> tuple[np.ndarray, Float[np.ndarray, "4 4"]]:
-    """Voxels and affine (mm) of an image of three dimensions that SimpleITK holds.
+    """Voxels and affine (mm) of a three-dimensional image of SimpleITK.
 
     Raises:
         DataError: it has other dimensions.
@@ -76,14 +72,11 @@ def decoded(image: "SimpleITK.Image") -> tuple[np.ndarray, Float[np.ndarray, "4 
         raise DataError(f"image has shape {shape}; expected a 3D volume, or one with channels")
     array = array[0] if image.GetDimension() == 4 else array
     turned = array.transpose(2, 1, 0, *range(3, array.ndim))
-    # Copied in any case: the array is a view of memory that ITK frees with its image.
-    return np.array(turned, array.dtype.newbyteorder("="), order="C"), _affine(image)
-
-
-def _affine(image) -> np.ndarray:
+    # A copy, since ITK frees the memory of the view with its image.
+    voxels = np.array(turned, array.dtype.newbyteorder("="), order="C")
     dimension = image.GetDimension()
     directions = np.array(image.GetDirection()).reshape(dimension, dimension)
     affine = np.eye(4)
     affine[:3, :3] = directions[:3, :3] * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    return LPS_TO_RAS @ affine
+    return voxels, LPS_TO_RAS @ affine

@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from wsicl_jax.data.formats.decoded import Declared, Decoded
-from wsicl_jax.data.formats.payload import files_of, numbered, shown, text_header
-from wsicl_jax.data.formats.text_header import LPS_TO_RAS, Fields, Volume, affine_of, dimensions
+from wsicl_jax.data.formats.payload import excerpt
+from wsicl_jax.data.formats.text_header import (
+    LPS_TO_RAS,
+    DeclaredVolume,
+    Fields,
+    affine_of,
+    dimensions,
+    text_header,
+    voxel_files,
+)
 from wsicl_jax.errors import DataError
 
 ENDINGS = (".mha", ".mhd")
@@ -28,7 +36,7 @@ _ALIASES = {
 
 
 def declared(path: Path) -> Declared:
-    """What a file's header says of its voxels. Raises as `read`."""
+    """Shape and type of a file's voxels, from its header. Raises as `read`."""
     return _volume(path).declared
 
 
@@ -41,7 +49,7 @@ def read(path: Path) -> Decoded:
     return _volume(path).read()
 
 
-def _volume(path: Path) -> Volume:
+def _volume(path: Path) -> DeclaredVolume:
     header = text_header(path, _END)
     fields, listed = _fields(path, header.lines)
     if fields.text("ObjectType", default="Image").lower() != "image":
@@ -55,15 +63,14 @@ def _volume(path: Path) -> Volume:
     is_text = not _yes(fields, "BinaryData", default=True)
     order = "=" if is_text else ">" if _yes(fields, "BinaryDataByteOrderMSB") else "<"
     skipped = fields.whole("HeaderSize", least=-1, default=0)
-    named = fields.text("ElementDataFile")
-    is_local = named.upper() == "LOCAL"
-    files = (path,) if is_local else files_of(path, _named(fields, named, listed))
+    is_local = fields.text("ElementDataFile").upper() == "LOCAL"
+    files = (path,) if is_local else voxel_files(fields, "ElementDataFile", listed, (3,))
     affine, oriented, remarks = _place(fields, count)
-    several = values > 1
-    return Volume(
+    has_channels = values > 1
+    return DeclaredVolume(
         path,
-        (values, *sizes) if several else sizes,
-        tuple(range(several, count + several)),
+        (values, *sizes) if has_channels else sizes,
+        tuple(range(has_channels, count + has_channels)),
         np.dtype(_KINDS[name]).newbyteorder(order),
         affine,
         files,
@@ -86,12 +93,12 @@ def _fields(path: Path, lines: tuple[str, ...]) -> tuple[Fields, list[str]]:
         name = _ALIASES.get(name, name)
         if not equals or not name:
             raise DataError(
-                f"{path} cannot be read as MetaImage: line {number}, {shown(line)!r}, is no field "
-                "such as NDims = 3; the header may be damaged"
+                f"{path} cannot be read as MetaImage: line {number}, {excerpt(line)!r}, is no "
+                "field such as NDims = 3; the header may be damaged"
             )
         if name in fields.values:
             raise DataError(
-                f"{path} cannot be read as MetaImage: it has {shown(name)!r} twice in its header"
+                f"{path} cannot be read as MetaImage: it has {excerpt(name)!r} twice in its header"
             )
         fields.values[name] = value
         if name == "ElementDataFile":
@@ -106,22 +113,8 @@ def _yes(fields: Fields, name: str, *, default: bool = False) -> bool:
     return word in ("true", "1")
 
 
-def _named(fields: Fields, text: str, listed: list[str]) -> list[str]:
-    """The names that `ElementDataFile` gives."""
-    words = text.split()
-    if words[:1] == ["LIST"]:
-        if not listed:
-            raise fields.error("ElementDataFile", "expected names in the lines after it")
-        return listed
-    if "%" in text and len(words) == 4:
-        return numbered(fields.path, words[0], words[1:])
-    if not text:
-        raise fields.error("ElementDataFile", "expected a name")
-    return [text]
-
-
 def _place(fields: Fields, count: int) -> tuple[np.ndarray, bool, tuple[str, ...]]:
-    """The affine of the first three axes, whether the header says it, and what is assumed."""
+    """The affine of the first three axes, whether the header has it, and remarks."""
     if count < 3:
         return np.eye(4), False, ()
     remarks = []

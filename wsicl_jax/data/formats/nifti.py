@@ -11,26 +11,26 @@ from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.volumeutils import apply_read_scaling
 
 from wsicl_jax.data.formats.decoded import Declared, Decoded
-from wsicl_jax.data.formats.payload import beginning, read_bytes, shown
+from wsicl_jax.data.formats.payload import beginning, excerpt, read_bytes
 from wsicl_jax.errors import DataError, ShapeError
 from wsicl_jax.storage.atomic import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
 
 PAIR = (".hdr", ".img")
-"""Header and voxels in two files: of NIfTI, or Analyze 7.5, of which SPM's form is one."""
+"""Header and voxels in two files: NIfTI, or Analyze 7.5 with SPM's variant."""
 
 _SINGLE = (nib.Nifti2Header, nib.Nifti1Header)
 _PAIRS = (Nifti2PairHeader, Nifti1PairHeader, nib.Spm99AnalyzeHeader)
 
 Header = nib.AnalyzeHeader
-"""What nibabel's headers of all of these have in common."""
+"""The common base of nibabel's headers of these."""
 
-_LARGEST_OFFSET = 2**26
+_MAX_OFFSET = 2**26
 """Extensions between header and voxels are smaller."""
 
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
-"""Millimetres in NIfTI's spatial units metre (1) and micron (3); all other codes mean mm."""
+"""Millimetres per metre (1) and micron (3), NIfTI's codes of spatial units; all others mean mm."""
 
 _SNIFFED = 540
 """Bytes of the longer of NIfTI's two headers."""
@@ -42,24 +42,24 @@ _GEOMETRY = (
 
 
 def declared(path: Path) -> Declared:
-    """What a file's header says of its voxels. Raises as `read`."""
+    """Shape and type of a file's voxels, from its header. Raises as `read`."""
     return _declared(path, _header(path))
 
 
 def read(path: Path) -> Decoded:
-    """A file's voxels, scaled as its header says, and its affine in mm.
+    """A file's voxels, scaled by its header, and its affine in mm.
 
     Raises:
         DataError: the file is missing, empty, damaged, no NIfTI, of less than 3 or more than 4
             dimensions, or holds fewer bytes than its header declares.
     """
     header = _header(path)
-    shape, kind = said = _declared(path, header)
+    shape, kind = declared = _declared(path, header)
     begin = header.get_data_offset()
     if not _is_pair(path):
         begin = max(begin, header.single_vox_offset)
     files = [voxel_file(path) or path]
-    stored = read_bytes(files, said.bytes, skipped=begin, compressed=_is_compressed(path))
+    stored = read_bytes(files, declared.bytes, skipped=begin, compressed=_is_compressed(path))
     remarks = []
     if len(header.get_data_shape()) > 3 and len(shape) == 3:
         remarks.append("4D with one frame, taken as 3D")
@@ -70,11 +70,11 @@ def read(path: Path) -> Decoded:
         raise _unreadable(path, error) from error
     native = values.dtype.newbyteorder("=")
     voxels = np.ascontiguousarray(values.reshape(shape, order="F"), native)
-    return Decoded(voxels, affine, tuple(remarks), says_orientation(header))
+    return Decoded(voxels, affine, tuple(remarks), has_orientation(header))
 
 
-def says_orientation(header: Header) -> bool:
-    """Whether a header says where its axes run."""
+def has_orientation(header: Header) -> bool:
+    """Whether a header has the directions of its axes."""
     return isinstance(header, nib.Nifti1Header) and bool(
         header["sform_code"] or header["qform_code"]
     )
@@ -88,14 +88,14 @@ def write(
 ) -> None:
     """Write voxels in their own type; truth values become uint8.
 
-    The affine, in mm, is written as sform, and as qform too where one can hold it. With the
-    NIfTI file `like`, which lies on the same grid, both forms, their codes and the spatial unit
-    are taken from that file as they stand there, so that no reader finds a difference. The file
-    appears under its name only when it is whole.
+    The affine, in mm, is written as sform, and as qform if that can represent it. With the NIfTI
+    file `like` on the same grid, both forms, their codes and the spatial unit are copied from that
+    file, so that no reader sees a difference. The file appears under its name only when it is
+    complete.
 
     Raises:
         DataError: `like` cannot be read or has another affine, or `path` cannot be written or is
-            named as no NIfTI file.
+            not named as a NIfTI file.
         ShapeError: `like` is of another shape.
     """
     _check_ending(path)
@@ -114,10 +114,10 @@ def write(
             header[field] = source[field]
         header["pixdim"][:4] = source["pixdim"][:4]
     header.set_data_dtype(voxels.dtype)
-    # Without an affine nibabel leaves the header's two affines and their codes alone.
+    # Without an affine, nibabel keeps the header's two affines and their codes.
     content = kind(voxels, None, header).to_bytes()
     if path.name.lower().endswith(".gz"):
-        # What is no label map hardly shrinks, and costs a minute at a higher level.
+        # Floats hardly shrink, and take a minute at a higher level.
         level = 1 if voxels.dtype.kind == "f" else 6
         content = gzip.compress(content, compresslevel=level, mtime=0)
     try:
@@ -129,7 +129,7 @@ def write(
 def _place(header: nib.Nifti1Header, affine: np.ndarray) -> None:
     header.set_xyzt_units("mm")
     header.set_sform(affine, code="scanner")
-    # A quaternion holds no shear: readers that prefer it would place voxels elsewhere.
+    # A quaternion has no shear: readers that prefer it would place voxels elsewhere.
     header.set_qform(affine, code="scanner", strip_shears=True)
     if not np.allclose(header.get_qform(), affine, atol=1e-3):
         header.set_qform(None)
@@ -143,9 +143,9 @@ def _check_grid(
             f"{path} would be {shape} but {like} is {source.get_data_shape()[:3]}; "
             "bring it to that image's grid first"
         )
-    # A header that does not say where its axes run is kept so, whatever was assumed.
-    own = affine_in_mm(source.get_best_affine(), source)
-    if says_orientation(source) and not np.allclose(affine, own, rtol=1e-4, atol=1e-3):
+    # A header without orientation stays so, whatever was assumed.
+    source_affine = affine_in_mm(source.get_best_affine(), source)
+    if has_orientation(source) and not np.allclose(affine, source_affine, rtol=1e-4, atol=1e-3):
         raise DataError(f"{path} would have another affine than {like}, whose grid it is to take")
 
 
@@ -158,7 +158,7 @@ def affine_in_mm(affine: Float[np.ndarray, "4 4"], header: Header) -> Float[np.n
 
 
 def voxel_file(path: Path) -> Path | None:
-    """The file of the voxels that a header of its own describes; None if they are in one file."""
+    """The file of the voxels of a separate header; None if one file has both."""
     return _pair(path)[1] if _is_pair(path) else None
 
 
@@ -169,8 +169,8 @@ def _header(path: Path) -> Header:
         DataError: there is none, or it is damaged.
     """
     _check_ending(path)
-    own = _pair(path)[0] if _is_pair(path) else path
-    content = beginning(own, _SNIFFED, compressed=_is_compressed(path))
+    file = _pair(path)[0] if _is_pair(path) else path
+    content = beginning(file, _SNIFFED, compressed=_is_compressed(path))
     kinds = _PAIRS if _is_pair(path) else _SINGLE
     kind = next((k for k in kinds if k.may_contain_header(content)), kinds[-1])
     try:
@@ -180,7 +180,7 @@ def _header(path: Path) -> Header:
     # Bytes of unknown origin make nibabel fail in more ways than it documents.
     except Exception as error:
         raise _unreadable(path, error) from error
-    if not 0 <= begin <= _LARGEST_OFFSET:
+    if not 0 <= begin <= _MAX_OFFSET:
         raise _unreadable(path, ValueError(f"voxels would begin at byte {begin}"))
     return header
 
@@ -207,7 +207,7 @@ def _is_pair(path: Path) -> bool:
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
-    """The header and the voxels of a pair, either of which may be named."""
+    """The header and the voxels of a pair, from the name of either."""
     header, voxels = PAIR
     if path.suffix.isupper():
         header, voxels = header.upper(), voxels.upper()
@@ -215,7 +215,7 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = shown(" ".join(str(error).split())) or type(error).__name__
+    reason = excerpt(" ".join(str(error).split())) or type(error).__name__
     return DataError(f"{path} cannot be read as NIfTI, it may be damaged or cut off: {reason}")
 
 

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from wsicl_jax.data.formats.decoded import Declared, Decoded
-from wsicl_jax.data.formats.payload import files_of, numbered, shown, text_header
-from wsicl_jax.data.formats.text_header import LPS_TO_RAS, Fields, Volume, affine_of, dimensions
+from wsicl_jax.data.formats.payload import excerpt
+from wsicl_jax.data.formats.text_header import (
+    LPS_TO_RAS,
+    DeclaredVolume,
+    Fields,
+    affine_of,
+    dimensions,
+    text_header,
+    voxel_files,
+)
 from wsicl_jax.errors import DataError
 
 ENDINGS = (".nrrd", ".nhdr")
@@ -57,16 +65,16 @@ _SIGNS = {
     **dict.fromkeys(("left-anterior-superior", "las"), (-1, 1, 1)),
     **dict.fromkeys(("left-posterior-superior", "lps"), (-1, -1, 1)),
 }
-"""What turns the axes of each space to RAS+."""
+"""Signs that turn the axes of each space to RAS+."""
 
 _DOMAINS = ("domain", "space", "time", "???", "none")
-"""Kinds of axes in space and time; along all others there are the values of one voxel."""
+"""Kinds of axes in space and time; all others hold the values of one voxel."""
 
 _VECTOR = re.compile(r"none|\(([^()]*)\)", re.IGNORECASE)
 
 
 def declared(path: Path) -> Declared:
-    """What a file's header says of its voxels. Raises as `read`."""
+    """Shape and type of a file's voxels, from its header. Raises as `read`."""
     return _volume(path).declared
 
 
@@ -81,7 +89,7 @@ def read(path: Path) -> Decoded:
     return _volume(path).read()
 
 
-def _volume(path: Path) -> Volume:
+def _volume(path: Path) -> DeclaredVolume:
     header = text_header(path, _END)
     fields, names = _fields(path, header.lines)
     count = dimensions(fields, "dimension")
@@ -94,9 +102,9 @@ def _volume(path: Path) -> Volume:
     if named is None and path.name.lower().endswith(".nhdr"):
         raise DataError(f"{path} names no file of voxels (data file); expected one beside it")
     skipped = fields.whole("byte skip", least=-1, default=0)
-    files = (path,) if named is None else files_of(path, _named(fields, named, names))
+    files = (path,) if named is None else voxel_files(fields, "data file", names, (3, 4))
     spatial, affine, oriented, remarks = _place(fields, sizes)
-    return Volume(
+    return DeclaredVolume(
         path,
         sizes,
         spatial,
@@ -116,7 +124,7 @@ def _volume(path: Path) -> Volume:
 def _fields(path: Path, lines: tuple[str, ...]) -> tuple[Fields, list[str]]:
     """The fields of a header, and the lines after a list of files."""
     if not lines or not _MAGIC.fullmatch(lines[0].strip()):
-        raise DataError(f"{path} cannot be read as NRRD: it does not begin as NRRD does")
+        raise DataError(f"{path} cannot be read as NRRD: its first line is not that of NRRD")
     fields = Fields(path, {})
     for number, line in enumerate(lines[1:], 2):
         if not line.strip() or line.startswith("#") or ":=" in line:
@@ -127,8 +135,8 @@ def _fields(path: Path, lines: tuple[str, ...]) -> tuple[Fields, list[str]]:
         name = _ALIASES.get(name.strip().lower(), name.strip().lower())
         if not colon or name not in _FIELDS:
             raise DataError(
-                f"{path} cannot be read as NRRD: line {number}, {shown(line)!r}, is no field; the "
-                "header may be damaged"
+                f"{path} cannot be read as NRRD: line {number}, {excerpt(line)!r}, is no field; "
+                "the header may be damaged"
             )
         if name in fields.values:
             raise DataError(f"{path} cannot be read as NRRD: it has {name!r} twice in its header")
@@ -151,24 +159,10 @@ def _kind(fields: Fields, *, is_text: bool) -> np.dtype:
     return kind.newbyteorder("<" if endian == "little" else ">")
 
 
-def _named(fields: Fields, text: str, listed: list[str]) -> list[str]:
-    """The names that `data file` gives."""
-    words = text.split()
-    if words[:1] == ["LIST"]:
-        if not listed:
-            raise fields.error("data file", "expected names in the lines after it")
-        return listed
-    if "%" in text and len(words) in (4, 5):
-        return numbered(fields.path, words[0], words[1:4])
-    if not text:
-        raise fields.error("data file", "expected a name")
-    return [text]
-
-
 def _place(
     fields: Fields, sizes: tuple[int, ...]
 ) -> tuple[tuple[int, ...], np.ndarray, bool, tuple[str, ...]]:
-    """Which axes are in space, their affine, whether the header says it, and what is assumed."""
+    """The axes in space, their affine, whether the header has it, and remarks."""
     kinds = fields.values.get("kinds", "").lower().split() or ["domain"] * len(sizes)
     if len(kinds) != len(sizes):
         raise fields.error("kinds", f"expected {len(sizes)} words, one for each axis")
@@ -204,14 +198,14 @@ def _place(
 def _vectors(fields: Fields, count: int, dimension: int) -> list[list[float] | None]:
     """The step along each axis; None along one that is not in space."""
     text = fields.text("space directions")
-    found = list(_VECTOR.finditer(text))
-    if len(found) != count or _VECTOR.sub("", text).strip():
+    matches = list(_VECTOR.finditer(text))
+    if len(matches) != count or _VECTOR.sub("", text).strip():
         raise fields.error("space directions", f"expected {count} vectors such as (1,0,0), or none")
     steps = [
         None
         if match[1] is None
         else fields.numbers("space directions", dimension, match[1].replace(",", " "))
-        for match in found
+        for match in matches
     ]
     return [None if step is None or all(map(math.isnan, step)) else step for step in steps]
 

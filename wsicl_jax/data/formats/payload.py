@@ -1,15 +1,14 @@
-"""Bytes from files that a header describes: regular files only, and no more than it declares."""
+"""Bytes of voxels from regular files, no more than a header declares."""
 
 import errno
 import math
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,41 +16,27 @@ from jaxtyping import UInt8
 from wsicl_jax.errors import DataError
 
 _GZIP_OR_ZLIB = 47
-"""zlib's window bits for either, whichever the first bytes say."""
+"""zlib's window bits for both formats; the first bytes tell them apart."""
 
-_MOST_EXPANSION = 1032
-"""Deflate makes no more bytes than this of one."""
+_MAX_EXPANSION = 1032
+"""Deflate's largest number of bytes from one."""
 
 _CHUNK = 2**16
 _PIECE = 2**20
-"""Bytes that are read, and made of them, at a time."""
+"""Bytes that are read, and uncompressed, at a time."""
 
 _PADDING = 2**20
-"""Bytes that may follow compressed voxels; more show that the header declares too little."""
+"""Bytes that may follow compressed voxels; with more, the header declares too few voxels."""
 
-_LONGEST_LINE = 2**16
-_LONGEST_HEADER = 2**22
+MAX_LINE = 2**16
 
-_MOST_FILES = 100_000
-"""Slices in files of their own are fewer."""
+_MAX_TEXT_VALUES = 2**22
 
-_MOST_TEXT_VALUES = 2**22
-
-_LONGEST_VALUE = 64
+_MAX_VALUE_LENGTH = 64
 """Characters of a number in text, with the space after it."""
 
-_NUMBERED = re.compile(r"%0?\d?d")
-"""Where a file's number stands in a pattern of names."""
-
-_SHOWN = 60
-
-
-class Header(NamedTuple):
-    """The lines of a text header."""
-
-    lines: tuple[str, ...]
-    size: int
-    """Bytes that it takes, at the beginning of its file."""
+_MAX_MESSAGE = 60
+"""Characters of a file's text that a message repeats."""
 
 
 @contextmanager
@@ -63,7 +48,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             where reading it fails later on.
     """
     try:
-        # Or else whoever opens a pipe waits until somebody writes into it.
+        # Opening a pipe would wait until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             kind = os.fstat(descriptor)
@@ -80,84 +65,19 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except ValueError as error:
         if "null byte" not in str(error):
             raise
-        raise DataError(f"{shown(str(path))} is no file's name: it has a NUL in it") from None
+        raise DataError(f"{excerpt(str(path))} is no file's name: it has a NUL in it") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise DataError(f"{shown(str(path))} has a longer name than files can have") from None
+            raise DataError(f"{excerpt(str(path))} has a longer name than files can have") from None
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def text_header(path: Path, last: re.Pattern[bytes]) -> Header:
-    """The lines of a header in text, up to what `last` matches, or else to the end of the file.
-
-    Raises:
-        DataError: as `opened`, or the header or a line is too long to be one.
-    """
-    with opened(path) as file:
-        content = file.read(_LONGEST_HEADER + 1)
-    end = last.search(content)
-    content = content[: end.end()] if end else content
-    lines = content.splitlines()
-    if len(content) > _LONGEST_HEADER or any(len(line) > _LONGEST_LINE for line in lines):
-        raise DataError(
-            f"{path} has a longer header, or a longer line in it, than images have; it may be "
-            "damaged or of another kind"
-        )
-    return Header(tuple(line.decode("utf-8", "replace") for line in lines), len(content))
-
-
-def shown(text: str) -> str:
-    """Text from a file for a message: on one line, and not longer than a person reads."""
+def excerpt(text: str) -> str:
+    """Text from a file for a message: on one line, and short."""
     line = "".join(c if c.isprintable() else "?" for c in text)
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}... ({len(line)} characters)"
-
-
-def files_of(header: Path, named: Sequence[str]) -> tuple[Path, ...]:
-    """The files that a header names, each beside or below it.
-
-    Raises:
-        DataError: one is missing, or lies elsewhere, by its name or by a link.
-    """
-    folder = Path(os.path.realpath(header.parent))
-    found = []
-    for name in named:
-        try:
-            place = Path(os.path.realpath(folder / name))
-            is_there = place.exists()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{header} names a file {shown(name)!r}, which cannot be") from error
-        if not place.is_relative_to(folder):
-            raise DataError(
-                f"{header} names the file {shown(name)!r}, which is not beside or below it; copy "
-                "that file there and name it without a folder"
-            )
-        if not is_there:
-            raise DataError(f"{header} names the file {shown(name)!r}, which is missing")
-        found.append(header.parent / name)
-    return tuple(found)
-
-
-def numbered(header: Path, pattern: str, numbers: Sequence[str]) -> list[str]:
-    """The names that a pattern, such as `slice%03d.raw`, stands for, from first to last by step.
-
-    Raises:
-        DataError: the pattern or its numbers are not well formed, or stand for too many.
-    """
-    try:
-        first, last, step = map(int, numbers)
-        count = (last - first) // step + 1
-    except (ValueError, ZeroDivisionError):
-        count = 0
-    if not 0 < count <= _MOST_FILES or len(_NUMBERED.findall(pattern)) != 1:
-        raise DataError(
-            f"{header} names files by {shown(' '.join((pattern, *numbers)))!r}; expected a "
-            "pattern with one %d, and the first number, the last and the step"
-        )
-    before, after = _NUMBERED.split(pattern)
-    if "%" in before + after:
-        raise DataError(f"{header} names files by {shown(pattern)!r}; expected one %d in it")
-    number = _NUMBERED.search(pattern)[0]
-    return [f"{before}{number % i}{after}" for i in range(first, first + count * step, step)]
+    return (
+        line if len(line) <= _MAX_MESSAGE else f"{line[:_MAX_MESSAGE]}... ({len(line)} characters)"
+    )
 
 
 def beginning(path: Path, count: int, *, compressed: bool = False) -> bytes:
@@ -169,12 +89,12 @@ def beginning(path: Path, count: int, *, compressed: bool = False) -> bytes:
     with opened(path) as file:
         if not compressed:
             return file.read(count)
-        found = b""
+        content = b""
         for piece in _inflated(path, file):
-            found += piece
-            if len(found) >= count:
+            content += piece
+            if len(content) >= count:
                 break
-        return found[:count]
+        return content[:count]
 
 
 def read_bytes(
@@ -186,10 +106,10 @@ def read_bytes(
     skipped: int | None = 0,
     compressed: bool = False,
 ) -> UInt8[np.ndarray, " byte"]:
-    """So many bytes, of each file the same share, one after another.
+    """`count` bytes, of each file the same share, one after another.
 
-    They begin after `header` bytes, then `skipped_lines`, and then `skipped` bytes of what is
-    uncompressed; None: they end with the file.
+    They begin after `header` bytes, then `skipped_lines`, and then `skipped` uncompressed bytes;
+    None: they end with the file.
 
     Raises:
         DataError: as `opened`, the files hold fewer bytes, compressed ones many more, or these
@@ -198,30 +118,30 @@ def read_bytes(
     each, rest = divmod(count, len(files))
     if rest:
         raise DataError(f"{files[0]}: {count} bytes of voxels cannot be in {len(files)} files")
-    found: np.ndarray | None = None
+    content: np.ndarray | None = None
     for number, path in enumerate(files):
         with opened(path) as file:
             _skip(file, header, skipped_lines)
-            there = max(0, _size_of(file) - file.tell())
+            available = max(0, _size_of(file) - file.tell())
             if not compressed:
-                begin = max(0, there - each) if skipped is None else min(skipped, there)
+                begin = max(0, available - each) if skipped is None else min(skipped, available)
                 file.seek(begin, os.SEEK_CUR)
-                there -= begin
-            if each > there * (_MOST_EXPANSION if compressed else 1):
+                available -= begin
+            if each > available * (_MAX_EXPANSION if compressed else 1):
                 raise _too_short(path, each)
-            # Only now: a header may declare anything.
-            found = np.empty(count, np.uint8) if found is None else found
-            part = memoryview(found)[number * each : (number + 1) * each]
+            # Allocated after the check, since a header may declare any size.
+            content = np.empty(count, np.uint8) if content is None else content
+            part = memoryview(content)[number * each : (number + 1) * each]
             done = _fill(path, file, part, skipped or 0) if compressed else file.readinto(part)
             if done < each:
                 raise _too_short(path, each)
-    return found
+    return content
 
 
 def _fill(path: Path, file: BinaryIO, part: memoryview, skip: int) -> int:
-    """Uncompress into `part` what comes after `skip` bytes; how much that was.
+    """Uncompress the bytes after `skip` into `part`; the number of bytes.
 
-    All of the file is read, so that the checksum at its end is compared.
+    The whole file is read, so that zlib checks the checksum at its end.
     """
     done = after = 0
     for piece in _inflated(path, file):
@@ -240,18 +160,18 @@ def _fill(path: Path, file: BinaryIO, part: memoryview, skip: int) -> int:
 
 
 def _inflated(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """What compressed bytes hold, piece by piece."""
-    stream, given = zlib.decompressobj(_GZIP_OR_ZLIB), b""
+    """The uncompressed bytes, piece by piece."""
+    stream, compressed = zlib.decompressobj(_GZIP_OR_ZLIB), b""
     try:
-        while given := given or file.read(_CHUNK):
+        while compressed := compressed or file.read(_CHUNK):
             if stream.eof:
-                # Zeros fill up a block; else it was compressed in parts.
-                if not given.strip(b"\0"):
-                    given = b""
+                # Zeros only fill a block; other bytes begin another compressed part.
+                if not compressed.strip(b"\0"):
+                    compressed = b""
                     continue
                 stream = zlib.decompressobj(_GZIP_OR_ZLIB)
-            yield stream.decompress(given, _PIECE)
-            given = stream.unused_data if stream.eof else stream.unconsumed_tail
+            yield stream.decompress(compressed, _PIECE)
+            compressed = stream.unused_data if stream.eof else stream.unconsumed_tail
     except zlib.error as error:
         raise DataError(f"{path} cannot be read, it may be damaged or cut off: {error}") from error
     if not stream.eof:
@@ -265,7 +185,7 @@ def _size_of(file: BinaryIO) -> int:
 def _skip(file: BinaryIO, header: int, lines: int) -> None:
     file.seek(min(header, _size_of(file)))
     for _ in range(lines):
-        if not file.readline(_LONGEST_LINE):
+        if not file.readline(MAX_LINE):
             break
 
 
@@ -279,14 +199,14 @@ def _too_short(path: Path, expected: int) -> DataError:
 def read_text(
     files: Sequence[Path], kind: np.dtype, count: int, *, header: int = 0, skipped_lines: int = 0
 ) -> np.ndarray:
-    """So many numbers in text, of each file the same share. Raises as `read_bytes`."""
-    if count > _MOST_TEXT_VALUES:
+    """`count` numbers in text, of each file the same share. Raises as `read_bytes`."""
+    if count > _MAX_TEXT_VALUES:
         raise DataError(f"{files[0]} has {count} voxels in text; save it compressed instead")
     values: list[bytes] = []
     for path in files:
         with opened(path) as file:
             _skip(file, header, skipped_lines)
-            values += file.read(_LONGEST_VALUE * math.ceil(count / len(files))).split()
+            values += file.read(_MAX_VALUE_LENGTH * math.ceil(count / len(files))).split()
     if len(values) < count:
         raise DataError(
             f"{files[0]} cannot be read, it may be cut off: it has {len(values)} voxels of {count}"

@@ -1,4 +1,4 @@
-"""Results in the formats that people use: label maps, and probabilities, by the file's ending."""
+"""Writing label maps and probabilities, in the format of the file's ending."""
 
 import colorsys
 import importlib.util
@@ -18,28 +18,28 @@ FORMATS = ("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm")
 """Endings of label maps that can be written."""
 
 HAVE_NAMES = ("seg.nrrd", "dcm")
-"""Those whose files name the structures."""
+"""Formats that name the structures."""
 
-_MOST = {np.uint8: 255, np.uint16: 65535}
+_MAX_VALUES = {np.uint8: 255, np.uint16: 65535}
 
 _GOLDEN = 0.618034
-"""A step around the colour circle that keeps any number of hues apart."""
+"""Step around the colour circle that keeps any number of hues distinct."""
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's ending means; the longest that fits.
+    """The format of a file's ending; the longest that fits.
 
     Raises:
-        DataError: it is none that can be written.
+        DataError: no such format can be written.
     """
     name = path.name.lower()
-    fitting = [ending for ending in FORMATS if name.endswith(f".{ending}")]
-    if not fitting:
+    matches = [ending for ending in FORMATS if name.endswith(f".{ending}")]
+    if not matches:
         raise DataError(
             f"{path} ends in no format that can be written; expected "
             f"{', '.join(f'.{ending}' for ending in FORMATS)}"
         )
-    return max(fitting, key=len)
+    return max(matches, key=len)
 
 
 def check_installed(ending: str) -> None:
@@ -61,16 +61,16 @@ def write_label_map(
     names: Mapping[str, int],
     source: Sequence[Path] = (),
 ) -> None:
-    """Write a label map in the format of the path's ending, uint8, or uint16 where it must be.
+    """Write a label map in the format of the path's ending; uint8, or uint16 for values above 255.
 
-    `affine` leads to RAS+ mm, `names` gives the value of each structure, `source` are the files
-    of the image that was segmented: what of them belongs to a result is taken over. The file
-    appears under its name only when it is whole.
+    `affine` maps to RAS+ mm, `names` gives the value of each structure, `source` are the files of
+    the segmented image, whose geometry and references the result takes over. The file appears
+    under its name only when it is complete.
 
     Raises:
         DataError: the ending is unknown, a value is negative, above 65535, or has no name where
             the format needs one, `source` is no DICOM series for .dcm, a package is missing, or
-            the file cannot be written.
+            writing fails.
         ShapeError: `source` is NIfTI of another shape.
     """
     ending = format_of(path)
@@ -81,9 +81,9 @@ def write_label_map(
             raise DataError(f"{path}: label values {nameless[:5]} have no name; name all of them")
     if ending == "dcm":
         if not source or not is_dicom(source[0]):
-            what = f"{source[0]} is no DICOM file" if source else "no files of one are given"
+            fault = f"{source[0]} is no DICOM file" if source else "no files of one are given"
             raise DataError(
-                f"{path}: DICOM-SEG refers to the DICOM series that was segmented, and {what}; "
+                f"{path}: DICOM-SEG refers to the DICOM series that was segmented, and {fault}; "
                 "choose another format"
             )
         write_segmentation(path, voxels, affine, names, source)
@@ -126,21 +126,21 @@ def _in_smallest_type(path: Path, label_map: np.ndarray, names: Mapping[str, int
     high = int(max([label_map.max(initial=0), *names.values()]))
     if low < 0 or (names and min(names.values()) < 1):
         raise DataError(f"{path}: a label map needs values from 1 for its structures, 0 outside")
-    for kind, most in _MOST.items():
+    for kind, most in _MAX_VALUES.items():
         if high <= most:
             return label_map.astype(kind, copy=False)
     raise DataError(f"{path}: a label map has values up to 65535, got {high}")
 
 
 def _for_slicer(voxels: np.ndarray, names: Mapping[str, int]) -> dict[str, str]:
-    """The keys by which 3D Slicer opens a label map as a segmentation.
+    """The keys that let 3D Slicer open a label map as a segmentation.
 
     Source: "Segmentation labelmap file format", 3D Slicer's developer guide.
     """
-    found = {
+    keys = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_SourceRepresentation": "Binary labelmap",
-        # The older name of the same: Slicer before 5.
+        # Slicer before 5 has this older name.
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
@@ -159,10 +159,10 @@ def _for_slicer(voxels: np.ndarray, names: Mapping[str, int]) -> dict[str, str]:
             "Extent": _extent(boxes[value - 1]),
             "Tags": "|",
         }
-        found |= {f"Segment{number}_{key}": text for key, text in segment.items()}
-    return found
+        keys |= {f"Segment{number}_{key}": text for key, text in segment.items()}
+    return keys
 
 
 def _extent(box: tuple[slice, ...] | None) -> str:
-    """First and last voxel along each axis; of nothing, the last before the first."""
+    """First and last voxel along each axis; without a box, the last before the first."""
     return " ".join(f"{s.start} {s.stop - 1}" for s in box or [slice(0, 0)] * 3)

@@ -1,7 +1,7 @@
 """The grid of tissues that an anatomy is painted on.
 
-A tissue is a number of its own with one mean intensity; a label may unite several tissues,
-and tissues that no label names are what else a body holds.
+A tissue is a number with one mean intensity. A label may unite several tissues; tissues without
+a label are the rest of the body.
 """
 
 from dataclasses import dataclass
@@ -14,37 +14,37 @@ from wsicl_jax.data.synthesis.shapes import Region, solid
 from wsicl_jax.geometry.axes import Shape3
 
 OUTSIDE, BODY = 0, 1
-"""Tissues that every anatomy has: what is around the body, and what fills it."""
+"""Tissues of every anatomy: the surroundings of the body, and what fills it."""
 
 
 class Lesions(NamedTuple):
-    """Blobs that every subject has elsewhere in their host."""
+    """Blobs in a host tissue; every subject has them at other positions."""
 
     tissue: int
     host: int
-    """The tissue that they lie in."""
+    """The tissue that contains them."""
     mean_count: float
     radii: tuple[float, float]
-    """Least and greatest, in voxels of the anatomy."""
+    """Smallest and largest, in voxels of the anatomy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What the subjects of a cohort have in common."""
+    """The common anatomy of a cohort's subjects."""
 
     tissue: Integer[np.ndarray, "x y z"]
     label_of: Integer[np.ndarray, "tissue"]
     """Label of each tissue; 0: none."""
     look_of: Integer[np.ndarray, "tissue"]
-    """The tissue whose intensity and texture each tissue has: its own, or another's."""
+    """The tissue, itself or another one, that gives each tissue its intensity and texture."""
     names: dict[int, str]
     """Structure of each label; labels are 1, 2, ..."""
     lesions: tuple[Lesions, ...] = ()
     image: Float[np.ndarray, "x y z"] | None = None
-    """Intensities of a real image in [0, 1], which subjects keep; None: they are painted."""
+    """Intensities of a real image in [0, 1] that subjects keep; None: they are synthetic."""
 
     def with_lesions(self, rng: np.random.Generator) -> Integer[np.ndarray, "x y z"]:
-        """Tissues of one subject before its deformation, with its own lesions."""
+        """Tissues of one subject with its lesions, before its deformation."""
         if not self.lesions:
             return self.tissue
         tissue = self.tissue.copy()
@@ -63,7 +63,7 @@ class Anatomy:
 
 
 class Canvas:
-    """An anatomy that is being painted; what is painted stays, unless a tube cuts through."""
+    """An unfinished anatomy. Painted tissues stay, unless a tube cuts through."""
 
     def __init__(self, shape: Shape3):
         self.tissue = np.full(shape, BODY, np.uint8)
@@ -71,9 +71,9 @@ class Canvas:
         self.look_of = [OUTSIDE, BODY]
         self.names: dict[int, str] = {}
         self.regions: dict[int, tuple[slice, slice, slice]] = {}
-        """Box of each tissue that may hold others."""
+        """Box of each tissue that may contain others."""
         self.mirrored: list[int] = []
-        """Tissues of pairs, which stay each other's mirror image."""
+        """Tissues of pairs, which stay mirror images."""
         self.lesions: list[Lesions] = []
 
     @property
@@ -82,13 +82,13 @@ class Canvas:
         return x, y, z
 
     def new_label(self, kind: str, number: int = 0, side: str = "") -> int:
-        """The next label, called by its kind and number."""
+        """The next label, named by its kind and number."""
         label = len(self.names) + 1
         self.names[label] = f"{kind} {number or label} {side}".rstrip()
         return label
 
     def new_tissue(self, label: int = 0, look: int | None = None) -> int:
-        """The next tissue, as part of a label or of none, that may look like another."""
+        """The next tissue, with or without a label; `look` is a tissue of the same appearance."""
         tissue = len(self.label_of)
         self.label_of.append(label)
         self.look_of.append(tissue if look is None else self.look_of[look])
@@ -97,7 +97,7 @@ class Canvas:
     def paint(
         self, region: Region, label: int = 0, *, holds: bool = False, look: int | None = None
     ) -> int:
-        """Paint a new tissue; with `holds` it may get structures within."""
+        """Paint a new tissue; with `holds` it may contain other structures."""
         tissue = self.new_tissue(label, look)
         self.tissue[region.box][region.mask] = tissue
         if holds:
@@ -105,6 +105,6 @@ class Canvas:
         return tissue
 
     def finished(self) -> Anatomy:
-        """The anatomy as it is painted now."""
+        """The finished anatomy."""
         labels, looks = np.array(self.label_of, np.uint8), np.array(self.look_of, np.uint8)
         return Anatomy(self.tissue, labels, looks, dict(self.names), tuple(self.lesions))

@@ -1,9 +1,8 @@
-"""Synthetic cohorts: subjects that share an anatomy nobody has seen, for training and demos.
+"""Synthetic cohorts: subjects that share a random anatomy, for training and demos.
 
-One cohort is one random anatomy with random intensities; its subjects are smooth
-deformations of it, each with its own contrast, texture, lesions and effects of a scanner.
-Domain randomisation in the spirit of SynthICL (arXiv 2509.19711). Everything follows from
-(seed, index, settings).
+A cohort is a random anatomy with random intensities. Its subjects are smooth deformations of it,
+each with another contrast, texture, lesions and scanner effects. This is domain randomization in
+the spirit of SynthICL (arXiv 2509.19711). Everything follows from (seed, index, settings).
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from scipy import ndimage
 from wsicl_jax.config import SynthConfig
 from wsicl_jax.data.synthesis.anatomy import DETAIL, sample_anatomy
 from wsicl_jax.data.synthesis.canvas import OUTSIDE, Anatomy
-from wsicl_jax.data.synthesis.fields import interpolate, linear, nearest, sample_places
+from wsicl_jax.data.synthesis.fields import interpolate, linear, nearest, sample_deformation
 from wsicl_jax.data.synthesis.prior import prior_anatomy, priors_fingerprint, sample_prior
 from wsicl_jax.data.synthesis.scanner import cut, scan
 from wsicl_jax.geometry.axes import Shape3
@@ -24,7 +23,7 @@ _WITHIN_LEVEL = 0.02
 """Standard deviation of the intensities of tissues that share a level."""
 
 _TONE = 5.0
-"""Standard deviation of the logarithm of a real image's exponent, in that of intensities."""
+"""Standard deviation of the logarithm of a real image's exponent, per that of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,28 +57,28 @@ class Cohort:
         self, index: int
     ) -> tuple[Float[np.ndarray, "X Y Z"], Integer[np.ndarray, "X Y Z"]]:
         """Image in arbitrary units (float32) and label map (uint8) of one subject."""
-        # Behind 0, numpy would repeat the numbers that the cohort itself was drawn with.
+        # From 1: with 0, numpy would repeat the random numbers of the cohort itself.
         rng = np.random.default_rng([*self.seed, 1 + index])
         volume, amount = self.anatomy.with_lesions(rng), self.deformation
-        places = sample_places(rng, volume.shape, self.shape, bend=amount, pose=amount)
-        tissue = nearest(volume, places)
+        positions = sample_deformation(rng, volume.shape, self.shape, bend=amount, pose=amount)
+        tissue = nearest(volume, positions)
         label = self.anatomy.label_of[tissue]
         if self.anatomy.image is None:
             image = self._painted(tissue, rng)
         else:
-            image = self._kept(tissue, linear(self.anatomy.image, places), rng)
+            image = self._kept(tissue, linear(self.anatomy.image, positions), rng)
         image = scan(rng, image, self.settings.scanner)
         if rng.random() < self.settings.scanner.cut_field_of_view:
             cut(rng, image, label)
         return image, label
 
     def _kept(self, tissue: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A real image with a tone curve and small shifts of its tissues of one subject's own."""
+        """A real image with a random tone curve and small intensity shifts of its tissues."""
         curve = np.exp(rng.normal(0, _TONE * self.contrast))
         return np.maximum(image, 0) ** np.float32(curve) + self._shifts(rng)[tissue]
 
     def _shifts(self, rng: np.random.Generator) -> np.ndarray:
-        """How much brighter each tissue is in one subject than in the cohort; float32."""
+        """Random difference of each tissue's intensity from the cohort's; float32."""
         shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.look_of]
         shift[OUTSIDE] = 0
         return shift.astype(np.float32)
@@ -93,7 +92,7 @@ class Cohort:
 
 
 def fingerprint(settings: SynthConfig) -> int:
-    """A number that changes with the cases of the priors; 0 without any."""
+    """A number that changes with the cases of the priors; 0 without priors."""
     return priors_fingerprint(settings) if settings.priors else 0
 
 
@@ -105,7 +104,9 @@ def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -
     """
     rng = np.random.default_rng(seed)
     detail = tuple(round(side * DETAIL) for side in shape)
-    deformation, contrast = (_drawn(rng, x) for x in (settings.deformation, settings.intensity_sd))
+    deformation, contrast = (
+        _sampled(rng, x) for x in (settings.deformation, settings.intensity_sd)
+    )
     if prior := sample_prior(rng, settings):
         anatomy = prior_anatomy(rng, detail, settings, prior, 2 * deformation)
     else:
@@ -134,7 +135,7 @@ def _levels(
 ) -> Float[np.ndarray, "tissue"]:
     low, high = settings.intensity_levels
     shared = int(rng.integers(low, high + 1)) if high else 0
-    # Levels are spread out, so that most structures differ from what surrounds them.
+    # Levels are spread out, so that most structures differ from their surroundings.
     count = shared or tissues
     levels = np.linspace(0.15, 1, count) + rng.uniform(-0.06, 0.06, count)
     if not shared:
@@ -142,14 +143,14 @@ def _levels(
     return levels[rng.integers(count, size=tissues)] + rng.normal(0, _WITHIN_LEVEL, tissues)
 
 
-def _drawn(rng: np.random.Generator, limits: tuple[float, float]) -> float:
+def _sampled(rng: np.random.Generator, limits: tuple[float, float]) -> float:
     low, high = limits
-    # One value costs no draw, so that all that follows is the same as ever.
+    # A single value uses no random number, so all later ones stay the same.
     return low if low == high else float(rng.uniform(low, high))
 
 
 def _texture(rng: np.random.Generator, shape: Shape3, voxels: float) -> np.ndarray:
-    """Smooth noise of unit variance, with grains of some voxels."""
+    """Smooth noise of unit variance, with grains of `voxels` voxels."""
     coarse = [max(round(side / voxels), 2) for side in shape]
     noise = ndimage.gaussian_filter(rng.standard_normal(coarse, np.float32), 0.7, truncate=2)
     field = interpolate(noise[None], shape)[0]

@@ -1,7 +1,7 @@
 """Synthetic cohorts as stores: one store for each, `OUTPUT/cohort_0000` and so on.
 
-`OUTPUT/synth.json` says what they were made with, so that the same command goes on where
-it was stopped; a store that is finished is left as it is.
+`OUTPUT/synth.json` records the settings, so the same command continues. Finished stores stay
+unchanged.
 """
 
 import functools
@@ -28,7 +28,7 @@ from wsicl_jax.storage.location import Location
 from wsicl_jax.terminal.progress import track
 
 GENERATOR = 1
-"""Version of what a seed means; cohorts of another one are not continued."""
+"""Version of the generator: changes when a seed gives other cohorts."""
 
 _RECORD = "synth.json"
 _TRIES = 20
@@ -45,13 +45,13 @@ def write_cohorts(
     spacing_mm: float = 1.0,
     workers: int = 1,
 ) -> int:
-    """Write cohorts of a seed below a directory or URL; returns how many were not there yet.
+    """Write cohorts of a seed below a directory or URL; returns the number of new ones.
 
-    Safe to kill: the same call goes on, and may ask for more cohorts.
+    If it is killed, the same call continues; it may request more cohorts.
 
     Raises:
-        DataError: `output` holds something else or was begun with other settings, the grid
-            is too small for any structure, the prior cannot be read, or the disk refuses.
+        DataError: `output` has other content or cohorts of other settings, the grid
+            is too small for any structure, the prior cannot be read, or writing fails.
     """
     location = Location.of(output)
     _begin(
@@ -83,7 +83,7 @@ def write_cohorts(
 
 
 def store_name(number: int) -> str:
-    """The store of a cohort below the output."""
+    """The name of a cohort's store below the output."""
     return f"cohort_{number:04}"
 
 
@@ -113,7 +113,7 @@ def _write_cohort(
 ) -> None:
     store = location / store_name(number)
     cohort = numbered_cohort(seed, number, grid, settings)
-    _clear(store)  # of what a command that was killed has left
+    _clear(store)  # remains of a killed command
     create_store(store, f"synthetic_{seed}_{number:04}", ["synthetic"], cohort.names)
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = -spacing_mm * (np.array(grid) - 1) / 2
@@ -140,37 +140,37 @@ def _mapped(write, numbers: Sequence[int], workers: int) -> Iterator[None]:
             yield from pool.map(write, numbers)
         except BrokenProcessPool as error:
             raise DataError(
-                "a process was lost, perhaps for lack of memory; give the same command again, "
+                "a process was lost, most likely for lack of memory; give the same command again, "
                 "with fewer --workers"
             ) from error
 
 
 def _begin(location: Location, record: dict[str, Any]) -> None:
-    """Write the record of what is made, or see that it is the one that is there."""
+    """Write the record of the settings, or compare it with the existing one."""
     directory = location.directory
     if directory is not None and directory.exists() and not directory.is_dir():
         raise DataError(f"{location} is a file; name a directory to write cohorts to")
     content = location.read(_RECORD)
     if content is None:
         if directory is not None:
-            # A command that was killed at once may have left a part of the record.
+            # A killed command may have left a part of the record.
             others = directory.iterdir() if directory.exists() else ()
-            taken = any(not other.name.startswith(_RECORD) for other in others)
+            has_content = any(not other.name.startswith(_RECORD) for other in others)
         else:
-            taken = next(location.keys(), None) is not None
-        if taken:
+            has_content = next(location.keys(), None) is not None
+        if has_content:
             raise DataError(f"{location} is not empty and holds no cohorts; name another output")
         location.write(_RECORD, (json.dumps(record, indent=1) + "\n").encode())
         return
     try:
-        found = _flat(parse_json(content))
+        before = _flat(parse_json(content))
     except (ValueError, AttributeError) as error:
         raise DataError(f"{location / _RECORD} is damaged; name another output") from error
-    wanted = _flat(record)
+    now = _flat(record)
     differences = [
-        f"{key} {found.get(key)} (now {wanted.get(key)})"
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key)
+        f"{key} {before.get(key)} (now {now.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
     ]
     if differences:
         raise DataError(
@@ -184,7 +184,7 @@ def _is_finished(store: Location) -> bool:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested settings with dotted names."""
     flat = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Smooth random fields, and volumes sampled where such a field displaces them.
+"""Smooth random fields, and volumes deformed by them.
 
-Positions run from -1 to 1 over each side of a volume. Nothing here calls a matrix library:
-its threads would fight with those of the training for the cores.
+Positions run from -1 to 1 over each side of a volume. Nothing here calls a matrix library, whose
+threads would compete with those of training.
 """
 
 import functools
@@ -23,7 +23,7 @@ def smooth_field(
 ) -> Float[np.ndarray, "c x y z"]:
     """A random smooth field of unit variance: a few plane waves of up to `frequency` periods.
 
-    Large fields are made on a coarser grid and interpolated, linearly.
+    Large fields are computed on a coarser grid and interpolated linearly.
     """
     coarse = [min(side, int(_SAMPLES_PER_PERIOD * frequency) + 3) for side in shape]
     direction = rng.uniform(-frequency, frequency, (3, _WAVES)) * np.pi
@@ -77,61 +77,47 @@ def along(axis: int, values: np.ndarray) -> np.ndarray:
     return values.reshape(_ALONG[axis])
 
 
-def displaced(
-    rng: np.random.Generator,
-    volume: Integer[np.ndarray, "x y z"],
-    shape: Shape3,
-    *,
-    bend: float,
-    pose: float,
-) -> Integer[np.ndarray, "X Y Z"]:
-    """A label volume deformed at random, from the nearest voxel, on a grid of another size.
-
-    `bend` and `pose` are those of `sample_places`.
-    """
-    return nearest(volume, sample_places(rng, volume.shape, shape, bend=bend, pose=pose))
-
-
-def sample_places(
+def sample_deformation(
     rng: np.random.Generator, sides: Sequence[int], shape: Shape3, *, bend: float, pose: float
 ) -> Float[np.ndarray, "3 X Y Z"]:
-    """Where in a volume of these sides a deformation takes each voxel of `shape` from, in voxels
-    from the volume's first faces.
+    """A random deformation: the position of each voxel of `shape` in a volume of these sides, in
+    voxels from the volume's first faces.
 
     `bend` is the typical displacement of a smooth field, `pose` that of a linear map and a
     shift, both as a share of half the volume.
     """
     turn = np.eye(3) + rng.normal(0, pose, (3, 3))
     shift = rng.normal(0, pose / 2, 3)
-    places = smooth_field(rng, shape, 3, frequency=1.5) * np.float32(bend * rng.uniform(0.6, 1.4))
-    places += smooth_field(rng, shape, 3, frequency=4.0) * np.float32(bend * rng.uniform(0, 0.2))
+    positions = smooth_field(rng, shape, 3, frequency=1.5) * np.float32(
+        bend * rng.uniform(0.6, 1.4)
+    )
+    positions += smooth_field(rng, shape, 3, frequency=4.0) * np.float32(bend * rng.uniform(0, 0.2))
     for axis, side in enumerate(sides):
-        position = places[axis]
+        position = positions[axis]
         for other, count in enumerate(shape):
             line = centres(count) * turn[other, axis] + (shift[axis] if other == axis else 0)
             position += along(other, line.astype(np.float32))
         position += 1
         position *= np.float32(side / 2)
-    return places
+    return positions
 
 
 def nearest(
-    volume: Integer[np.ndarray, "x y z"], places: Float[np.ndarray, "3 X Y Z"]
+    volume: Integer[np.ndarray, "x y z"], positions: Float[np.ndarray, "3 X Y Z"]
 ) -> Integer[np.ndarray, "X Y Z"]:
-    """The voxels of a volume at the places of `sample_places`; what lies outside repeats its
-    border."""
+    """The voxels of a volume nearest to these positions; its border repeats outside."""
     index = 0
-    for side, position in zip(volume.shape, places, strict=True):
-        # Truncation towards 0 serves as floor: what lies below is clipped anyway.
+    for side, position in zip(volume.shape, positions, strict=True):
+        # Truncation towards 0 serves as floor, since negative positions are clipped anyway.
         voxel = position.astype(np.int32)
         index = index * side + np.clip(voxel, 0, side - 1, out=voxel)
     return volume.ravel().take(index)
 
 
 def linear(
-    volume: Float[np.ndarray, "x y z"], places: Float[np.ndarray, "3 X Y Z"]
+    volume: Float[np.ndarray, "x y z"], positions: Float[np.ndarray, "3 X Y Z"]
 ) -> Float[np.ndarray, "X Y Z"]:
     """As `nearest`, for a grey image: linear between voxels; float32."""
     return ndimage.map_coordinates(
-        volume, places - np.float32(0.5), np.float32, order=1, mode="nearest"
+        volume, positions - np.float32(0.5), np.float32, order=1, mode="nearest"
     )

@@ -1,5 +1,5 @@
-"""Anatomies from the cases of stores instead of random shapes: their label maps, and their images
-where these are kept."""
+"""Anatomies from the cases of stores instead of random shapes: their label maps, and with
+`synth.prior_image` their images."""
 
 import functools
 import threading
@@ -15,7 +15,7 @@ from wsicl_jax.config import PriorConfig, SynthConfig, VolumeConfig
 from wsicl_jax.data.store import Store
 from wsicl_jax.data.synthesis.anatomy import paint_body, paint_distractors
 from wsicl_jax.data.synthesis.canvas import Anatomy, Canvas
-from wsicl_jax.data.synthesis.fields import linear, nearest, sample_places
+from wsicl_jax.data.synthesis.fields import linear, nearest, sample_deformation
 from wsicl_jax.data.synthesis.shapes import Region
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box, Shape3
@@ -25,17 +25,17 @@ from wsicl_jax.geometry.intensity import normalise
 _CACHE_BYTES = 512 * 1024**2
 """Memory for cases, per process."""
 
-_FINENESS = 2
-"""Cases are kept with at most so many times the voxels of an anatomy along an axis: a close view
-shows no more."""
+_MAX_OVERSAMPLING = 2
+"""Largest resolution of cached cases, relative to an anatomy, along an axis; crops need no more."""
 
-_MOST_LABELS = 200
-_CLOSE = (0.35, 0.9)
-"""Share of a side that a close view shows."""
+_MAX_LABELS = 200
+_CROP_SHARE = (0.35, 0.9)
+"""Range of a crop's share of a side."""
 
 
 def sample_prior(rng: np.random.Generator, settings: SynthConfig) -> PriorConfig | None:
-    """The prior of a cohort; None: its anatomy is of shapes. One choice alone costs no draw."""
+    """The prior of a cohort; None: its anatomy has random shapes. A single choice uses no random
+    number."""
     choices: list[PriorConfig | None] = [*settings.priors]
     weights = [prior.weight for prior in settings.priors]
     if settings.shapes_weight or not choices:
@@ -70,15 +70,15 @@ def prior_anatomy(
     channel = int(rng.integers(len(store.channel_names))) if keeps else None
     case = _read(prior.store, name, channel, shape)
     if settings.prior_crop and rng.random() < settings.prior_crop:
-        case = _close_view(rng, case)
+        case = _cropped(rng, case)
     mirror = tuple(slice(None, None, rng.choice([-1, 1])) for _ in range(3))
-    places = sample_places(rng, shape, shape, bend=deformation, pose=deformation)
-    labels = nearest(resize_nearest(case.labels, shape)[mirror], places)
+    positions = sample_deformation(rng, shape, shape, bend=deformation, pose=deformation)
+    labels = nearest(resize_nearest(case.labels, shape)[mirror], positions)
     values = [int(value) for value in np.unique(labels) if value]
-    if not store.case(name).voxel_counts or len(values) > _MOST_LABELS:
+    if not store.case(name).voxel_counts or len(values) > _MAX_LABELS:
         raise DataError(
             f"synth.priors: case {name} of {prior.store} has {len(values)} labels at {shape} "
-            f"voxels; expected 1 to {_MOST_LABELS}"
+            f"voxels; expected 1 to {_MAX_LABELS}"
         )
     canvas = Canvas(shape)
     if case.image is None:
@@ -92,7 +92,7 @@ def prior_anatomy(
             canvas.names[label] = " + ".join(store.label_names[value] for value in group)
         for value in group:
             canvas.paint(Region(everywhere, labels == value), label)
-    image = None if case.image is None else linear(resize(case.image, shape)[mirror], places)
+    image = None if case.image is None else linear(resize(case.image, shape)[mirror], positions)
     return replace(canvas.finished(), image=image)
 
 
@@ -119,7 +119,7 @@ def open_prior(prior: PriorConfig) -> Store:
 def _groups(
     rng: np.random.Generator, values: list[int], settings: SynthConfig
 ) -> list[tuple[list[int], bool]]:
-    """Labels that are united, and whether they keep a label; at least one group does."""
+    """Groups of united labels, and whether each keeps a label; at least one does."""
     groups: list[list[int]] = []
     for value in rng.permutation(values).tolist():
         if groups and rng.random() < settings.prior_merge:
@@ -138,20 +138,22 @@ class _Case(NamedTuple):
 
     labels: Integer[np.ndarray, "x y z"]
     image: Float[np.ndarray, "x y z"] | None
-    """In [0, 1]; None: it was not asked for."""
+    """In [0, 1]; None: not requested."""
 
 
-def _close_view(rng: np.random.Generator, case: _Case) -> _Case:
-    """A box of a case around a voxel of one of its labels."""
+def _cropped(rng: np.random.Generator, case: _Case) -> _Case:
+    """A random crop of a case that contains a voxel of one of its labels."""
     values = np.unique(case.labels)
     values = values[values > 0]
     if not values.size:
         return case
     inside = np.flatnonzero(case.labels == rng.choice(values))
     sides = np.array(case.labels.shape)
-    middle = np.unravel_index(rng.choice(inside), case.labels.shape)
-    size = np.clip(sides * rng.uniform(*_CLOSE) * rng.uniform(0.85, 1.15, 3), 1, sides).astype(int)
-    start = np.clip(np.array(middle) - rng.integers(0, size), 0, sides - size)
+    voxel = np.unravel_index(rng.choice(inside), case.labels.shape)
+    size = np.clip(sides * rng.uniform(*_CROP_SHARE) * rng.uniform(0.85, 1.15, 3), 1, sides).astype(
+        int
+    )
+    start = np.clip(np.array(voxel) - rng.integers(0, size), 0, sides - size)
     box = Box(tuple(start.tolist()), tuple((start + size).tolist()))
     image = None if case.image is None else case.image[box.slices]
     return _Case(case.labels[box.slices], image)
@@ -169,20 +171,22 @@ def _opened(path: str) -> Store:
     lock=threading.Lock(),
 )
 def _read(path: str, name: str, channel: int | None, shape: Shape3) -> _Case:
-    """A case for anatomies of this shape."""
+    """A case, resampled for anatomies of this shape."""
     store = _opened(path)
-    case = store.case(name)
-    turned = WorkingGrid.of(case.shape, case.affine).turned_shape
-    x, y, z = (min(own, _FINENESS * side) for own, side in zip(turned, shape, strict=True))
-    grid = WorkingGrid.of(case.shape, case.affine, (x, y, z))
+    entry = store.case(name)
+    turned = WorkingGrid.of(entry.shape, entry.affine).turned_shape
+    x, y, z = (
+        min(size, _MAX_OVERSAMPLING * side) for size, side in zip(turned, shape, strict=True)
+    )
+    grid = WorkingGrid.of(entry.shape, entry.affine, (x, y, z))
     if channel is None:
-        found = _Case(grid.label(store.read_label(name)), None)
+        case = _Case(grid.label(store.read_label(name)), None)
     else:
         image, label = store.read(name, channel)
         if store.root.preparation.percentiles is None:
             image = normalise(image, VolumeConfig().percentiles)
-        found = _Case(grid.label(label), grid.image(image))
-    for array in found:
+        case = _Case(grid.label(label), grid.image(image))
+    for array in case:
         if array is not None:
             array.setflags(write=False)
-    return found
+    return case

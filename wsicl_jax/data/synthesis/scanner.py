@@ -1,4 +1,4 @@
-"""What a scanner does to an image: each effect by itself, and all with their probabilities."""
+"""Effects of a scanner on an image: each one, and all with their probabilities."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from scipy import ndimage
 from wsicl_jax.config import ScannerConfig
 from wsicl_jax.data.synthesis.fields import along, sampled, smooth_field
 
-_DEEPEST_CUT = 0.3
-"""Share of a side that is cut off at most."""
+_MAX_CUT = 0.3
+"""Largest share of a side that is cut off."""
 
 
 class Slices(NamedTuple):
-    """Slices that are several voxels thick."""
+    """Slices with a thickness of several voxels."""
 
     axis: int
     thickness: int
@@ -23,9 +23,9 @@ class Slices(NamedTuple):
 def scan(
     rng: np.random.Generator, image: Float[np.ndarray, "x y z"], settings: ScannerConfig
 ) -> Float[np.ndarray, "x y z"]:
-    """The image of a scanner with the effects that are drawn; float32.
+    """The image with random effects of a scanner; float32.
 
-    Noise is added to thick slices before these are resampled to voxels.
+    Thick slices get noise before they are resampled to voxels.
     """
     strength = settings.strength
     if rng.random() < settings.invert:
@@ -94,26 +94,26 @@ def cut(
 ) -> None:
     """Empty one to three ends of a volume in place; at least half of every label stays.
 
-    Ends at which a single plane would take more than that are left.
+    An end is skipped if a single plane would take more.
     """
     whole = np.bincount(label.ravel())
     empty = np.float32(rng.choice([0.0, image.min()]))
-    wanted = int(rng.integers(1, 4))
+    cuts = int(rng.integers(1, 4))
     for end in rng.permutation(6):
         axis, last = divmod(int(end), 2)
         side = label.shape[axis]
-        deepest = max(int(side * rng.uniform(0.05, _DEEPEST_CUT)), 1)
+        max_depth = max(int(side * rng.uniform(0.05, _MAX_CUT)), 1)
         outer = np.moveaxis(label, axis, 0)[:: -1 if last else 1]
-        planes = [np.bincount(p.ravel(), minlength=len(whole)) for p in outer[:deepest]]
-        left = np.bincount(label.ravel(), minlength=len(whole)) - np.cumsum(planes, 0)
-        depth = int((left[:, 1:] >= whole[1:] / 2).all(1).sum())
+        planes = [np.bincount(p.ravel(), minlength=len(whole)) for p in outer[:max_depth]]
+        kept = np.bincount(label.ravel(), minlength=len(whole)) - np.cumsum(planes, 0)
+        depth = int((kept[:, 1:] >= whole[1:] / 2).all(1).sum())
         if depth:
             part = [slice(None)] * 3
             part[axis] = slice(side - depth, side) if last else slice(0, depth)
             image[tuple(part)] = empty
             label[tuple(part)] = 0
-            wanted -= 1
-        if not wanted:
+            cuts -= 1
+        if not cuts:
             return
 
 

@@ -1,4 +1,4 @@
-"""Shapes on a voxel grid, each evaluated in its bounding box only."""
+"""Shapes on a voxel grid, each computed only in its bounding box."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ from scipy import ndimage
 from wsicl_jax.data.synthesis.fields import along, centres, smooth_field
 from wsicl_jax.geometry.axes import Shape3
 
-_LARGEST_WAVE = 2.0
-"""Standard deviations at which the field that makes a surface wavy is cut off."""
+_MAX_WAVE = 2.0
+"""Limit of the field of a wavy surface, in standard deviations."""
 
 
 class Region(NamedTuple):
@@ -33,12 +33,12 @@ def solid(
 ) -> Region | None:
     """A superquadric with a wavy surface, bent like a kidney; None if it has no voxel.
 
-    Powers of 1.2, 2 and 6 make an octahedron, an ellipsoid and almost a cuboid. `wavy` is the
-    height of the waves and `bend` that of the bend, as shares of the radii. Without `turn`
-    (rows: its axes) it is turned at random.
+    Powers of 1.2, 2 and 6 give an octahedron, an ellipsoid and almost a cuboid. `wavy` is the
+    height of the waves and `bend` that of the bend, as shares of the radii. The rows of `turn` are
+    the axes; without it, the rotation is random.
     """
     turn = random_turn(rng) if turn is None else turn
-    bound = (1 + wavy * _LARGEST_WAVE) ** (1 / power)
+    bound = (1 + wavy * _MAX_WAVE) ** (1 / power)
     # The furthest point of a superquadric along an axis follows from the dual norm.
     reach = np.abs(turn) * radii[:, None] * bound
     reach[1] *= 1 + abs(bend) * bound
@@ -57,7 +57,7 @@ def solid(
     limit = np.float32(1)
     if wavy:
         waves = smooth_field(rng, total.shape, 1, frequency=1.3)[0]
-        limit = 1 + np.float32(wavy) * np.clip(waves, -_LARGEST_WAVE, _LARGEST_WAVE)
+        limit = 1 + np.float32(wavy) * np.clip(waves, -_MAX_WAVE, _MAX_WAVE)
     mask = total < limit
     return Region(box, mask) if mask.any() else None
 
@@ -65,7 +65,7 @@ def solid(
 def tube(
     shape: Shape3, points: Float[np.ndarray, "n 3"], radii: Float[np.ndarray, "n"]
 ) -> Region | None:
-    """Balls along a line of points, as large as `radii` says; None if they have no voxel."""
+    """Balls of these radii along a line of points; None if they have no voxel."""
     low, high = (points - radii[:, None]).min(0), (points + radii[:, None]).max(0)
     box = _box(shape, (low + high) / 2, (high - low) / 2)
     if box is None:
@@ -93,7 +93,7 @@ def walk(
     step: float,
     curl: float,
 ) -> Float[np.ndarray, "n 3"]:
-    """Points of a line that turns gradually, by about `curl` radians per unit of length."""
+    """Points of a line with gradual turns of about `curl` radians per unit of length."""
     count = max(int(length / step), 2)
     points = np.empty((count, 3))
     position, drift = start, rng.normal(0, curl, 3)
@@ -107,11 +107,11 @@ def walk(
 
 
 def cells(rng: np.random.Generator, region: Region, count: int) -> list[Region]:
-    """The region as `count` neighbours with curved borders; fewer if some have no voxel."""
+    """The region in `count` parts with curved borders; parts without voxels are dropped."""
     voxels = np.argwhere(region.mask)
-    # Of a few draws the one whose seeds are furthest apart: no neighbour is a sliver.
-    draws = [voxels[rng.choice(len(voxels), count)] for _ in range(6)]
-    seeds = max(draws, key=lambda seeds: _smallest_gap(seeds))
+    # Of a few samples the one with the largest distance of seeds: no part is a sliver.
+    samples = [voxels[rng.choice(len(voxels), count)] for _ in range(6)]
+    seeds = max(samples, key=_smallest_gap)
     nearest = np.full(region.mask.shape, np.inf, np.float32)
     owner = np.zeros(region.mask.shape, np.uint8)
     sides = region.mask.shape
@@ -125,12 +125,12 @@ def cells(rng: np.random.Generator, region: Region, count: int) -> list[Region]:
         closer = distance < nearest
         nearest[closer] = distance[closer]
         owner[closer] = number
-    found = [Region(region.box, region.mask & (owner == number)) for number in range(count)]
-    return [cell for cell in found if cell.mask.any()]
+    parts = [Region(region.box, region.mask & (owner == number)) for number in range(count)]
+    return [part for part in parts if part.mask.any()]
 
 
 def depth(mask: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
-    """Distance of every voxel of a mask to the outside, in voxels; what is beyond is outside."""
+    """Distance of a mask's voxels to the outside, in voxels; beyond the volume is outside."""
     return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1].astype(np.float32)
 
 
@@ -143,14 +143,14 @@ def largest_piece(mask: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
 
 
 def random_turn(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
-    """A random rotation, or one with a mirror."""
+    """A random rotation, possibly with a reflection."""
     return np.linalg.qr(rng.normal(size=(3, 3)))[0]
 
 
 def _box(
     shape: Shape3, centre: Float[np.ndarray, "3"], reach: Float[np.ndarray, "3"]
 ) -> tuple[slice, slice, slice] | None:
-    """The voxels within reach of a centre; None if there are none."""
+    """The box of voxels within reach of a centre; None without voxels."""
     slices = []
     for side, middle, extent in zip(shape, centre, reach, strict=True):
         low = max(int(np.floor((middle - extent + 1) * side / 2)), 0)
@@ -162,7 +162,7 @@ def _box(
 
 
 def _offsets(shape: Shape3, box, centre: Float[np.ndarray, "3"]) -> list[np.ndarray]:
-    """Positions in a box relative to a centre, one array along each axis."""
+    """Positions in a box relative to a centre, one array per axis."""
     return [
         along(axis, centres(side)[part] - np.float32(middle))
         for axis, (side, part, middle) in enumerate(zip(shape, box, centre, strict=True))
