@@ -515,7 +515,7 @@ WITHOUT_INTENSITIES = [f"augment.{name}=0" for name in INTENSITY_AUGMENTATIONS]
         ("train: {steps: 1}\ntrain: {batch: 2}", "line 2: key 'train' is repeated"),
         ("a: &a [x]\nb: [*a, *a]\nc: " + "[" * 50_000, "line 3: .*nested"),
         ("seed: " + "9" * 6000, "line 1: a number has 6,000"),
-        ('run: "\\ud800"', "line 1: has a character"),
+        ('run: "\\ud800"', "line 1: has an invalid character"),
         ("inherits: [a, b]", "expected a file's name"),
     ],
 )

@@ -28,8 +28,8 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(
 NO_YAML = {
     "billion laughs": (LAUGHS, "line 5: has more than 20,000 values, aliases counted"),
     "billion laughs by merging": (MERGED, "aliases counted"),
-    "an alias of itself": ("a: &a [*a]", "line 1: an alias stands within"),
-    "brackets": ("a: 1\nb: " + "[" * 50_000, "line 2: lists and mappings lie nested"),
+    "an alias of itself": ("a: &a [*a]", "line 1: an alias is inside its own anchor"),
+    "brackets": ("a: 1\nb: " + "[" * 50_000, "line 2: lists and mappings are nested"),
     "braces": ("{a: " * 50_000, "nested"),
     "dashes": ("- " * 50_000, "nested"),
     "chained aliases": (
@@ -39,7 +39,7 @@ NO_YAML = {
     "a long number": ("a:\n  b: " + "9" * 6000, "line 2: a number has 6,000 characters"),
     "a long number of base 16": ("a: 0x" + "f" * 6000, "a number has 6,002 characters"),
     "half a character": ('a: "\\ud800"', "line 1: has an invalid character"),
-    "NUL by its escape": ('a: 1\nb: "\\0"', "line 2: has a character"),
+    "NUL by its escape": ('a: 1\nb: "\\0"', "line 2: has an invalid character"),
     "NUL": ("a: \0", "line 1: special characters"),
     "beyond Unicode": ('a: "\\U00110000"', "line 1: no YAML"),
     "a long version": (f"%YAML {'9' * 6000}.1\n--- a", "line 1: no YAML"),
