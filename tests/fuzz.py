@@ -6,8 +6,8 @@
         valid = [{"a.mhd": b"...", "a.raw": b"..."}]
         assert not failures(read, valid, tmp_path, count=50)
 
-A seed is one or several files that belong together, the first of them given to `read`. A reader
-may succeed or raise the package's own error, within `SECONDS` and `GIGABYTES`.
+A seed is one or several files that belong together; `read` gets the first. A reader may succeed or
+raise the package's own error, within `SECONDS` and `GIGABYTES`.
 """
 
 import gzip
@@ -32,10 +32,10 @@ SECONDS = 5.0
 """Most time of the processor for one mutant."""
 
 GIGABYTES = 1.0
-"""Most memory for one mutant, beside what the child takes before the first."""
+"""Most memory for one mutant, beside what the child needs before the first."""
 
 _HANG = 4 * SECONDS
-"""Most time by the clock: other processes may be at work too."""
+"""Most time by the clock: other processes may be busy too."""
 
 _START = 120.0
 """Most time by the clock until a child has imported the reader."""
@@ -47,7 +47,7 @@ _WORDS = (
     *(b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"%s%n"),
     *("\u0663".encode(), "\u00e9\U0001f600".encode(), b"2024-13-45", b"<<: *a", b"&a ", b"!!"),
 )
-"""What takes the place of numbers and words."""
+"""Replacements of numbers and words."""
 
 _PATTERNS = {
     "<i2": (0, -1, 0x7FFF),
@@ -57,21 +57,21 @@ _PATTERNS = {
 _FLOATS = ("nan", "inf", "-inf", "0", "1e38", "1e-38", "-1")
 
 _HEADER = 2048
-"""Most mutations fall into so many first bytes: what describes the rest."""
+"""Most mutations change these first bytes, which describe the rest."""
 
 
 class Failure(NamedTuple):
-    """A mutant that a reader did not take as it should."""
+    """A mutant at which a reader failed."""
 
     number: int
-    """Which mutant, for `mutant`."""
-    what: str
+    """The mutant's number, for `mutant`."""
+    fault: str
     """What the reader did."""
     folder: Path
-    """Where its files are kept."""
+    """The folder of its files."""
 
     def __str__(self) -> str:
-        return f"mutant {self.number}: {self.what} ({self.folder})"
+        return f"mutant {self.number}: {self.fault} ({self.folder})"
 
 
 def failures(
@@ -83,14 +83,14 @@ def failures(
     seed: int = 0,
     words: Sequence[bytes] = (),
 ) -> list[Failure]:
-    """Give `count` mutants of valid seeds to a reader; those that it fails at.
+    """Give `count` mutants of valid seeds to a reader; the mutants at which it fails.
 
-    `read` is a function of a module, so that another process can import it. `words` are put in
-    like others, such as names of fields. The same arguments give the same mutants. A mutant that
-    kills or hangs its process is named, and the next one gets another process.
+    `read` is a function of a module, so that another process can import it. `words` are further
+    replacements, such as names of fields. The same arguments give the same mutants. A mutant that
+    kills or hangs its process is a failure, and the next one gets another process.
     """
     context = multiprocessing.get_context("spawn")
-    found: list[Failure] = []
+    failed: list[Failure] = []
     work = folder / "mutants"
     number = 0
     while number < count:
@@ -100,12 +100,12 @@ def failures(
         )
         child.start()
         theirs.close()
-        number = _follow(ours, child, number, count, found, folder)
+        number = _follow(ours, child, number, count, failed, folder)
         ours.close()
         child.kill()
         child.join()
     shutil.rmtree(work, ignore_errors=True)
-    return found
+    return failed
 
 
 def _follow(
@@ -113,16 +113,16 @@ def _follow(
     child: multiprocessing.process.BaseProcess,
     number: int,
     count: int,
-    found: list[Failure],
+    failed: list[Failure],
     folder: Path,
 ) -> int:
-    """Hear from one child until it ends; the mutant to go on with."""
+    """Receive the results of one child until it ends; the number of the next mutant."""
 
-    def keep(what: str) -> None:
+    def keep(fault: str) -> None:
         kept = folder / f"failed-{number}"
         with suppress(OSError):
             shutil.copytree(folder / "mutants" / str(number), kept, dirs_exist_ok=True)
-        found.append(Failure(number, what, kept))
+        failed.append(Failure(number, fault, kept))
 
     if not ours.poll(_START):
         raise TimeoutError("a child did not import the reader in time")
@@ -136,13 +136,13 @@ def _follow(
             if not ours.poll(_HANG):
                 keep(f"did not end within {_HANG:g} s")
                 return number + 1
-            what = ours.recv()
+            fault = ours.recv()
         except EOFError:
             child.join()
             keep(f"killed its process, exit code {child.exitcode}")
             return number + 1
-        if what:
-            keep(what)
+        if fault:
+            keep(fault)
         number += 1
     return number
 
@@ -157,18 +157,18 @@ def _work(
     seed: int,
     words: tuple[bytes, ...],
 ) -> None:
-    """Read mutants one after another, and say of each what went wrong."""
+    """Read mutants one after another, and send the fault of each; empty: none."""
     warm = work / "valid"
     for files in valid:
         with suppress(WsiclError):
             read(_written(files, warm))
         shutil.rmtree(warm)
-    with suppress(OSError):  # told of the size of address space, as the limit is
+    with suppress(OSError):  # the limit concerns address space
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         bound = pages * resource.getpagesize() + int(GIGABYTES * 1e9)
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Native libraries write there of every mutant.
+    # Native libraries write a message for every mutant.
     silent = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(silent, stream)
@@ -177,19 +177,19 @@ def _work(
         place = work / str(number)
         path = _written(mutant(valid, number, seed=seed, words=words), place)
         start = time.process_time()
-        what = ""
+        fault = ""
         try:
             read(path)
         except WsiclError:
             pass
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__}: {str(error)[:200]} at {where.filename}:{where.lineno}"
+            fault = f"{type(error).__name__}: {str(error)[:200]} at {where.filename}:{where.lineno}"
         took = time.process_time() - start
-        if not what and took > SECONDS:
-            what = f"took {took:.1f} s"
-        theirs.send(what)
-        if not what:
+        if not fault and took > SECONDS:
+            fault = f"took {took:.1f} s"
+        theirs.send(fault)
+        if not fault:
             shutil.rmtree(place, ignore_errors=True)
 
 
@@ -225,7 +225,7 @@ def mutant(
 
 def _mutated(content: bytes, draw: random.Random, words: Sequence[bytes]) -> bytes:
     if content[:2] == b"\x1f\x8b" and draw.random() < 0.7:
-        # What is inside, under a right checksum.
+        # The content, under a valid checksum.
         with suppress(OSError, EOFError, zlib.error):
             inside = gzip.decompress(content)
             return gzip.compress(_mutated(inside, draw, words), 1, mtime=0)

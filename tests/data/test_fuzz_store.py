@@ -63,8 +63,8 @@ def manifest(folder: Path) -> Path:
     return folder / "data.json"
 
 
-def sealed_anew(content: bytes) -> bytes:
-    """With the right checksum, so that what is wrong is not found by it alone."""
+def with_valid_digest(content: bytes) -> bytes:
+    """The content with a valid checksum, so that readers check more than that."""
     if CHECKSUM.encode() not in content:  # most lines of a mutant with 100,000 line ends
         return content
     with suppress(ValueError, RecursionError):
@@ -77,32 +77,33 @@ def sealed_anew(content: bytes) -> bytes:
 
 
 def read_store(path):
-    """Read all of a store, as it is and with right checksums, in all ways."""
+    """Read all of a store in all ways, as it is and with valid checksums."""
     folder = path.parent
-    look_at(folder)
+    use(folder)
     with suppress(OSError):
         catalogue = folder / CATALOGUE
-        catalogue.write_bytes(b"\n".join(map(sealed_anew, catalogue.read_bytes().split(b"\n"))))
+        lines = catalogue.read_bytes().split(b"\n")
+        catalogue.write_bytes(b"\n".join(map(with_valid_digest, lines)))
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
         file = folder / "cases" / "a" / "zarr.json"
         content = json.loads(file.read_bytes())
         entry = content["attributes"]["wsicl"]
-        content["attributes"]["wsicl"] = json.loads(sealed_anew(json.dumps(entry).encode()))
+        content["attributes"]["wsicl"] = json.loads(with_valid_digest(json.dumps(entry).encode()))
         file.write_text(json.dumps(content))
-    look_at(folder)
+    use(folder)
 
 
-def look_at(folder):
-    """What may be asked of a store, each whatever becomes of the others."""
+def use(folder):
+    """Use a store in every way, each whether or not the others fail."""
     location = Location.of(folder)
     with suppress(WsiclError):
         opened = Store.open(folder)
         for name in opened.cases:
             with suppress(WsiclError):
                 opened.read(name)
-    for look in (describe, lambda path: listing(str(path)), verify):
+    for command in (describe, lambda path: listing(str(path)), verify):
         with suppress(WsiclError):
-            look(folder)
+            command(folder)
     with suppress(WsiclError):
         read_skipped(location)
     with suppress(WsiclError):
@@ -110,15 +111,15 @@ def look_at(folder):
             is_intact(location, case)
 
 
-def read_sealed_manifest(path):
-    """Read a manifest as it is, and with a right checksum."""
+def read_manifest_with_valid_digest(path):
+    """Read a manifest as it is, and with a valid checksum."""
     with suppress(WsiclError):
         read_manifest(path.parent)
-    path.write_bytes(sealed_anew(path.read_bytes()))
+    path.write_bytes(with_valid_digest(path.read_bytes()))
     read_manifest(path.parent)
 
 
-def test_the_seeds_are_sound(tmp_path):
+def test_the_seeds_are_valid(tmp_path):
     assert Store.open(store(tmp_path)).cases == ("a", "b")
     assert read_manifest(manifest(tmp_path).parent).data_sets[0].name == "Data"
 
@@ -149,5 +150,5 @@ READERS |= dict.fromkeys(["cases/a/zarr.json", "cases/a/0/zarr.json"], read_abov
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_damaged_manifest_is_refused_or_read(tmp_path, count):
     seed = {"data.json": manifest(tmp_path).read_bytes()}
-    found = failures(read_sealed_manifest, [seed], tmp_path, count=count, words=WORDS)
+    found = failures(read_manifest_with_valid_digest, [seed], tmp_path, count=count, words=WORDS)
     assert not found, "\n".join(map(str, found))

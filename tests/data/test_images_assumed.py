@@ -60,7 +60,7 @@ def test_an_image_that_says_nothing_of_its_orientation_is_remarked(tmp_path, mad
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SLP"])
 @pytest.mark.parametrize("made", UNORIENTED.values(), ids=UNORIENTED)
-def test_an_orientation_that_is_said_is_taken_alike_in_all_formats(tmp_path, made, orientation):
+def test_a_requested_orientation_means_the_same_in_all_formats(tmp_path, made, orientation):
     reading = ReadingConfig(assume_orientation=orientation)
     found = read_channels([made(tmp_path)], reading)
     assert "".join(nib.aff2axcodes(found.affine)) == orientation
@@ -105,7 +105,7 @@ def test_a_spacing_that_nobody_gives_is_remarked(tmp_path, name, header, place):
 @pytest.mark.parametrize("spacing", ["9" * 300, "1e999", "0.00001", "inf", "0", "-0"])
 @pytest.mark.parametrize("read", [read_volume, read_label, lambda path: read_channels([path])])
 @pytest.mark.filterwarnings("ignore:.*no orientation")
-def test_an_absurd_spacing_is_an_error_that_says_what_was_found(tmp_path, spacing, read):
+def test_an_absurd_spacing_is_an_error_that_names_it(tmp_path, spacing, read):
     for name, header, place in (
         ("a.nrrd", NRRD, "spacings: {} 1 1\n"),
         ("b.nrrd", NRRD, "space: RAS\nspace directions: ({},0,0) (0,1,0) (0,0,1)\n"),
@@ -143,7 +143,7 @@ def test_pairs_of_header_and_voxels_are_read_by_either_name(tmp_path, kind, name
     assert bool(found.remarks) == (kind is nib.Spm99AnalyzeImage)
 
 
-def test_a_pair_without_its_voxels_is_told(tmp_path):
+def test_a_pair_without_its_voxels_is_reported(tmp_path):
     nib.Nifti1Pair(VOXELS, np.eye(4)).to_filename(tmp_path / "a.hdr")
     (tmp_path / "a.img").unlink()
     with pytest.raises(DataError, match=r"a\.img is missing"):

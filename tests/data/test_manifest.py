@@ -65,7 +65,7 @@ def test_a_manifest_comes_back_from_its_file_with_a_line_for_each_case(tmp_path)
 @pytest.mark.parametrize(
     "harm", [lambda text: text[:-40], lambda text: text.replace('"train"', '"held_out"', 1)]
 )
-def test_a_manifest_that_is_damaged_is_told(tmp_path, harm):
+def test_a_damaged_manifest_is_reported(tmp_path, harm):
     write_manifest(tmp_path, manifest(data_of()))
     path = tmp_path / "data.json"
     path.write_text(harm(path.read_text()))
@@ -73,7 +73,7 @@ def test_a_manifest_that_is_damaged_is_told(tmp_path, harm):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_that_is_missing_is_told(tmp_path):
+def test_a_missing_manifest_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"data\.json is missing"):
         read_manifest(tmp_path)
 
@@ -95,7 +95,7 @@ def test_a_store_that_lies_elsewhere_is_the_same():
     assert not compare(manifest(data_of()), manifest(data_of(path="s3://bucket/moved"))).texts
 
 
-def test_changes_are_told_by_number_and_first_names():
+def test_changes_are_reported_by_number_and_first_names():
     other = {name: CASES[name] for name in list(CASES)[4:]} | {"extra": {1: 9}}
     changes = compare(
         manifest(data_of()),
@@ -108,7 +108,7 @@ def test_changes_are_told_by_number_and_first_names():
     assert (changes.changed, changes.new, changes.missing) == (2, 1, 4)
 
 
-def test_changes_of_labels_and_channels_are_told():
+def test_changes_of_labels_and_channels_are_reported():
     labels = {1: "label 1", 2: "liver", 3: "spleen"}
     changes = compare(manifest(data_of()), manifest(data_of(labels=labels, channels=("T2",))))
     assert str(changes) == (
@@ -117,7 +117,7 @@ def test_changes_of_labels_and_channels_are_told():
     )
 
 
-def test_another_data_set_is_told():
+def test_another_data_set_is_reported():
     changes = compare(manifest(data_of()), manifest(data_of(name="other")))
     assert str(changes) == "data set 'tiny' is missing; data set 'other' is new"
 

@@ -68,7 +68,7 @@ def test_arrays_are_sharded_and_compressed_and_carry_checksums(path):
 
 
 @pytest.mark.parametrize("case", ["ras", "oblique"])
-def test_the_place_of_a_case_is_told_where_its_axes_allow_it(path, case):
+def test_the_origin_of_a_case_is_written_if_its_axes_allow_it(path, case):
     attributes = zarr.open_group(path, mode="r")[f"cases/{case}"].attrs["ome"]
     scale, *translation = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     affine = RAS if case == "ras" else OBLIQUE

@@ -12,18 +12,18 @@ def seen(name="liver", use="training", cases=("a", "b")) -> Seen:
     return Seen((SeenDataSet(name, use, len(cases), tuple(cases)),))
 
 
-def test_a_data_set_of_two_runs_is_there_once_with_all_its_cases():
+def test_a_data_set_of_two_runs_appears_once_with_all_its_cases():
     (both,) = (seen() + seen(cases=("b", "c"))).data_sets
     assert both.cases == ("a", "b", "c")
     assert len((seen() + seen(use="prior") + seen("heart")).data_sets) == 3
     assert seen() + Seen() == Seen() + seen() == seen()
 
 
-def test_what_is_not_known_is_kept():
+def test_unknown_networks_are_kept():
     assert (Seen(unknown=("x",)) + seen() + Seen(unknown=("y", "x"))).unknown == ("x", "y")
 
 
-def test_a_data_set_is_known_by_its_name_or_by_any_of_its_cases():
+def test_a_data_set_is_recognized_by_its_name_or_any_of_its_cases():
     assert seen().of("liver", ["z"]).name == "liver"
     assert seen().of("other", ["z", "b"]).name == "liver"
     assert seen().of("other", ["z"]) is None

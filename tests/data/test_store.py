@@ -129,7 +129,7 @@ def test_labels_take_the_smallest_type_and_integer_images_keep_theirs(tmp_path):
     assert store.read_image("a").dtype == np.int16
 
 
-def test_volumes_larger_than_a_chunk_are_whole(tmp_path):
+def test_volumes_larger_than_a_chunk_are_read_completely(tmp_path):
     label = np.zeros((130, 3, 257), np.uint8)
     label[129, 2, 120:256] = 1
     create_store(tmp_path / "s", "s", ("CT",), {1: "liver"})
@@ -232,7 +232,7 @@ def test_equal_cases_have_equal_digests_and_any_other_voxel_another_one(path):
     assert read_case(Location.of(path), "b").digest != first
 
 
-def test_an_unknown_case_or_channel_is_named_with_what_there_is(path):
+def test_an_unknown_case_or_channel_is_named_with_the_existing_ones(path):
     store = Store.open(path)
     with pytest.raises(DataError, match="no case 'bb'; nearest is 'b'"):
         store.case("bb")
@@ -275,7 +275,7 @@ def test_a_store_is_not_opened_before_it_is_finished(tmp_path):
     assert Store.open(tmp_path / "s").cases == ("a",)
 
 
-def test_a_case_is_whole_only_when_everything_of_it_is_written(tmp_path, monkeypatch):
+def test_a_case_is_complete_only_when_all_of_it_is_written(tmp_path, monkeypatch):
     def told(self, key, content):
         if key.startswith("cases/a"):
             seen.append(key)
@@ -296,7 +296,7 @@ def test_what_a_case_had_before_is_gone_when_it_is_written_again(path):
     assert not (path / "cases/b/0/c/9").exists()
 
 
-def test_a_case_that_is_asked_for_and_not_whole_does_not_finish_a_store(path):
+def test_a_requested_incomplete_case_does_not_finish_a_store(path):
     with pytest.raises(DataError, match="case c is not whole"):
         finish_store(path, ["a", "c"])
     assert Store.open(path).cases == ("a", "b")
@@ -374,7 +374,7 @@ def test_a_root_of_another_shape_is_refused(path, key, value):
 
 
 @pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[1]", b'{"a": 3}', b"{"])
-def test_a_damaged_list_of_what_was_left_out_is_an_error(path, content):
+def test_a_damaged_list_of_skipped_cases_is_an_error(path, content):
     (path / SKIPPED).write_bytes(content)
     with pytest.raises(DataError, match=r"skipped\.json is damaged"):
         read_skipped(Location.of(path))

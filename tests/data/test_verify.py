@@ -86,7 +86,7 @@ def test_a_case_written_after_the_catalogue_is_noticed(path):
     assert damage.description == f"is of another conversion than {CATALOGUE}"
 
 
-def test_a_store_without_catalogue_is_not_whole(path):
+def test_a_store_without_catalogue_is_unfinished(path):
     (path / CATALOGUE).unlink()
     _, (damage,) = verify(path)
     assert damage.file == CATALOGUE

@@ -197,7 +197,7 @@ def test_a_change_that_would_hide_one_mask_is_made_for_none(name, mask, made):
     assert found == made
 
 
-def test_fewer_voxels_may_be_asked_for():
+def test_the_smallest_number_of_voxels_can_be_set():
     group = Group(GROUP.images[:1], [frozen(hole(2))])
     for min_voxels, visible in ((2, True), (3, False)):
         given = augment_group(

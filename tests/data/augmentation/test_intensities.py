@@ -101,7 +101,7 @@ def test_shift_adds_one_constant_in_its_range_to_an_episode():
     assert 0.06 < offsets.max() <= 0.1
 
 
-def test_noise_is_gaussian_of_the_deviation_asked_for_and_new_for_every_image():
+def test_noise_is_gaussian_of_the_set_deviation_and_differs_between_images():
     noise = images(changed(only("noise", noise_sd=0.5))) - BEFORE
     noise = noise.reshape(ROWS * (CONTEXTS + 1), -1)
     assert noise.std() == pytest.approx(0.5, rel=0.02)

@@ -86,7 +86,7 @@ def test_a_case_comes_with_channels_labels_and_affine(source, tmp_path):
     assert [file.name for file in case.source.files][-1].endswith("good.nii.gz")
 
 
-def test_a_case_that_cannot_be_used_is_left_out_and_named(source, tmp_path):
+def test_a_case_that_cannot_be_used_is_skipped_with_the_reason(source, tmp_path):
     add_case(source, "bad", label=label()[:3])
     add_case(source, "alone", label=None)
     summary = convert(source, tmp_path / "store")
@@ -182,7 +182,7 @@ def test_a_label_that_was_corrected_is_noticed_though_its_file_is_as_large(tmp_p
     np.testing.assert_array_equal(Store.open(tmp_path / "store").read_label("a"), label()[::-1])
 
 
-def test_a_store_is_not_gone_on_with_for_other_data_or_options(source, tmp_path):
+def test_a_store_is_not_continued_with_other_data_or_options(source, tmp_path):
     convert(source, tmp_path / "store")
     before = state(tmp_path / "store")
     with pytest.raises(DataError, match="was begun with preparation"):
@@ -193,7 +193,7 @@ def test_a_store_is_not_gone_on_with_for_other_data_or_options(source, tmp_path)
     assert state(tmp_path / "store") == before
 
 
-def test_a_store_whose_beginning_was_cut_off_becomes_whole(source, tmp_path):
+def test_a_store_whose_creation_was_interrupted_becomes_complete(source, tmp_path):
     convert(source, tmp_path / "whole")
     convert(source, tmp_path / "cut")
     (tmp_path / "cut/cases/zarr.json").unlink()
@@ -245,7 +245,7 @@ def test_what_is_prepared_is_recorded(source, tmp_path):
     assert case.source.grid.restore_label(store.read_label("good")).shape == SHAPE
 
 
-def test_voxels_that_are_no_numbers_are_replaced_if_asked(source, tmp_path):
+def test_nonfinite_voxels_are_replaced_on_request(source, tmp_path):
     bad = image()
     bad[0, 0, 0], bad[1, 1, 1] = np.nan, np.inf
     add_case(source, "bad", **{"0000": bad})
@@ -306,7 +306,7 @@ def test_a_killed_conversion_leaves_only_complete_cases_and_continues(tmp_path):
     np.testing.assert_array_equal(Store.open(store).read_label("case007"), label())
 
 
-def test_images_that_say_nothing_of_their_orientation_are_remarked_or_said(tmp_path):
+def test_images_without_orientation_get_a_remark_or_the_requested_one(tmp_path):
     source = tmp_path / "raw"
     describe(source, channel_names={"0": "T1"})
     for name in ("imagesTr/a_0000", "labelsTr/a"):
@@ -339,7 +339,7 @@ def test_pairs_of_header_and_voxels_are_cases(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_image_that_would_kill_a_native_reader_is_left_out_alone(tmp_path, workers):
+def test_only_an_image_that_would_kill_a_native_reader_is_skipped(tmp_path, workers):
     for number in range(3):
         save(tmp_path / f"raw/images/{number}.nii.gz", image(number))
         save(tmp_path / f"raw/labels/{number}.nii.gz", label())
@@ -351,7 +351,7 @@ def test_an_image_that_would_kill_a_native_reader_is_left_out_alone(tmp_path, wo
     assert "is no field" in found.skipped["1"] and len(found.skipped["1"]) < 400
 
 
-def test_a_case_beyond_the_memory_that_is_allowed_is_left_out(tmp_path):
+def test_a_case_above_the_memory_limit_is_skipped(tmp_path):
     describe(tmp_path / "raw")
     add_case(tmp_path / "raw", "a")
     found = convert(tmp_path / "raw", tmp_path / "store", max_memory_gb=0.001)

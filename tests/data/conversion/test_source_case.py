@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, file, spoil, reason):
     assert str(tmp_path / file) in str(error.value)
 
 
-def test_the_files_of_a_case_are_told_by_their_place_size_and_time(tmp_path):
+def test_the_files_of_a_case_have_path_size_and_time(tmp_path):
     layout, files = case(tmp_path)
     *_, last = found = source_files(layout, files)
     assert [file.name for file in found] == [

@@ -50,7 +50,7 @@ def test_the_same_seed_makes_the_same_image(task):
 
 
 @pytest.mark.parametrize("sd", [0.05, 0.2])
-def test_noise_is_gaussian_of_the_standard_deviation_asked_for(sd):
+def test_noise_is_gaussian_of_the_set_standard_deviation(sd):
     noise = Degradation("denoising", sd, 2).apply(image(), rng()) - image()
     # 12960 voxels: the deviation is known to a percent.
     assert noise.std() == pytest.approx(sd, rel=0.03)
@@ -130,6 +130,6 @@ def test_evaluation_always_shows_the_same(task):
 
 
 @pytest.mark.parametrize("task", ["denoising", "inpainting"])
-def test_each_image_has_noise_or_holes_of_its_own(task):
+def test_each_image_has_other_noise_or_holes(task):
     first, second = Degradation.standard(task).apply_each([image()] * 2, rng())
     assert not np.array_equal(first, second)

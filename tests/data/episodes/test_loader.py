@@ -80,7 +80,7 @@ def test_a_start_at_a_late_step_replays_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0, 2], [1, 3]]])
-def test_processes_with_rows_of_their_own_have_every_batch_together(expected, shares):
+def test_processes_with_separate_rows_make_every_batch_together(expected, shares):
     parts = [list(batches(EPISODES, rows=rows)) for rows in shares]
     order = np.argsort(list(itertools.chain(*shares)))
     united = [

@@ -179,7 +179,7 @@ def data_sets(weights_and_names, labels: int = 1):
     ]
 
 
-def test_data_sets_are_shown_by_their_weights(experiment):
+def test_data_sets_are_sampled_by_their_weights(experiment):
     class Told:
         def __init__(self, name):
             self.name = name
@@ -350,7 +350,7 @@ def test_a_pair_shows_what_each_image_should_become():
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.1])
-def test_mixed_prompts_are_as_many_of_each_kind_as_asked_for(jitter):
+def test_mixed_prompts_have_the_requested_number_of_each_kind(jitter):
     kinds = ["point", "mask", "box", "point", "box3d", "mask", "scribble", "box3d", "box", "point"]
     drawn = draw_mixed(kinds, group().masks[1], np.random.default_rng(0), jitter=jitter)
     found = Counter(kind_of(prompt) for prompt in drawn)
@@ -425,7 +425,7 @@ def test_kinds_are_mixed_between_episodes_images_or_prompts(experiment, told, mi
     assert abs(np.mean([kind == "point" for kind in units]) - 0.75) < 1.3 / np.sqrt(len(units))
 
 
-def test_masks_are_not_inverted_where_other_prompts_are_shown_too(experiment):
+def test_masks_are_not_inverted_beside_other_prompts(experiment):
     config = changed(
         store_only(experiment),
         augment={**NO_CHANGES, "invert_mask": 1.0},
@@ -531,7 +531,7 @@ def test_jitter_moves_prompts_alone(experiment, episodes):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_the_first_context_is_the_target_itself_in_the_share_asked_for(experiment, share):
+def test_the_first_context_is_the_target_itself_as_often_as_set(experiment, share):
     config = changed(
         store_only(experiment),
         episode={"self_context_share": share, "contexts": (2, 2)},
@@ -587,7 +587,7 @@ def detail(image, axis):
     return float(np.abs(np.diff(image, axis=axis)).mean())
 
 
-def test_tasks_come_as_often_as_asked_and_leave_the_other_episodes_as_they_were(experiment):
+def test_tasks_are_sampled_as_often_as_set_and_leave_other_episodes_unchanged(experiment):
     tasks = {"segmentation": 3.0, "denoising": 1.0}
     config = changed(store_only(experiment), **{**RICH, "episode": {"tasks": tasks}})
     plain = changed(config, episode={"tasks": {"segmentation": 1.0}})
@@ -611,7 +611,7 @@ def test_the_answer_of_an_image_to_image_task_is_never_among_its_contexts(experi
         assert not any(np.array_equal(shown.truth, clean) for clean in shown.context_prompts)
 
 
-def test_the_usual_number_of_contexts_comes_as_often_as_asked(experiment):
+def test_the_common_number_of_contexts_is_sampled_as_often_as_set(experiment):
     settings = replace(
         experiment.episode, contexts=(1, 3), common_contexts=2, common_contexts_share=0.5
     )
@@ -622,7 +622,7 @@ def test_the_usual_number_of_contexts_comes_as_often_as_asked(experiment):
     np.testing.assert_allclose(counts[1:] / 600, [1 / 6, 2 / 3, 1 / 6], atol=0.06)
 
 
-def test_each_size_of_filled_context_sets_is_known_beforehand():
+def test_context_sizes_lists_each_size_of_filled_context_sets():
     settings = EpisodeConfig(contexts=(1, 8), common_contexts=3)
     assert context_sizes(settings, 1) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert context_sizes(settings, 4) == [4, 8]
@@ -646,7 +646,7 @@ def test_close_episodes_show_the_structure_in_every_image_and_repeat_themselves(
     assert differ == 15
 
 
-def test_close_episodes_fill_more_of_the_view_with_the_structure(experiment):
+def test_cropped_episodes_show_the_structure_larger(experiment):
     """The structures are smaller than a view: closer ones show them larger."""
     plain = {"augment": NO_CHANGES, "volume": {"grid": (6, 6, 4)}}
     few = {"min_voxels": 2, "structures": "named"}

@@ -138,7 +138,7 @@ def test_every_subject_of_a_store_group_shows_the_structure(path):
             assert 8 <= mask.sum() < mask.size
 
 
-def test_every_channel_of_a_store_is_shown(path):
+def test_every_channel_of_a_store_is_sampled(path):
     source = source_of(path)
     shown = {
         source.group(0, 3, np.random.default_rng(seed)).images[0].tobytes() for seed in range(80)
@@ -153,7 +153,7 @@ def test_every_channel_of_a_store_is_shown(path):
     assert all(shown & channel for channel in both)
 
 
-def test_too_few_training_cases_are_refused_with_what_there_are(path):
+def test_too_few_training_cases_are_refused_with_their_number(path):
     with pytest.raises(DataError, match=r"13 training cases \(at most 12\).*episode.contexts"):
         source_of(path, contexts=12, validation_share=0.0)
 
@@ -168,7 +168,7 @@ def test_a_structure_that_vanishes_on_the_grid_is_refused(tmp_path):
         coarse.group(0, 3, np.random.default_rng(0))
 
 
-def test_a_structure_that_fills_a_case_is_not_shown(tmp_path):
+def test_a_structure_that_fills_a_case_is_not_sampled(tmp_path):
     path = tmp_path / "store"
     create_store(path, "full", ("T1",), {1: "whole"})
     for i in range(5):
@@ -210,7 +210,7 @@ def test_synthetic_subjects_show_enough_structures_that_are_large_in_all_of_them
             assert all((label == value).sum() >= smallest for value in labels)
 
 
-def test_more_synthetic_structures_than_there_can_be_are_refused():
+def test_impossible_numbers_of_synthetic_structures_are_refused():
     with pytest.raises(DataError, match="99 structures"):
         synthetic_subjects((0,), VOLUME, 1, structures=99, min_voxels=8)
 
@@ -260,7 +260,7 @@ MANY = {f"case{i:02}": {1: 9, 2: 9} | ({3: 9} if i < 5 else {}) for i in range(4
 ALL = EpisodeConfig(validation_share=0.0)
 
 
-def test_a_rare_structure_is_asked_for_as_often_as_any_other(monkeypatch):
+def test_a_rare_structure_is_sampled_as_often_as_any_other(monkeypatch):
     source = planned(dataset(store_of(MANY), ALL), max_labels=1)
     seen = Counter(labels for labels, _, _ in asked(monkeypatch, source, 600))
     # Four standard deviations of a binomial draw.
@@ -284,7 +284,7 @@ def test_without_named_structures_each_label_is_one_by_its_name(monkeypatch):
     assert {labels for labels, _, _ in drawn} == {(1,), (3,)}
 
 
-def test_labels_outside_of_the_subset_are_never_shown(monkeypatch):
+def test_labels_outside_of_the_subset_are_never_sampled(monkeypatch):
     data = dataset(store_of(MANY), ALL, labels=(1, 3))
     drawn = list(asked(monkeypatch, planned(data), 60))
     assert {label for labels, _, _ in drawn for label in labels} == {1, 3}

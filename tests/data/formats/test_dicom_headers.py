@@ -31,7 +31,7 @@ def with_type(file, keyword, kind):
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "SeriesDescription", "AccessionNumber"])
-def test_an_unknown_type_of_what_is_not_needed_does_no_harm(tmp_path, keyword):
+def test_an_unknown_type_of_an_unneeded_element_is_ignored(tmp_path, keyword):
     files = write_series(tmp_path, ARRAY, AFFINE)
     for file in files:
         with_type(file, keyword, b"ZZ")
@@ -42,7 +42,7 @@ def test_an_unknown_type_of_what_is_not_needed_does_no_harm(tmp_path, keyword):
 
 @pytest.mark.parametrize("keyword", ["Rows", "PixelSpacing", "SOPClassUID", "SeriesInstanceUID"])
 @pytest.mark.parametrize("kind", [b"ZZ", b"\x06\x00"])
-def test_an_unknown_type_of_what_is_needed_is_told(tmp_path, keyword, kind):
+def test_an_unknown_type_of_a_needed_element_is_reported(tmp_path, keyword, kind):
     files = write_series(tmp_path, ARRAY, AFFINE)
     with_type(files[2], keyword, kind)
     with pytest.raises(DataError, match=r"002\.dcm"):
@@ -56,7 +56,7 @@ def test_an_unknown_type_of_what_is_needed_is_told(tmp_path, keyword, kind):
         *("PhotometricInterpretation", "RescaleSlope", "SamplesPerPixel"),
     ],
 )
-def test_two_values_of_what_has_one_are_told(tmp_path, keyword):
+def test_two_values_of_a_single_valued_element_are_reported(tmp_path, keyword):
     made = headers(ARRAY, AFFINE, RescaleSlope="1", RescaleIntercept="0", NumberOfFrames="1")
     element = made[1][keyword]
     made[1][keyword] = DataElement(element.tag, element.VR, [element.value] * 2)
@@ -67,7 +67,7 @@ def test_two_values_of_what_has_one_are_told(tmp_path, keyword):
         assert list(scan(tmp_path)[2]) == [files[1]]
 
 
-def test_a_sequence_that_is_none_is_told(tmp_path):
+def test_an_element_that_should_be_a_sequence_is_reported(tmp_path):
     made = headers(ARRAY, AFFINE)
     made[0].add(DataElement("SharedFunctionalGroupsSequence", "LO", "x"))
     with pytest.raises(DataError, match="SharedFunctionalGroupsSequence of type LO"):
@@ -106,7 +106,7 @@ def contours():
     return data
 
 
-def test_contours_are_no_image_and_what_to_do_is_told(tmp_path):
+def test_contours_are_refused_with_a_remedy(tmp_path):
     write_all(tmp_path, [contours()])
     with pytest.raises(DataError, match=r"000\.dcm holds contours \(RTSTRUCT\).*label map"):
         read_volume(tmp_path / "000.dcm")

@@ -125,7 +125,7 @@ def test_a_file_of_many_frames_is_a_series_too(tmp_path):
     np.testing.assert_array_equal(read_segmentation([file], NAMES, SHAPE, AFFINE), label())
 
 
-def test_nothing_found_is_a_file_too_and_no_warning(tmp_path, series, caplog):
+def test_an_empty_prediction_is_written_without_a_warning(tmp_path, series, caplog):
     file = written(tmp_path, series, np.zeros(SHAPE, np.uint8), AFFINE)
     assert not read_segmentation([file], NAMES, SHAPE, AFFINE).any()
     assert not caplog.records
@@ -155,7 +155,7 @@ def test_a_name_too_long_for_dicom_is_refused(tmp_path, series):
         written(tmp_path, series, label(), AFFINE, {"x" * 65: 7, "b": 9, "c": 300})
 
 
-def test_a_series_without_what_references_need_is_told(tmp_path):
+def test_a_series_without_attributes_for_references_is_reported(tmp_path):
     made = headers(np.zeros(SHAPE, np.int16), AFFINE)
     for data in made:
         del data.StudyInstanceUID
@@ -165,7 +165,7 @@ def test_a_series_without_what_references_need_is_told(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["s"]
 
 
-def test_a_failed_write_is_told_and_leaves_nothing(tmp_path, series, monkeypatch):
+def test_a_failed_write_is_reported_and_leaves_nothing(tmp_path, series, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 

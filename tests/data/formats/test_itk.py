@@ -67,13 +67,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, name, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path):
+def test_a_missing_folder_is_reported_in_one_line(tmp_path):
     with pytest.raises(DataError, match=r"a\.nrrd cannot be written: No such file") as caught:
         itk.write(tmp_path / "no" / "a.nrrd", np.zeros(SHAPE, np.uint8), np.eye(4))
     assert "\n" not in str(caught.value)
 
 
-def test_itk_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_failure_of_itk_is_reported_in_one_line(tmp_path, monkeypatch):
     def fail(*given, **more):
         raise RuntimeError("Exception thrown in SimpleITK\n itk::ERROR: no room")
 

@@ -112,7 +112,7 @@ def test_another_affine_than_that_of_the_image_is_refused(tmp_path):
         ("scan.mha", b"", "not named as a NIfTI file"),
     ],
 )
-def test_an_image_whose_header_cannot_be_read_is_told(tmp_path, name, content, reason):
+def test_an_unreadable_header_is_reported(tmp_path, name, content, reason):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name}.*{reason}"):

@@ -74,7 +74,7 @@ def test_a_header_may_not_name_a_file_elsewhere(tmp_path, ending, by):
 
 @pytest.mark.parametrize("ending", [".nhdr", ".mhd"])
 @pytest.mark.parametrize("pattern", ["LIST", "%d.raw 0 6 1"])
-def test_slices_in_files_of_their_own_come_together(tmp_path, ending, pattern):
+def test_slices_in_separate_files_make_one_volume(tmp_path, ending, pattern):
     for name, content in SLICES.items():
         (tmp_path / name).write_bytes(content)
     named = "\n".join(["LIST", *SLICES]) if pattern == "LIST" else pattern
@@ -83,7 +83,7 @@ def test_slices_in_files_of_their_own_come_together(tmp_path, ending, pattern):
         read_volume(detached(tmp_path, named.replace("\n6.raw", "").replace("0 6", "0 5"), ending))
 
 
-def test_every_file_of_a_list_is_looked_at(tmp_path):
+def test_every_file_of_a_list_is_checked(tmp_path):
     for name, content in SLICES.items():
         (tmp_path / name).write_bytes(content)
     for wrong in ("/etc/passwd", "../a.raw"):

@@ -114,7 +114,7 @@ def test_big_endian_becomes_native(tmp_path):
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_missing_and_empty_files_are_told(tmp_path, name):
+def test_missing_and_empty_files_are_reported(tmp_path, name):
     with pytest.raises(DataError, match="missing"):
         read(tmp_path / name)
     (tmp_path / name).touch()

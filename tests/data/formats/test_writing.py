@@ -167,7 +167,7 @@ def test_segmentation_formats_hold_no_probabilities(tmp_path, name):
         write_probabilities(tmp_path / name, np.zeros(SHAPE, np.float32), affine())
 
 
-def test_a_package_that_is_missing_is_told_before_anything_is_done(monkeypatch):
+def test_a_missing_package_is_reported_first(monkeypatch):
     for ending in FORMATS:
         check_installed(ending)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -90,7 +90,7 @@ def test_files_listed_for_each_nnunet_case_are_taken_wherever_they_are(tmp_path)
         (("imagesTr/b.nii.gz",), "imagesTr/b.nii.gz", "has no channel number such as _0000"),
     ],
 )
-def test_what_makes_no_case_is_left_out_and_named(tmp_path, files, name, reason):
+def test_files_without_a_case_are_skipped_with_the_reason(tmp_path, files, name, reason):
     layout = find_layout(nnunet(tmp_path / "d", *GOOD, *files))
     assert [case.name for case in layout.cases] == ["a"]
     assert layout.skipped == {name: reason}
@@ -179,7 +179,7 @@ def test_what_the_decathlons_list_and_folders_do_not_share_is_named(tmp_path):
     assert layout.skipped["labelsTr/BRATS_003.nii.gz"] == "is not in dataset.json"
 
 
-def test_a_case_that_is_listed_twice_is_left_out(tmp_path):
+def test_a_case_that_is_listed_twice_is_skipped(tmp_path):
     description = DECATHLON | {"training": DECATHLON["training"] * 2}
     layout = find_layout(make(tmp_path / "d", description, *BRATS))
     assert layout.cases == ()

@@ -114,7 +114,7 @@ def other_labels(source):
         (other_labels, "has a label file, while other cases have DICOM-SEG"),
     ],
 )
-def test_a_folder_that_is_no_case_is_left_out_and_named(tmp_path, spoil, reason):
+def test_a_folder_without_a_case_is_skipped_with_the_reason(tmp_path, spoil, reason):
     add_case(tmp_path, "good", "liver")
     spoil(tmp_path)
     layout = find_layout(tmp_path)
@@ -122,7 +122,7 @@ def test_a_folder_that_is_no_case_is_left_out_and_named(tmp_path, spoil, reason)
     assert reason in layout.skipped["bad"]
 
 
-def test_overlapping_segments_are_told_when_the_case_is_read(tmp_path):
+def test_overlapping_segments_are_reported_when_the_case_is_read(tmp_path):
     images = add_case(tmp_path, "bad")
     both = masks("liver")["liver"]
     write_segmentation(tmp_path / "bad/seg.dcm", images, {"liver": both, "tumour": both})

@@ -58,7 +58,7 @@ def test_channels_within_files_are_counted(tmp_path):
         (("images/notes.txt",), "images/notes.txt", "no image of a known format"),
     ],
 )
-def test_what_makes_no_case_is_left_out_and_named(tmp_path, files, name, reason):
+def test_files_without_a_case_are_skipped_with_the_reason(tmp_path, files, name, reason):
     layout = find_layout(touch(tmp_path, "images/a.nii", "labels/a.nii", *files))
     assert [case.name for case in layout.cases] == ["a"]
     ((found, why),) = layout.skipped.items()
@@ -71,7 +71,7 @@ def test_the_voxels_beside_a_header_are_no_case(tmp_path):
     assert find_layout(touch(tmp_path, *files)).skipped == {}
 
 
-def test_a_folder_with_nothing_known_says_what_was_looked_for(tmp_path):
+def test_a_folder_of_unknown_layout_names_the_expected_ones(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(DataError, match=r"no dataset\.json.*images and labels.*DICOM"):
         find_layout(tmp_path)

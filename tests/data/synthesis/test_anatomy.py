@@ -173,7 +173,7 @@ def test_a_body_ends_within_the_volume_or_fills_it(body):
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (3, 4, 90), (12, 12, 12)])
-def test_what_has_no_room_is_left_out(shape):
+def test_structures_without_room_are_skipped(shape):
     for seed in SEEDS:
         anatomy = sample_anatomy(
             np.random.default_rng(seed), shape, SynthConfig(structures=(40, 50))
@@ -182,21 +182,22 @@ def test_what_has_no_room_is_left_out(shape):
         assert anatomy.tissue.shape == shape
 
 
-def looks(anatomy: Anatomy, kind: str) -> list[int]:
-    """What the tissues of all labels of a kind look like."""
-    return [int(anatomy.look_of[anatomy.label_of == label][0]) for label in of_kind(anatomy, kind)]
+def appearances(anatomy: Anatomy, kind: str) -> list[int]:
+    """The tissue that gives each label of a kind its appearance."""
+    of = anatomy.appearance_of
+    return [int(of[anatomy.label_of == label][0]) for label in of_kind(anatomy, kind)]
 
 
-def test_lobes_and_pairs_look_alike_if_the_settings_say_so():
+def test_lobes_and_pairs_have_the_same_appearance_if_set():
     for kind, name in (("lobes", "lobe"), ("pair", "pair")):
         for alike, expected in ((0.0, False), (1.0, True)):
             settings = replace(only(**{kind: 1.0}), same_appearance=alike)
             found = [sample_anatomy(np.random.default_rng(seed), SHAPE, settings) for seed in SEEDS]
-            shared = [len(set(looks(a, name))) < len(looks(a, name)) for a in found]
+            shared = [len(set(appearances(a, name))) < len(appearances(a, name)) for a in found]
             assert any(shared) == expected
 
 
-def test_territories_divide_all_that_has_no_label_and_change_no_look():
+def test_parcellation_divides_all_unlabelled_tissue_and_changes_no_appearance():
     settings = replace(only(organ=1), distractors=(2, 4), body=1.0)
     divided = replace(settings, parcellation=1.0)
     for seed in SEEDS:
@@ -204,6 +205,7 @@ def test_territories_divide_all_that_has_no_label_and_change_no_look():
         after = sample_anatomy(np.random.default_rng(seed), SHAPE, divided)
         kept = labels(before) > 0
         np.testing.assert_array_equal(labels(before)[kept], labels(after)[kept])
-        np.testing.assert_array_equal(before.look_of[before.tissue], after.look_of[after.tissue])
+        seen = [anatomy.appearance_of[anatomy.tissue] for anatomy in (before, after)]
+        np.testing.assert_array_equal(*seen)
         assert 2 <= len(of_kind(after, "territory")) <= 6
         assert (labels(after)[after.tissue != OUTSIDE] > 0).all()

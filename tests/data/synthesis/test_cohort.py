@@ -154,7 +154,7 @@ def test_one_number_stands_for_both_limits_and_draws_nothing():
     np.testing.assert_array_equal(a, b)
 
 
-def test_what_looks_alike_has_one_intensity_in_every_subject():
+def test_tissues_of_the_same_appearance_have_one_intensity_in_every_subject():
     plain = replace(
         PLAIN, intensity_sd=(0.2, 0.2), kinds=KindsConfig(organ=0, lobes=1), same_appearance=1.0
     )
@@ -162,12 +162,12 @@ def test_what_looks_alike_has_one_intensity_in_every_subject():
     for seed in range(4):
         cohort = cohort_of(seed, settings=plain)
         image, label = cohort.subject(0)
-        looks = cohort.anatomy.look_of
+        appearances = cohort.anatomy.appearance_of
         lobes = [value for value, name in cohort.names.items() if name.startswith("lobe")]
         for value in lobes:
             (tissue,) = np.flatnonzero(cohort.anatomy.label_of == value)
             for other in np.flatnonzero(
-                (looks == looks[tissue]) & (looks != np.arange(len(looks)))
+                (appearances == appearances[tissue]) & (appearances != np.arange(len(appearances)))
             ):
                 both = [set(image[label == v]) for v in (value, cohort.anatomy.label_of[other])]
                 if all(both):

@@ -52,7 +52,7 @@ def test_every_cohort_is_a_store_of_its_subjects(whole):
             np.testing.assert_allclose(middle[:3], 0, atol=1e-9)
 
 
-def test_stores_have_names_of_their_own(whole):
+def test_stores_have_distinct_names(whole):
     names = {Store.open(store).name for store in whole.glob("cohort_*")}
     assert len(names) == 3
 
@@ -86,7 +86,7 @@ def test_a_finished_store_is_left_as_it_is(whole, capsys):
     assert "0 cohorts written, 2 already existed" in capsys.readouterr().out
 
 
-def test_more_cohorts_may_be_asked_for_later(whole, tmp_path):
+def test_more_cohorts_may_be_requested_later(whole, tmp_path):
     for cohorts in ("1", "3"):
         words = ["synth", str(tmp_path / "out"), "--cohorts", cohorts, "--spacing", "1.5"]
         assert main([*words, *WORDS]) == 0
@@ -126,7 +126,7 @@ def test_processes_write_what_one_writes(whole, tmp_path):
         (["--picture", "/no/where/a.png"], "no directory"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(whole, words, told, capsys):
+def test_mistakes_are_reported_and_nothing_is_written(whole, words, told, capsys):
     before = contents(whole)
     assert main(["synth", str(whole), *WORDS, "--spacing", "1.5", *words]) == 2
     assert told in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_dropped_labels_are_seen_but_not_named(store):
     assert len(anatomy.label_of) >= 2 + len(NAMES)
 
 
-def test_united_labels_are_tissues_of_their_own(store):
+def test_united_labels_stay_separate_tissues(store):
     anatomy = anatomy_of(store, prior_merge=1.0)
     (name,) = anatomy.names.values()
     assert name == "liver + spleen + left kidney + right kidney"
@@ -157,7 +157,7 @@ def test_a_kept_image_moves_with_its_labels(tmp_path):
         assert (seen[0] != seen[1]).any()
 
 
-def test_intensities_are_kept_as_often_as_asked(store):
+def test_intensities_are_kept_as_often_as_set(store):
     wanted = {"prior_image": 0.5}
     kept = [anatomy_of(store, seed, **wanted).image is not None for seed in range(60)]
     assert 15 < sum(kept) < 45
@@ -173,7 +173,7 @@ def test_subjects_of_a_kept_image_differ_in_contrast(tmp_path):
     assert np.std(means) > 0.02
 
 
-def test_a_close_view_shows_a_part_larger(store):
+def test_a_crop_enlarges_a_part(store):
     wide, close = (
         np.mean([(a.tissue > 1).mean() for a in (anatomy_of(store, s, **more) for s in range(12))])
         for more in (

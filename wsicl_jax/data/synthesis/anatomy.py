@@ -114,7 +114,7 @@ def divide_body(canvas: Canvas, rng: np.random.Generator) -> None:
         for tissue in unlabelled:
             part = cell.mask & (before == tissue)
             if part.any():
-                canvas.paint(Region(everywhere.box, part), label, look=tissue)
+                canvas.paint(Region(everywhere.box, part), label, appearance=tissue)
 
 
 def _plan(rng: np.random.Generator, settings: SynthConfig, labels: int) -> list[tuple[str, int]]:
@@ -146,11 +146,11 @@ def _paint_lobes(
     if region is None or region.mask.sum() < count * _MIN_VOXELS:
         return False
     is_same = _have_same_appearance(rng, settings)
-    look = None
+    appearance = None
     for cell in cells(rng, region, count):
-        lobe = canvas.paint(cell, canvas.new_label("lobe"), holds=True, look=look)
+        lobe = canvas.paint(cell, canvas.new_label("lobe"), holds=True, appearance=appearance)
         if is_same:
-            look = lobe
+            appearance = lobe
     return True
 
 
@@ -181,8 +181,8 @@ def _paint_pair(
     label = canvas.new_label("pair", side="left" if count == 2 else "")
     left = canvas.paint(region, label, holds=True)
     other = canvas.new_label("pair", label, "right") if count == 2 else label
-    look = left if count == 2 and _have_same_appearance(rng, settings) else None
-    canvas.mirrored += [left, canvas.paint(mirrored, other, holds=True, look=look)]
+    appearance = left if count == 2 and _have_same_appearance(rng, settings) else None
+    canvas.mirrored += [left, canvas.paint(mirrored, other, holds=True, appearance=appearance)]
     return True
 
 

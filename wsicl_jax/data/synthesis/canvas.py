@@ -35,7 +35,7 @@ class Anatomy:
     tissue: Integer[np.ndarray, "x y z"]
     label_of: Integer[np.ndarray, "tissue"]
     """Label of each tissue; 0: none."""
-    look_of: Integer[np.ndarray, "tissue"]
+    appearance_of: Integer[np.ndarray, "tissue"]
     """The tissue, itself or another one, that gives each tissue its intensity and texture."""
     names: dict[int, str]
     """Structure of each label; labels are 1, 2, ..."""
@@ -68,7 +68,7 @@ class Canvas:
     def __init__(self, shape: Shape3):
         self.tissue = np.full(shape, BODY, np.uint8)
         self.label_of = [0, 0]
-        self.look_of = [OUTSIDE, BODY]
+        self.appearance_of = [OUTSIDE, BODY]
         self.names: dict[int, str] = {}
         self.regions: dict[int, tuple[slice, slice, slice]] = {}
         """Box of each tissue that may contain others."""
@@ -87,18 +87,18 @@ class Canvas:
         self.names[label] = f"{kind} {number or label} {side}".rstrip()
         return label
 
-    def new_tissue(self, label: int = 0, look: int | None = None) -> int:
-        """The next tissue, with or without a label; `look` is a tissue of the same appearance."""
+    def new_tissue(self, label: int = 0, appearance: int | None = None) -> int:
+        """The next tissue, with or without a label; `appearance`: a tissue that looks alike."""
         tissue = len(self.label_of)
         self.label_of.append(label)
-        self.look_of.append(tissue if look is None else self.look_of[look])
+        self.appearance_of.append(tissue if appearance is None else self.appearance_of[appearance])
         return tissue
 
     def paint(
-        self, region: Region, label: int = 0, *, holds: bool = False, look: int | None = None
+        self, region: Region, label: int = 0, *, holds: bool = False, appearance: int | None = None
     ) -> int:
         """Paint a new tissue; with `holds` it may contain other structures."""
-        tissue = self.new_tissue(label, look)
+        tissue = self.new_tissue(label, appearance)
         self.tissue[region.box][region.mask] = tissue
         if holds:
             self.regions[tissue] = region.box
@@ -106,5 +106,10 @@ class Canvas:
 
     def finished(self) -> Anatomy:
         """The finished anatomy."""
-        labels, looks = np.array(self.label_of, np.uint8), np.array(self.look_of, np.uint8)
-        return Anatomy(self.tissue, labels, looks, dict(self.names), tuple(self.lesions))
+        return Anatomy(
+            self.tissue,
+            np.array(self.label_of, np.uint8),
+            np.array(self.appearance_of, np.uint8),
+            dict(self.names),
+            tuple(self.lesions),
+        )

@@ -79,7 +79,7 @@ class Cohort:
 
     def _shifts(self, rng: np.random.Generator) -> np.ndarray:
         """Random difference of each tissue's intensity from the cohort's; float32."""
-        shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.look_of]
+        shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.appearance_of]
         shift[OUTSIDE] = 0
         return shift.astype(np.float32)
 
@@ -117,7 +117,7 @@ def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -
     brightness[1:] = _levels(rng, tissues - 1, settings)
     texture = rng.uniform(0, settings.texture, (2, tissues)).astype(np.float32)
     texture[:, OUTSIDE] = 0
-    looks = anatomy.look_of
+    appearances = anatomy.appearance_of
     return Cohort(
         seed,
         shape,
@@ -125,8 +125,8 @@ def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -
         anatomy,
         deformation,
         contrast,
-        brightness[looks],
-        texture[:, looks],
+        brightness[appearances],
+        texture[:, appearances],
     )
 
 
