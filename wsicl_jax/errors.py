@@ -75,7 +75,7 @@ def located(where: str) -> Iterator[None]:
         raise (type(error)(f"{where}: {error}") if where else error) from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The message of an error, on one line and not too long.
 
     Without the number of an OSError, and without TensorStore's details.

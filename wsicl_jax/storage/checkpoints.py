@@ -176,7 +176,7 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in shapes])
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's message on one line of bearable length."""
     if full := why_full(error):
         return full  # without the names of the many files that were being written
