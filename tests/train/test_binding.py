@@ -102,7 +102,7 @@ def test_changed_data_are_refused_with_what_changed(run, store):
     case(store, "new", 11)
     finish_store(store)
     before = (run / "data.json").read_bytes()
-    message = r"1 case changed \(case3\), 1 case new \(new\), 1 case missing \(case4\)\. Bring"
+    message = r"1 case changed \(case3\), 1 case new \(new\), 1 case missing \(case4\)\. Restore"
     with pytest.raises(DataError, match=message):
         train(on(store, run), resume=True)
     assert (run / "data.json").read_bytes() == before
