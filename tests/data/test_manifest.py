@@ -129,7 +129,7 @@ def test_a_synthetic_data_set_is_bound_to_its_prior(monkeypatch):
     config = config_from_dict({"data": "synthetic"})
     before = manifest_of(config, open_datasets(config))
     assert before.data_sets[0].store == "synthetic"
-    monkeypatch.setattr(module, "fingerprint", lambda settings: 7)
+    monkeypatch.setattr(module, "priors_fingerprint", lambda settings: 7)
     assert "synth.prior" in str(compare(before, manifest_of(config, open_datasets(config))))
 
 

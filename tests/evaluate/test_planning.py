@@ -294,7 +294,7 @@ def test_a_synthetic_list_brings_its_cohorts_with_it(tmp_path):
 def test_a_cohorts_hash_changes_with_the_cases_of_its_prior(monkeypatch):
     _, cases = planned("synthetic")
     before = cases.digest("cohort 1/subject 1")
-    monkeypatch.setattr(case_sources, "fingerprint", lambda settings: 7)
+    monkeypatch.setattr(case_sources, "priors_fingerprint", lambda settings: 7)
     assert CohortCases(cases.cohorts).digest("cohort 1/subject 1") != before
 
 

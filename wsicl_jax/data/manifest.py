@@ -16,7 +16,7 @@ from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.seen import Seen, SeenDataSet, seen_as_priors
 from wsicl_jax.data.split import Part
-from wsicl_jax.data.synthesis.cohort import fingerprint
+from wsicl_jax.data.synthesis.prior import priors_fingerprint
 from wsicl_jax.errors import DataError, reason
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import CHECKSUM, digest_of, has_valid_digest, with_digest
@@ -247,7 +247,7 @@ def _record(config: ExperimentConfig, dataset: DataSet, before: Manifest | None)
     name, trained_on = dataset.name, dataset.settings.weight > 0
     store = dataset.store
     if store is None:
-        prior = fingerprint(config.synth)
+        prior = priors_fingerprint(config.synth)
         return DataSetRecord(name, dataset.settings.store, trained_on, (), {}, prior, {}, {})
     cases = {
         case: CaseRecord(subject, dataset.parts[case], store.catalogue[case].digest)

@@ -84,7 +84,7 @@ def seen_as_priors(settings: SynthConfig) -> Seen:
     """
     seen = Seen()
     for prior in settings.priors:
-        store = open_prior(prior)
+        store = open_prior(prior.store)
         cases = store.catalogue.values()
         subjects = len({case.subject for case in cases})
         digests = tuple(sorted(case.digest for case in cases))

@@ -19,7 +19,7 @@ from wsicl_jax.data.datasets import DataSet
 from wsicl_jax.data.episodes.cached_cases import case_crop, working_grid_case
 from wsicl_jax.data.episodes.sources import synthetic_subjects
 from wsicl_jax.data.subject_group import Subject, mask_of
-from wsicl_jax.data.synthesis.cohort import fingerprint
+from wsicl_jax.data.synthesis.prior import priors_fingerprint
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.storage.digests import digest_of
@@ -172,7 +172,7 @@ class CohortCases:
 
     @functools.cached_property
     def _origin(self) -> list[Any]:
-        return [self.cohorts.to_json(), fingerprint(self.cohorts.synth)]
+        return [self.cohorts.to_json(), priors_fingerprint(self.cohorts.synth)]
 
     def _subject(self, case: str) -> Subject:
         cohort, subject = (int(part.split()[-1]) for part in case.split("/"))

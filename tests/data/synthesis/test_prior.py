@@ -8,8 +8,8 @@ import pytest
 from wsicl_jax.config import PriorConfig, ScannerConfig, SynthConfig, VolumeConfig, config_from_dict
 from wsicl_jax.data.episodes.sources import synthetic_subjects
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
-from wsicl_jax.data.synthesis.cohort import fingerprint, sample_cohort
-from wsicl_jax.data.synthesis.prior import prior_anatomy, sample_prior
+from wsicl_jax.data.synthesis.cohort import sample_cohort
+from wsicl_jax.data.synthesis.prior import prior_anatomy, priors_fingerprint, sample_prior
 from wsicl_jax.errors import ConfigError, DataError
 
 SHAPE = (24, 20, 28)
@@ -101,10 +101,10 @@ def test_a_source_draws_from_a_prior(store):
 
 
 def test_the_fingerprint_changes_with_the_cases(store, tmp_path):
-    assert fingerprint(SynthConfig()) == 0
+    assert priors_fingerprint(SynthConfig()) == 0
     same = write(tmp_path / "same", {"a": (1, 2, 4, 9), "b": (1, 2, 4, 9), "c": (1, 2, 4, 9)})
     other = write(tmp_path / "other", {"a": (1, 2, 4, 9), "b": (1, 2, 4)})
-    found = [fingerprint(settings(path)) for path in (store, same, other)]
+    found = [priors_fingerprint(settings(path)) for path in (store, same, other)]
     assert found[0] == found[1] != found[2]
 
 

@@ -15,7 +15,7 @@ from wsicl_jax.config import SynthConfig
 from wsicl_jax.data.synthesis.anatomy import DETAIL, sample_anatomy
 from wsicl_jax.data.synthesis.canvas import OUTSIDE, Anatomy
 from wsicl_jax.data.synthesis.fields import interpolate, linear, nearest, sample_deformation
-from wsicl_jax.data.synthesis.prior import prior_anatomy, priors_fingerprint, sample_prior
+from wsicl_jax.data.synthesis.prior import prior_anatomy, sample_prior
 from wsicl_jax.data.synthesis.scanner import cut, scan
 from wsicl_jax.geometry.axes import Shape3
 
@@ -89,11 +89,6 @@ class Cohort:
             for amplitude, voxels in zip(self.texture, (1.5, 3.5), strict=True):
                 image += amplitude[tissue] * _texture(rng, self.shape, voxels)
         return image
-
-
-def fingerprint(settings: SynthConfig) -> int:
-    """A number that changes with the cases of the priors; 0 without priors."""
-    return priors_fingerprint(settings) if settings.priors else 0
 
 
 def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -> Cohort:

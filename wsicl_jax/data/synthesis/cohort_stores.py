@@ -20,7 +20,8 @@ from wsicl_jax.config import SynthConfig, config_to_dict
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.store import CATALOGUE
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
-from wsicl_jax.data.synthesis.cohort import Cohort, fingerprint, sample_cohort
+from wsicl_jax.data.synthesis.cohort import Cohort, sample_cohort
+from wsicl_jax.data.synthesis.prior import priors_fingerprint
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Shape3
 from wsicl_jax.storage.documents import parse_json
@@ -63,7 +64,7 @@ def write_cohorts(
             "grid": list(grid),
             "spacing_mm": spacing_mm,
             "synth": config_to_dict(settings),
-            "prior": fingerprint(settings),
+            "prior": priors_fingerprint(settings),
         },
     )
     missing = [n for n in range(cohorts) if not _is_finished(location / store_name(n))]

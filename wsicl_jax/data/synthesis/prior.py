@@ -62,7 +62,7 @@ def prior_anatomy(
     Raises:
         DataError: the store cannot be read, has no case, or a case has no label or too many.
     """
-    store = _opened(prior.store)
+    store = open_prior(prior.store)
     if not store.cases:
         raise DataError(f"synth.priors: {prior.store} has no case")
     name = store.cases[rng.integers(len(store.cases))]
@@ -96,24 +96,27 @@ def prior_anatomy(
     return replace(canvas.finished(), image=image)
 
 
-def priors_fingerprint(settings: SynthConfig) -> int:
-    """A number that changes with the cases of the priors.
-
-    Raises:
-        DataError: a store cannot be read.
-    """
-    stores = [open_prior(prior) for prior in settings.priors]
-    digests = [(name, store.case(name).digest) for store in stores for name in store.cases]
-    return zlib.crc32(repr(digests).encode())
-
-
-def open_prior(prior: PriorConfig) -> Store:
-    """The store of a prior.
+@functools.lru_cache(maxsize=64)
+def open_prior(path: str) -> Store:
+    """The store of a prior, opened once per process.
 
     Raises:
         DataError: it cannot be read.
     """
-    return _opened(prior.store)
+    return Store.open(path)
+
+
+def priors_fingerprint(settings: SynthConfig) -> int:
+    """A number that changes with the cases of the priors; 0 without priors.
+
+    Raises:
+        DataError: a store cannot be read.
+    """
+    if not settings.priors:
+        return 0
+    stores = [open_prior(prior.store) for prior in settings.priors]
+    digests = [(name, store.case(name).digest) for store in stores for name in store.cases]
+    return zlib.crc32(repr(digests).encode())
 
 
 def _groups(
@@ -159,11 +162,6 @@ def _cropped(rng: np.random.Generator, case: _Case) -> _Case:
     return _Case(case.labels[box.slices], image)
 
 
-@functools.lru_cache(maxsize=64)
-def _opened(path: str) -> Store:
-    return Store.open(path)
-
-
 @cachetools.cached(
     cachetools.LRUCache(
         _CACHE_BYTES, getsizeof=lambda case: sum(x.nbytes for x in case if x is not None)
@@ -172,7 +170,7 @@ def _opened(path: str) -> Store:
 )
 def _read(path: str, name: str, channel: int | None, shape: Shape3) -> _Case:
     """A case, resampled for anatomies of this shape."""
-    store = _opened(path)
+    store = open_prior(path)
     entry = store.case(name)
     turned = WorkingGrid.of(entry.shape, entry.affine).turned_shape
     x, y, z = (
