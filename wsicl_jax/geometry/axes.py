@@ -1,8 +1,8 @@
-"""The axis order, the box convention and spatial types, said once.
+"""The axis order, boxes and spacing, for the whole package.
 
 Every volume has its axes in the file's order, `(X, Y, Z)`; batches are
 `(batch, X, Y, Z, channel)` and context sets `(batch, context, X, Y, Z, channel)`.
-A box is half-open: it holds the voxels `start <= index < stop`.
+A box is half-open: it contains the voxels `start <= index < stop`.
 World coordinates are millimetres in RAS+ (x to the right, y to the front, z up),
 as in NIfTI; `affine @ (i, j, k, 1)` is the world position of a voxel's centre.
 """
@@ -34,14 +34,14 @@ class Box(NamedTuple):
         return x, y, z
 
     def common(self, other: "Box") -> "Box | None":
-        """The voxels that are in both; None if there are none."""
+        """The intersection with another box; None if it is empty."""
         start, stop = np.maximum(self.start, other.start), np.minimum(self.stop, other.stop)
         if not np.less(start, stop).all():
             return None
         return Box(tuple(start.tolist()), tuple(stop.tolist()))
 
     def joined(self, other: "Box") -> "Box":
-        """The smallest box that holds both."""
+        """The smallest box that contains both."""
         start, stop = np.minimum(self.start, other.start), np.maximum(self.stop, other.stop)
         return Box(tuple(start.tolist()), tuple(stop.tolist()))
 

@@ -1,8 +1,8 @@
-"""From a volume's own grid to another grid, such as the network's, and back.
+"""Conversion between a volume's own grid and another grid, such as the working grid.
 
-A volume is turned to RAS+ by permuting and mirroring its axes, cropped to a box (both
-exact), then resized as a whole to the grid. Voxels are cells: the outer faces of the box
-and of the grid coincide, and a voxel's index names the centre of its cell.
+A volume is turned to RAS+ by permuting and mirroring its axes and cropped to a box, both exact.
+It is then resized to the grid. Voxels are cells: the outer faces of box and grid coincide, and a
+voxel's index is the centre of its cell.
 """
 
 import functools
@@ -18,12 +18,12 @@ from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry.axes import Box, Shape3
 
 _MARGINS = 2
-"""Margins within each other that are cut off: one more would find them in a ramp as well."""
+"""Number of nested margins that are cut off; a third could cut into an intensity ramp."""
 
 
 @dataclass(frozen=True)
 class WorkingGrid:
-    """The way between one volume's own grid and a working grid of another size.
+    """The conversion between one volume's own grid and a grid of another size.
 
     `order[a]` is the volume's axis that runs along RAS axis `a`, `flips[a]` whether it
     runs against it; `crop` is a box of the turned volume.
@@ -36,7 +36,7 @@ class WorkingGrid:
     order: tuple[int, int, int] = (0, 1, 2)
     flips: tuple[bool, bool, bool] = (False, False, False)
     crop: Box | None = None
-    """What of the turned volume the working grid covers; None: all of it."""
+    """The box of the turned volume that the grid covers; None: all of it."""
 
     @classmethod
     def of(
@@ -84,7 +84,7 @@ class WorkingGrid:
     def label(
         self, label: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]
     ) -> Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
-        """A label map, or what else keeps its values, from the nearest voxel; dtype kept."""
+        """A label map on the working grid, from the nearest voxel; dtype kept."""
         return resize_nearest(self.turned(label)[self.covered.slices], self.grid)
 
     def restore(self, values: Float[np.ndarray, "X Y Z"]) -> Float[np.ndarray, "x y z"]:
@@ -97,7 +97,7 @@ class WorkingGrid:
     def restore_label(
         self, label: Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]
     ) -> Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"]:
-        """The way back of what `label` brings, from the nearest voxel; dtype kept.
+        """A label map on the working grid back on the volume's own grid; dtype kept.
 
         Voxels outside of the cropped box become 0.
         """
@@ -123,10 +123,10 @@ class WorkingGrid:
         return x, y, z
 
     def box(self, box: Box) -> Box:
-        """A box of the volume as the box of working-grid voxels whose centres it holds, as masks
-        are resized; one that holds none becomes the voxel around its middle.
+        """A box of the volume as a box of the working grid: the voxels whose centres it contains.
 
-        An extent of one voxel stays one voxel: a box on a slice stays on a slice.
+        A box without a centre becomes the voxel around its middle. An extent of one voxel stays
+        one voxel, so a box on a slice stays on a slice.
 
         Raises:
             PromptError: the box is empty or reaches outside the volume, or its cropped box.
@@ -162,7 +162,7 @@ class WorkingGrid:
         return Box((x, y, z), (u, v, w))
 
     def cropped(self, crop: Box, grid: Shape3) -> "WorkingGrid":
-        """The way from the same volume to a grid over a box of the turned volume."""
+        """A grid over a box of the same turned volume."""
         return replace(self, crop=crop, grid=grid)
 
     def cropped_around(
@@ -179,7 +179,7 @@ class WorkingGrid:
         return self.cropped(crop, self.grid)
 
     def turned(self, array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "X Y Z"]:
-        """An array of the volume turned to RAS+, uncropped: a view, so that it can be written."""
+        """An array of the volume turned to RAS+, uncropped; a view, so writing to it works."""
         if array.shape != self.shape:
             raise ValueError(f"array is {array.shape}; this grid is for volumes of {self.shape}")
         return np.flip(
@@ -203,10 +203,10 @@ class WorkingGrid:
 
 
 def content_box(image: Num[np.ndarray, "x y z"]) -> Box:
-    """What of an image is left without its margins; all of an image of one value.
+    """The box of an image without its margins; the whole image if it has one value.
 
-    A margin are outer planes that hold one and the same value, such as the padding of a scanner
-    or of a resampling. Within it there may be another one, such as an empty background.
+    A margin consists of outer planes of a single value, such as the padding of a scanner or of a
+    resampling. A second margin may follow, such as an empty background.
     """
     start, stop = [0, 0, 0], list(image.shape)
 
@@ -225,13 +225,13 @@ def content_box(image: Num[np.ndarray, "x y z"]) -> Box:
                 if not (outer == value).all():
                     break
                 ends[axis] += step
-            if start[axis] == stop[axis]:  # what was left is of one value, but not nothing
+            if start[axis] == stop[axis]:  # the rest has one value, and is kept
                 return before
     return Box(tuple(start), tuple(stop))
 
 
 def resize(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, "X Y Z"]:
-    """A grey image resized as a whole, linear, smoothed first where it shrinks; float32."""
+    """A grey image resized linearly, after smoothing along axes that shrink; float32."""
     if image.shape == tuple(shape):
         return np.ascontiguousarray(image, np.float32)
     image = smoothed_for(image, shape)
@@ -240,7 +240,7 @@ def resize(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, 
 
 
 def smoothed_for(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.ndarray, "x y z"]:
-    """A grey image smoothed along the axes that shrink on the way to `shape`; float32."""
+    """A grey image smoothed along the axes that shrink in a resize to `shape`; float32."""
     image = np.asarray(image, np.float32)
     shrink = np.array(image.shape) / np.array(shape)
     sigma = np.maximum(0, (shrink - 1) / 2)
@@ -250,9 +250,9 @@ def smoothed_for(image: Num[np.ndarray, "x y z"], shape: Shape3) -> Float[np.nda
 def resize_window(
     smoothed: Float[np.ndarray, "x y z"], shape: Shape3, window: Box
 ) -> Float[np.ndarray, "a b c"]:
-    """What `resize` to `shape` gives within a window of it, without the rest.
+    """The result of `resize` to `shape` within a window, without computing the rest.
 
-    `smoothed` is what `smoothed_for` made of the image for this shape.
+    `smoothed` is the output of `smoothed_for` for this shape.
     """
     step = np.array(smoothed.shape) / np.array(shape)
     first = (np.array(window.start) + 0.5) * step - 0.5
@@ -264,7 +264,7 @@ def resize_window(
 def resize_nearest(
     label: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"], shape: Shape3
 ) -> Num[np.ndarray, "X Y Z"] | Bool[np.ndarray, "X Y Z"]:
-    """A label map resized as a whole: each new voxel takes the old one that holds its centre."""
+    """A label map resized: each new voxel gets the value of the old voxel at its centre."""
     if label.shape == tuple(shape):
         return np.ascontiguousarray(label)
     picks = [

@@ -1,4 +1,4 @@
-"""Intensities of any scanner to the range that the network expects."""
+"""Normalisation of intensities to the range of the network's input."""
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -9,7 +9,7 @@ def normalise(
 ) -> Float[np.ndarray, "*shape"]:
     """Clip to two percentiles (0 to 100) and scale to [0, 1], float32; constant images become 0.
 
-    The published preprocessing (percentiles 0.5 and 99.5, then min-max), per volume.
+    As the published preprocessing of each volume: percentiles 0.5 and 99.5, then min-max.
     """
     return scaled(image, *percentile_range(image, percentiles))
 
@@ -20,10 +20,10 @@ def scaled(
     """Clip to two values and scale to [0, 1], float32; 0 everywhere if they are the same."""
     image = np.asarray(image, np.float32)
     span = np.float32(high - low)
-    # Of values next to 0, the range may be 0 in float32 alone.
+    # Near 0, the range can be 0 in float32 only.
     if not span > 0:
         return np.zeros_like(image)
-    # In place: of a large image one more copy is all that is held.
+    # In place, so that a large image has one copy only.
     result = image - np.float32(low)
     result /= span
     return np.clip(result, 0, 1, out=result)

@@ -157,7 +157,7 @@ def prepare_contexts(
             with located("" if example.name else label):
                 # Only paths can be compared, so only their content is kept.
                 by_path = as_path(example.mask) is not None
-                volume, prompts, found = example.load(
+                volume, prompts, notes = example.load(
                     read_image, read_label if by_path else as_label_map, reading
                 )
                 is_same = last is not None and last[0] is volume
@@ -167,7 +167,7 @@ def prepare_contexts(
                     # At full resolution even if it is coarse: a target may be finer.
                     last = volume, content, prepare_image(volume, config, full=full, crop=crop)
                 contexts[name, place] = prepare_context(last[2], prompts)
-                remarks[name, place] = [f"{label}: {remark}" for remark in found]
+                remarks[name, place] = [f"{label}: {remark}" for remark in notes]
             bar.advance()
     by_structure = {n: [contexts[n, i] for i in range(len(e))] for n, e in structures.items()}
     # In the order of the structures, not of the reading.

@@ -145,11 +145,11 @@ class Task:
         def prepared(target: T) -> PreparedImage | WsiclError:
             try:
                 if read is None:
-                    volume, found = as_volume(target, reading=self._network.config), ()
+                    volume, notes = as_volume(target, reading=self._network.config), ()
                 else:
-                    volume, found = read(target)
+                    volume, notes = read(target)
                 image = self._prepared(volume, probabilities, refine)
-                return image._replace(remarks=(*found, *image.remarks))
+                return image._replace(remarks=(*notes, *image.remarks))
             except WsiclError as error:
                 return error
 
@@ -310,27 +310,27 @@ class Task:
             network.config.refine_overlap,
             probabilities=probabilities,
         )
-        found = [*target.remarks, *self._remark_on_same_image(target)]
+        notes = [*target.remarks, *self._remark_on_same_image(target)]
         for name in self.structures:
             contexts = self._contexts_with(name, target, added)
             scores = self._scores(encoded, contexts)
             tiles = []
             if refined and (scores > THRESHOLD).any():
                 tiles, remark = refine_structure(network, name, target, contexts, scores, show)
-                found += [f"{name}: {remark}"] if remark else []
+                notes += [f"{name}: {remark}"] if remark else []
             composition.add(name, Scores(scores, tiles))
         for value in self.structures.values():
             if network.config.largest_component:
                 keep_largest_component(composition.label_map, value)
             if network.config.fill_holes:
                 fill_holes(composition.label_map, value)
-        found += remarks.on_result(composition.label_map, self.structures)
+        notes += remarks.on_result(composition.label_map, self.structures)
         return Segmentation(
             composition.label_map,
             self.structures,
             target.affine,
             composition.probabilities,
-            tuple(found),
+            tuple(notes),
             target.crop,
         )
 

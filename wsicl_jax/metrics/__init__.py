@@ -1,1 +1,4 @@
-"""How well a mask agrees with the truth, and an image with the one that was wanted."""
+"""Agreement of a mask with the truth, and of a restored image with the original.
+
+Pure functions of arrays; nothing here reads files or knows a protocol.
+"""

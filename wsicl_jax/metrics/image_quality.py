@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 from wsicl_jax.errors import DataError, ShapeError
-from wsicl_jax.metrics.shapes import _check_same_shape
+from wsicl_jax.metrics.shapes import check_same_shape
 
 HIGHEST_PSNR = 100.0
-"""In dB: the PSNR of equal images, which would be infinite, and the largest that is given."""
+"""Upper limit of the PSNR in dB, for equal images, whose PSNR would be infinite."""
 
 SSIM_WINDOW = 7
-"""Side of the window of SSIM, in voxels; less in images that it does not fit into."""
+"""Side of the window of SSIM in voxels; smaller in images where it does not fit."""
 
 
 def psnr(
@@ -20,7 +20,7 @@ def psnr(
 ) -> float:
     """Peak signal-to-noise ratio in dB; at most `HIGHEST_PSNR`, as for equal images.
 
-    `data_range` is the largest value that there can be less the least: 1 for images in [0, 1].
+    `data_range` is the largest possible value minus the least: 1 for images in [0, 1].
 
     Raises:
         ShapeError: the shapes differ.
@@ -40,7 +40,7 @@ def ssim(
     """Structural similarity, at most 1 (equal images), as the mean over a 3D image.
 
     After Wang et al. 2004 (doi:10.1109/TIP.2003.819861), in uniform windows of `SSIM_WINDOW`
-    voxels a side; where a side of the image is shorter, the largest odd number that it holds.
+    voxels a side; in a shorter image, the largest odd number that fits.
     `data_range` as in `psnr`.
 
     Raises:
@@ -63,7 +63,7 @@ def ssim(
 def _checked(
     image: np.ndarray, truth: np.ndarray, data_range: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    _check_same_shape("image", image, truth)
+    check_same_shape("image", image, truth)
     if not (math.isfinite(data_range) and data_range > 0):
         raise DataError(f"the range of values is {data_range}; expected a positive number")
     for name, values in (("image", image), ("truth", truth)):

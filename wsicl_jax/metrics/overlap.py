@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from wsicl_jax.metrics.shapes import _check_same_shape
+from wsicl_jax.metrics.shapes import check_same_shape
 from wsicl_jax.metrics.surfaces import hd95_mm, surface_dice, surface_distances
 
 
@@ -35,11 +35,11 @@ def overlap(
 
 
 def dice(mask: Bool[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"]) -> float:
-    """Dice coefficient, 0 to 1; 1 where both are empty, 0 where one alone is.
+    """Dice coefficient, 0 to 1; 1 if both are empty, 0 if one is.
 
     Raises:
         ShapeError: the shapes differ.
     """
-    _check_same_shape("mask", mask, truth)
+    check_same_shape("mask", mask, truth)
     size = int(mask.sum()) + int(truth.sum())
     return 2 * int((mask & truth).sum()) / size if size else 1.0

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.geometry.axes import Box
-from wsicl_jax.metrics.shapes import _check_same_shape
+from wsicl_jax.metrics.shapes import check_same_shape
 
-# Below both, rounding decides: of the spacing in the 32-bit headers of files, of sums of areas.
+# Tolerances of rounding errors: of the spacing in 32-bit headers, and of sums of areas.
 _SLACK_MM = 1e-5
 
 _PERCENT = 95 - 1e-6
@@ -41,15 +41,15 @@ def surface_distances(
     truth: Bool[np.ndarray, "x y z"],
     spacing_mm: tuple[float, float, float],
 ) -> SurfaceDistances:
-    """What `surface_dice` and `hd95_mm` are taken from; it costs far more than they do.
+    """The distances for `surface_dice` and `hd95_mm`; they take most of the time.
 
-    Beyond the edge of the image there is background: a mask that touches it has a surface there.
+    Outside of the image is background: a mask at the border has a surface there.
 
     Raises:
         ShapeError: the shapes differ.
         DataError: the spacing is not positive.
     """
-    _check_same_shape("mask", mask, truth)
+    check_same_shape("mask", mask, truth)
     if not all(math.isfinite(side) and side > 0 for side in spacing_mm):
         raise DataError(
             f"the spacing is {tuple(spacing_mm)} mm; expected three positive numbers: mend the "
@@ -68,20 +68,20 @@ def surface_distances(
         alone, empty = (np.full_like(areas, np.inf), areas), (nothing, nothing)
         first, second = (alone, empty) if mask.any() else (empty, alone)
         return SurfaceDistances(*first, *second, field_mm)
-    found = _surfaces(truth, mask, spacing_mm)
+    surfaces = _surfaces(truth, mask, spacing_mm)
     return SurfaceDistances(
-        found["distances_pred_to_gt"],
-        found["surfel_areas_pred"],
-        found["distances_gt_to_pred"],
-        found["surfel_areas_gt"],
+        surfaces["distances_pred_to_gt"],
+        surfaces["surfel_areas_pred"],
+        surfaces["distances_gt_to_pred"],
+        surfaces["surfel_areas_gt"],
         field_mm,
     )
 
 
 def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
-    """Normalised surface Dice, 0 to 1: how much of both surfaces lies near the other one.
+    """Normalised surface Dice, 0 to 1: the share of both surfaces near the other surface.
 
-    Near is at most `tolerance_mm` away. 1 where both masks are empty, 0 where one alone is.
+    Near is at most `tolerance_mm` away. 1 if both masks are empty, 0 if one is.
 
     Raises:
         ConfigError: the tolerance is negative.
@@ -98,12 +98,12 @@ def surface_dice(distances: SurfaceDistances, tolerance_mm: float) -> float:
 def hd95_mm(distances: SurfaceDistances) -> float:
     """95th percentile of the Hausdorff distance, in mm.
 
-    It is the larger of two distances: of that within which 95 % of the mask's surface lie from
-    the truth's, and the reverse. 0 where both masks are empty; where one alone is, the diagonal
+    95 % of the mask's surface lie within a distance of the truth's surface, and the reverse; the
+    result is the larger distance. It is 0 if both masks are empty. If one is, it is the diagonal
     of the field of view, so that means stay finite.
 
-    MONAI measures between the centres of the outermost voxels, all of one weight; its numbers
-    differ by up to about a voxel.
+    MONAI measures between the centres of the outermost voxels, with equal weights; its numbers
+    differ by up to about one voxel.
     """
     sizes = distances.mask_areas.size, distances.truth_areas.size
     if 0 in sizes:

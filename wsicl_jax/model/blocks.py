@@ -1,4 +1,4 @@
-"""The parts of the dual-branch network: convolutions, residual unit, resampling, fusion."""
+"""Layers of the dual-branch network: convolution, residual unit, resampling, fusion."""
 
 import functools
 import math
@@ -16,8 +16,8 @@ from wsicl_jax.model import ops
 class Conv(nnx.Module):
     """A 3D convolution with bias and zero padding; kernel `(k, k, k, c_in, c_out)`.
 
-    Starts uniform in +-1/sqrt(fan_in), kernel and bias, as PyTorch's layers do. Parameters
-    are float32; products are made in the number format of the input.
+    Kernel and bias are initialized uniformly in +-1/sqrt(fan_in), as in PyTorch. Parameters are
+    float32; the computation is in the number format of the input.
     """
 
     def __init__(self, c_in: int, c_out: int, size: int, *, rngs: nnx.Rngs):
@@ -29,20 +29,20 @@ class Conv(nnx.Module):
         return ops.add_bias(ops.conv3d(x, self.kernel[...].astype(x.dtype)), self.bias[...])
 
 
-_FEWEST_DRAWN = 1024
+_MIN_SAMPLED = 1024
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], bound: float) -> Array:
-    """Uniform in +-`bound`; the values that `jax.random.uniform` gives for the shape.
+    """Uniform values in +-`bound`, the same as `jax.random.uniform` gives for the shape.
 
-    Those are the same for any number of values that is drawn. It is rounded up, so that a few
-    programs are compiled and not one for each shape, of a quarter of a second each.
+    The first values do not depend on the number of samples. The number is rounded up, so that a
+    few programs are compiled instead of one for each shape, at a quarter of a second each.
     """
     size = math.prod(shape)
-    drawn = _FEWEST_DRAWN
-    while drawn < size:
-        drawn *= 4
-    values = jax.random.uniform(key, (drawn,), minval=-bound, maxval=bound)
+    count = _MIN_SAMPLED
+    while count < size:
+        count *= 4
+    values = jax.random.uniform(key, (count,), minval=-bound, maxval=bound)
     return values[:size].reshape(shape)
 
 
@@ -73,12 +73,12 @@ class Down(nnx.Module):
 
 
 class Merge(nnx.Module):
-    """conv1(concat[left, right]) with the concatenation never built.
+    """conv1(concat[left, right]) without building the concatenation.
 
-    The kernel's rows for the left and the right part are applied to each by itself
-    and the products added. `right` may have a smaller batch than `left`: it is then
-    shared by `left.batch / right.batch` consecutive entries (the context images of
-    one target), and its product is computed once for all of them.
+    The kernel's rows for the left and the right part are applied separately, and the products
+    are added. `right` may have a smaller batch than `left`: `left.batch / right.batch`
+    consecutive entries (the context images of one target) then share it, and its product is
+    computed once.
     """
 
     def __init__(self, c_left: int, c_right: int, c_out: int, *, rngs: nnx.Rngs):
@@ -102,16 +102,16 @@ class Merge(nnx.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _repeated(times: int, x: Array) -> Array:
-    """Each entry of the batch `times` times, with a gradient that is a sum of arrays.
+    """Each entry of the batch `times` times, with a sum of arrays as gradient.
 
-    `jnp.repeat`'s own is a reduction, for which XLA's CPU backend takes ten times as long.
+    The gradient of `jnp.repeat` is a reduction, which is ten times slower in XLA's CPU backend.
     """
     return jnp.repeat(x, times, axis=0)
 
 
 def _repeated_bwd(times: int, _, g: Array) -> tuple[Array]:
-    apart = g.reshape(-1, times, *g.shape[1:])
-    return (sum(apart[:, i] for i in range(times)),)
+    copies = g.reshape(-1, times, *g.shape[1:])
+    return (sum(copies[:, i] for i in range(times)),)
 
 
 _repeated.defvjp(lambda times, x: (_repeated(times, x), None), _repeated_bwd)
@@ -120,8 +120,8 @@ _repeated.defvjp(lambda times, x: (_repeated(times, x), None), _repeated_bwd)
 class UpMerge(Merge):
     """conv1(concat[upsampled left, right]): left is the coarser map of the stage below.
 
-    A 1x1x1 convolution and an upsampling act on different axes and commute: the product
-    comes first, on an eighth of the voxels, and fewer channels are upsampled.
+    A 1x1x1 convolution and an upsampling act on different axes and commute. The convolution
+    comes first, on an eighth of the voxels, and reduces the channels to upsample.
     """
 
     def __call__(
@@ -137,8 +137,8 @@ class UpMerge(Merge):
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact (erf) Gaussian error linear unit, computed in float32.
 
-    Only `x` is kept for the gradient. `jax.nn.gelu` is written with erfc, which takes
-    XLA's CPU backend three times as long.
+    Only `x` is stored for the gradient. `jax.nn.gelu` uses erfc, which is three times slower in
+    XLA's CPU backend.
     """
     return (x * _normal_cdf(x)).astype(x.dtype)
 
@@ -148,7 +148,7 @@ def _normal_cdf(x: Array) -> Array:
 
 
 def _gelu_bwd(x: Array, g: Array) -> tuple[Array]:
-    # Not what the forward pass had computed: reading it again takes longer than making it.
+    # Recomputed: reading the forward pass's values from memory takes longer.
     x = lax.optimization_barrier(x)
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide**2) * (2 * jnp.pi) ** -0.5
@@ -159,5 +159,5 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_bwd)
 
 
 def stage(function: Callable[..., Array], *, remat: bool) -> Callable[..., Array]:
-    """A stage of the network; with `remat`, its inside is computed anew in the backward pass."""
+    """A stage of the network; with `remat`, the backward pass recomputes its activations."""
     return nnx.remat(function) if remat else function

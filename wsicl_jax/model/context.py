@@ -1,7 +1,7 @@
-"""Averaging the context branch over the context set: exact, at the memory of a few contexts.
+"""The mean of the context branch over the context set, exact, with the memory of a few contexts.
 
-Contexts meet nowhere but in the mean of their feature maps. So they are processed a few
-at a time (a mini-context), on one device or on several, and only sums are kept.
+Context images interact only in the mean of their feature maps. They are processed a few at a
+time (a mini-context), on one device or on several, and only sums are stored.
 """
 
 from collections.abc import Callable
@@ -41,11 +41,10 @@ def mean_over_contexts(
     Where the context set is spread over devices, `images` and `prompts` are this device's
     part of it and `weights` are those of the whole set.
 
-    With `config.gradient = exact`, value and gradient are those of all contexts at once,
-    whatever `mini_context` and `remat` are. `truncated` is the gradient that the authors
-    train with (Neuroverse3D, mini-context): that of one mini-context, drawn with `key`
-    (without a key, the last), times the number of mini-contexts. Its mean over the draws
-    is the exact gradient.
+    With `config.gradient = exact`, value and gradient do not depend on `mini_context` and
+    `remat`. `truncated` is the authors' gradient (Neuroverse3D, mini-context): that of one
+    mini-context, sampled with `key` (without a key, the last), times the number of
+    mini-contexts. Its expectation is the exact gradient.
     """
     batch, count = images.shape[:2]
     shares = _shares(weights, batch, count)
@@ -71,9 +70,9 @@ def mean_over_contexts(
         return sum_over(CONTEXT, weighted_sum(parameters, images, prompts, shares, shortcuts))
 
     def part(parameters, start, shares, shortcuts) -> Features:
-        # Slices of the arrays as they are: cutting them up beforehand would copy the whole set.
-        shown = (lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (images, prompts))
-        return weighted_sum(parameters, *shown, shares, shortcuts)
+        # Slices on demand: splitting the arrays beforehand would copy the whole set.
+        contexts = (lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in (images, prompts))
+        return weighted_sum(parameters, *contexts, shares, shortcuts)
 
     def sum_of(part, parameters, starts, shares, shortcuts) -> Features:
         def add(total, xs):
@@ -84,39 +83,40 @@ def mean_over_contexts(
         zeros = differing_over((DATA, CONTEXT, SPACE), zeros)
         return lax.scan(add, zeros, (starts, shares))[0]
 
-    starts, shares = _cut(shares, size, parts)
-    kept = part if config.remat == "none" else jax.checkpoint(part)
+    starts, shares = _split(shares, size, parts)
+    with_remat = part if config.remat == "none" else jax.checkpoint(part)
     if config.gradient == "exact":
-        return sum_over(CONTEXT, sum_of(kept, parameters, starts, shares, shortcuts))
+        return sum_over(CONTEXT, sum_of(with_remat, parameters, starts, shares, shortcuts))
 
-    chosen = parts - 1 if key is None else jax.random.randint(key, (), 0, parts)
-    others = (chosen + 1 + jnp.arange(parts - 1)) % parts
+    sampled = parts - 1 if key is None else jax.random.randint(key, (), 0, parts)
+    others = (sampled + 1 + jnp.arange(parts - 1)) % parts
     fixed = lax.stop_gradient((parameters, shortcuts))
-    without = sum_of(part, fixed[0], starts[others], shares[others], fixed[1])
-    shown = kept(parameters, starts[chosen], shares[chosen], shortcuts)
-    total = jax.tree.map(lambda a, b: a + _gradient_times(parts, b), without, shown)
+    constant = sum_of(part, fixed[0], starts[others], shares[others], fixed[1])
+    differentiated = with_remat(parameters, starts[sampled], shares[sampled], shortcuts)
+    total = jax.tree.map(lambda a, b: a + _gradient_times(parts, b), constant, differentiated)
     return sum_over(CONTEXT, total)
 
 
 def _shares(weights: Array | None, batch: int, count: int) -> Float[Array, "batch context"]:
-    """What each of this device's contexts counts in the mean."""
+    """The share of each of this device's context images in the mean."""
     if weights is None:
         return jnp.full((batch, count), 1 / (count * shards(CONTEXT)), jnp.float32)
     shares = weights / weights.sum(axis=1, keepdims=True)
     return part_of(shares.astype(jnp.float32), CONTEXT, dimension=1)
 
 
-def _cut(shares: Array, size: int, parts: int) -> tuple[Array, Float[Array, "part batch size"]]:
-    """Where each mini-context starts, and its shares.
+def _split(shares: Array, size: int, parts: int) -> tuple[Array, Float[Array, "part batch size"]]:
+    """The start of each mini-context, and its shares.
 
-    The last one, if it would be smaller, reaches back; contexts seen before then count 0.
+    If the last mini-context would be smaller, it starts earlier, and repeated contexts have
+    share 0.
     """
     count = shares.shape[1]
     starts = np.minimum(np.arange(parts) * size, count - size)
     positions = starts[:, None] + np.arange(size)
     new = positions >= np.arange(parts)[:, None] * size
-    cut = jnp.where(new, shares[:, positions], 0)
-    return jnp.asarray(starts), jnp.moveaxis(cut, 1, 0)
+    split = jnp.where(new, shares[:, positions], 0)
+    return jnp.asarray(starts), jnp.moveaxis(split, 1, 0)
 
 
 def _gradient_times(factor: int, x: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Floating-point operations of the network, counted from its architecture.
+"""Floating-point operations of the network, computed from its architecture.
 
-As is the custom for model FLOPs: the products of convolutions, a multiply-add as 2, padding
-included; activations, resampling and what is computed anew to save memory are not counted.
+The usual convention for model FLOPs: convolutions only, a multiply-add is 2, padding included.
+Activations, resampling and rematerialization do not count.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wsicl_jax.config import ModelConfig
 
 _BACKWARD = 2
-"""Forward passes that a backward pass costs: the gradients by inputs and by kernels."""
+"""Cost of a backward pass in forward passes: the gradients by inputs and by kernels."""
 
 
 def forward_flops(config: ModelConfig, grid: Sequence[int], contexts: int) -> float:

@@ -1,8 +1,8 @@
 """The dual-branch 3D U-Net: target encoder, context branch, target decoder.
 
-Backbone of WS-ICL (arXiv 2510.05899), from Neuroverse3D (arXiv 2503.02410). The target
-enters the context branch through its encoder's shortcuts; nothing but the mean of the
-context features, one map per stage, comes back.
+Backbone of WS-ICL (arXiv 2510.05899), from Neuroverse3D (arXiv 2503.02410). The context branch
+receives the target as the shortcuts of its encoder, and returns only the mean of the context
+features, one map per stage.
 """
 
 import itertools
@@ -47,7 +47,7 @@ class TargetEncoder(nnx.Module):
 
 
 class ContextBranch(nnx.Module):
-    """One context image with its prompts, seen beside the target, to one feature map per stage.
+    """One context image with its prompts, and the target's shortcuts, to one feature map per stage.
 
     Features run from the bottleneck (coarsest) to full size. Context images that share
     a target are consecutive along the batch.
@@ -123,7 +123,7 @@ class TargetDecoder(nnx.Module):
         return self.head(stage(ResidualUnit.__call__, remat=self.remat)(self.head_unit, x))
 
 
-# The stages of the three parts: what `remat: stage` computes anew in the backward pass.
+# The stages of the three parts: `remat: stage` recomputes each in the backward pass.
 
 
 def _encode_target(unit: ResidualUnit, x: Array) -> Array:
@@ -175,13 +175,13 @@ class DualBranch(nnx.Module):
     ) -> Float[Array, "batch x y z 1"]:
         """Regress the target's mask towards {0, 1}, in float32; cut at `THRESHOLD` to segment.
 
-        Images are expected in [0, 1], prompts as `prompts.to_channel` paints them.
-        `context_weights` are relative weights of the context images in the mean;
-        0 leaves a context out (padding), None weighs all alike. `key` draws the part of
-        the context set that a truncated gradient comes from.
+        Images are expected in [0, 1], prompts as `prompts.to_channel` makes them.
+        `context_weights` are relative weights of the context images in the mean: 0 excludes one
+        (padding), None weighs all alike. `key` samples the part of the context set for a
+        truncated gradient.
 
-        In a program that is spread over devices (`parallel.on_mesh`) the arrays are this
-        device's parts, but for the weights, which are those of the whole context set.
+        In a program over several devices, the arrays are this device's parts, except the
+        weights, which are those of the whole context set.
 
         Raises:
             ShapeError: shapes differ between target and contexts, there is no context,
@@ -194,7 +194,7 @@ class DualBranch(nnx.Module):
         return self.predict(encoded, context_images, context_prompts, context_weights, key=key)
 
     def encode(self, target: Float[ArrayLike, "batch x y z 1"]) -> tuple[Features, Array]:
-        """The target's half of the work, for `predict` to each of several context sets.
+        """The target's features, for `predict` with one or several context sets.
 
         Raises:
             ShapeError: a size is no multiple of `config.size_multiple`.
@@ -211,7 +211,7 @@ class DualBranch(nnx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch x y z 1"]:
-        """What calling the network gives, of a target that is encoded already."""
+        """The output of the network, for a target that is encoded already."""
         shortcuts, x = encoded
         features = mean_over_contexts(
             self.context_branch,
@@ -229,14 +229,13 @@ class DualBranch(nnx.Module):
         target: Float[ArrayLike, "batch x y z 1"],
         context_images: Float[ArrayLike, "batch context x y z 1"],
         context_prompts: Float[ArrayLike, "batch context x y z 1"],
-        wanted: Bool[ArrayLike, " context"],
+        requested: Bool[ArrayLike, " context"],
     ) -> Float[Array, "context batch x y z 1"]:
         """The outputs for the first context image alone, for the first two, and so on.
 
-        Only where `wanted` says so; elsewhere zeros, which cost nothing. Every context image is
-        processed once for all sizes of the context set, and `wanted` may change without a new
-        compilation. For inference on one device or on parts of a batch; nothing is kept for
-        gradients.
+        Only the sizes of `requested` are decoded; the others are zeros. Every context image is
+        processed once for all sizes, and `requested` may change without a new compilation. For
+        inference on one device or on parts of a batch, without gradients.
 
         Raises:
             ShapeError: as calling the network does.
@@ -251,14 +250,14 @@ class DualBranch(nnx.Module):
             return decoder(x, shortcuts, features).astype(jnp.float32)
 
         def add(total: Features, xs):
-            image, prompts, number, is_wanted = xs
+            image, prompts, number, is_requested = xs
             branch, _ = nnx.merge(graph, parameters)
-            shown = jnp.concatenate([image, prompts], axis=-1).astype(shortcuts[0].dtype)
-            features = branch(shown, shortcuts)
+            context = jnp.concatenate([image, prompts], axis=-1).astype(shortcuts[0].dtype)
+            features = branch(context, shortcuts)
             total = jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, features)
             means = jax.tree.map(lambda t: t / number, total)
             zeros = jnp.zeros(target.shape, jnp.float32)
-            return total, lax.cond(is_wanted, decoded, lambda _: zeros, means)
+            return total, lax.cond(is_requested, decoded, lambda _: zeros, means)
 
         images, prompts = (jnp.moveaxis(a, 1, 0) for a in contexts)
         numbers = jnp.arange(1, len(images) + 1, dtype=jnp.float32)
@@ -267,7 +266,7 @@ class DualBranch(nnx.Module):
             jax.ShapeDtypeStruct((*target.shape[:4], 2), jnp.float32),
         )
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shape)
-        return lax.scan(add, zeros, (images, prompts, numbers, jnp.asarray(wanted)))[1]
+        return lax.scan(add, zeros, (images, prompts, numbers, jnp.asarray(requested)))[1]
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -302,10 +301,10 @@ def _check_shapes(target, images, prompts, weights, multiple: int) -> None:
             f"context images are {images.shape[2:5]} (batch {images.shape[0]}) but the target is "
             f"{target.shape[1:4]} (batch {target.shape[0]}); resize them to one grid"
         )
-    weighed = (images.shape[0], images.shape[1] * shards(CONTEXT))
-    if weights is not None and weights.shape != weighed:
+    expected = (images.shape[0], images.shape[1] * shards(CONTEXT))
+    if weights is not None and weights.shape != expected:
         raise ShapeError(
-            f"context_weights has shape {weights.shape}; expected (batch, L) = {weighed}"
+            f"context_weights has shape {weights.shape}; expected (batch, L) = {expected}"
         )
     _check_multiple(target, multiple)
 

@@ -1,9 +1,9 @@
-"""A beginning for training: a network that answers with the mean of the context prompts.
+"""An initialization with which the network outputs the mean of the context prompts.
 
-Subjects lie alike in most images, so that the mean of the prompts is a good first guess; a network
-that is drawn at random takes thousands of steps to find it. Here one channel of the finest stage
-carries the prompt from the context image to the output, and training learns what to change. The
-architecture is the published one: nothing but the drawn values differs.
+Subjects have similar positions in most images, so the mean of the prompts is a good first guess.
+With random weights, training takes thousands of steps to reach it. Here one channel of the finest
+stage carries the prompt from the context image to the output, and training learns corrections.
+The architecture is the published one; only the initial values differ.
 """
 
 from jaxtyping import Array
@@ -15,17 +15,17 @@ _CARRIER = 0
 """The channel of the finest stage that carries the prompt."""
 
 _SCALE = 4.0
-"""Of the carried prompt: where gelu is almost the identity, from about a half of it on."""
+"""Scale of the carried prompt: gelu is almost the identity from about half of it on."""
 
 _OTHERS = 0.1
-"""Factor on what the head takes from the other channels at first."""
+"""Initial factor of the head's weights for the other channels."""
 
 
 def initialize_prompt_mean(model: DualBranch) -> None:
-    """Change a network that was just drawn, in place, so that it answers with the prompts' mean.
+    """Change a randomly initialized network, in place, to output the mean of the prompts.
 
-    What no context image marks gives about 0, what half of them mark about 0.4, and what all of
-    them mark about 1, whatever the images are; plus a little that the other channels add.
+    The output is about 0 where no context image has a prompt, 0.4 where half of them have, and 1
+    where all have, for any images; the other channels add small values.
     """
     context, decoder = model.context_branch, model.target_decoder
     _carry(context.embed, source=1, scale=_SCALE)
@@ -43,7 +43,7 @@ def initialize_prompt_mean(model: DualBranch) -> None:
 
 
 def _carry(conv: Conv, source: int | None, scale: float = 1.0) -> None:
-    """The carrier becomes one input channel of a convolution of kernel 1, or 0."""
+    """Set the carrier to one input channel of a convolution of kernel 1, or to 0."""
     kernel: Array = conv.kernel[...].at[..., _CARRIER].set(0.0)
     if source is not None:
         kernel = kernel.at[..., source, _CARRIER].set(scale)
@@ -52,7 +52,7 @@ def _carry(conv: Conv, source: int | None, scale: float = 1.0) -> None:
 
 
 def _keep(unit: ResidualUnit) -> None:
-    """The unit adds nothing to the carrier."""
+    """Make the unit add nothing to the carrier."""
     unit.second.kernel[...] = unit.second.kernel[...].at[..., _CARRIER].set(0.0)
     unit.second.bias[...] = unit.second.bias[...].at[_CARRIER].set(0.0)
 

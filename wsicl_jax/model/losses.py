@@ -1,4 +1,4 @@
-"""Training losses: predictions regressed towards {0, 1}, averaged over everything."""
+"""Training losses: regression of predictions to {0, 1}, averaged over voxels and batch."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Volumes = Float[Array, "batch x y z 1"]
 Loss = Callable[[Volumes, Volumes], Float[Array, ""]]
 
 _LOGIT_PER_UNIT = 8.0
-"""`dice_ce` reads an output y as the logit 8 (y - 0.5): cut at 0.5, 0.98 certain at 1."""
+"""`dice_ce` takes an output y as the logit 8 (y - 0.5): probability 0.5 at 0.5, 0.98 at 1."""
 
 
 def make_loss(config: TrainConfig) -> Loss:
@@ -35,7 +35,7 @@ def smooth_l3_l1(prediction: Volumes, truth: Volumes, beta: float = 1.0) -> Floa
 
 
 def dice_cross_entropy(prediction: Volumes, truth: Volumes) -> Float[Array, ""]:
-    """Soft Dice of each volume plus voxel-wise cross-entropy, both with their cut at 0.5."""
+    """Soft Dice of each volume plus voxel-wise cross-entropy, both with threshold 0.5."""
     logits = _LOGIT_PER_UNIT * (prediction - 0.5)
     probability = jax.nn.sigmoid(logits)
     space = (1, 2, 3, 4)

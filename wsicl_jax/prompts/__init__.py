@@ -1,8 +1,8 @@
-"""Prompts on context images: what they are, how they are drawn, jittered, placed and painted.
+"""Prompts on images: their kinds, sampling, jitter, placement on a grid, and rasterization.
 
-A prompt is a `Point`, a `Box` (on a slice it has an extent of one voxel along one axis), a
-`Scribble`, a `SliceMask` or a binary mask. All prompts of an image become one float channel of
-the image's size.
+A prompt is a `Point`, a `Box` (on a slice, its extent along one axis is one voxel), a `Scribble`,
+a `SliceMask` or a binary mask. All prompts of an image become one float channel of its size.
+Nothing here reads files or knows the network.
 """
 
 from wsicl_jax.geometry.axes import Box

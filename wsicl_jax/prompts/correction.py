@@ -1,8 +1,8 @@
-"""The next prompt of an interactive session: where the last answer was most wrong.
+"""The next prompt of a simulated interactive session, where the last prediction is most wrong.
 
-Simulated as in the literature on interactive segmentation (the deepest place of the largest
-wrong region, e.g. arXiv 1603.04042). The prompt channel has no sign for "not here", so errors
-that a prompt can mend are missed parts; a box on a slice also tells how far the structure goes.
+As in the literature on interactive segmentation: the deepest voxel of the largest wrong region
+(e.g. arXiv 1603.04042). The prompt channel has no negative prompts, so prompts can only correct
+missed parts; a box on a slice also marks the structure's extent.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ def correct(
     kind: InteractiveKind,
     truth: Mask,
     mask: Mask,
-    given: Sequence[Prompt],
+    prompts: Sequence[Prompt],
     spacing_mm: tuple[float, float, float],
 ) -> Prompt | None:
-    """The next prompt on a target, after its `mask` for the prompts `given`.
+    """The next prompt on a target, after the prediction `mask` for `prompts`.
 
     - `point`: the deepest voxel (in mm) of the largest missed region.
     - `scribble`: the line through that region's largest slice, from its first voxel there.
-    - `box`: the structure's tight 2D box on the slice with most wrong voxels, missed or found in
-      excess, among those that cross it and have no box yet.
+    - `box`: the structure's tight 2D box on the slice with most wrong voxels, missed or in
+      excess, among the slices that cross it and have no box yet.
 
-    None: nothing that such a prompt could mend is wrong. An empty `mask` gives the first prompt.
+    None if such a prompt cannot correct anything. An empty `mask` gives the first prompt.
     """
     if kind == "box":
-        return _next_box(truth, truth ^ mask, given)
+        return _next_box(truth, truth ^ mask, prompts)
     region = _largest_region(truth & ~mask)
     if region is None:
         return None
@@ -47,14 +47,14 @@ def correct(
 
 
 def deepest(region: Mask, spacing_mm: tuple[float, float, float]) -> Point:
-    """The voxel of a region farthest from its outside; the image's border counts as outside."""
+    """The voxel of a region that is farthest from its outside; beyond the image is outside."""
     depth = ndimage.distance_transform_edt(np.pad(region, 1), sampling=spacing_mm)
     return Point(*map(float, np.unravel_index(depth.argmax(), depth.shape) - np.ones(3)))
 
 
-def _next_box(truth: Mask, wrong: Mask, given: Sequence[Prompt]) -> Box | None:
+def _next_box(truth: Mask, wrong: Mask, prompts: Sequence[Prompt]) -> Box | None:
     best, most = None, 0
-    boxes = {prompt for prompt in given if isinstance(prompt, Box)}
+    boxes = {prompt for prompt in prompts if isinstance(prompt, Box)}
     for axis in range(3):
         errors = np.count_nonzero(wrong, axis=tuple(a for a in range(3) if a != axis))
         for box in boxes_on_slices(truth, axis):

@@ -1,4 +1,4 @@
-"""Prompts drawn from a structure's mask, as a person would put them there."""
+"""Prompts sampled from a structure's mask, as a person would place them."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,32 +19,31 @@ def draw(
     *,
     jitter: float = 0.0,
 ) -> list[Prompt]:
-    """`count` distinct prompts of one kind on a structure.
+    """Sample `count` distinct prompts of one kind on a structure.
 
-    - `point`: among the structure's voxels.
-    - `box`: among the tight 2D boxes on the slices that cross it, along any axis.
+    - `point`: one of the structure's voxels.
+    - `box`: a tight 2D box on a slice that crosses it, along any axis.
     - `scribble`: on distinct slices, along any axis, a line from a voxel of the structure's
-      largest part there to the one farthest away, which keeps to the middle.
+      largest part to the voxel farthest away, near the middle of the part.
     - `mask2d`: the structure on distinct slices, along any axis.
-    - `box3d`, `mask`: its tight box, the structure itself; once, whatever `count` is.
+    - `box3d`, `mask`: its tight box, or the structure itself; one only, for any `count`.
 
-    Slices that show the same voxels count once. A structure with fewer voxels, boxes, slices or
-    lines gets fewer prompts, an absent one none. With `jitter` they are then changed as
-    `jitter.jittered` says.
+    Slices with the same voxels count once. A small structure can have less than `count` prompts,
+    an absent one has none. `jitter` is the amount of `jitter.jittered`; 0: exact prompts.
     """
     if not mask.any():
         return []
-    drawn = _RULES[kind](mask, count, rng)
-    return [jittered(prompt, mask, jitter, rng) for prompt in drawn] if jitter else drawn
+    prompts = _SAMPLERS[kind](mask, count, rng)
+    return [jittered(prompt, mask, jitter, rng) for prompt in prompts] if jitter else prompts
 
 
 def boxes_on_slices(mask: Mask, axis: int) -> Iterator[Box]:
-    """The tight 2D box on each slice along an axis that crosses the mask, ascending."""
+    """The tight 2D box on each slice along an axis that crosses the mask, in ascending order."""
     one, other = (a for a in range(3) if a != axis)
-    # Where each slice has the structure, seen along either of its own axes.
-    seen = {a: mask.any(axis=b) for a, b in ((one, other), (other, one))}
-    ends = {a: _ends(flat if a > axis else flat.T) for a, flat in seen.items()}
-    for index in np.flatnonzero(seen[one].any(axis=0 if axis > one else 1)).tolist():
+    # Projections of the structure on each slice along either axis of the slice.
+    projections = {a: mask.any(axis=b) for a, b in ((one, other), (other, one))}
+    ends = {a: _ends(flat if a > axis else flat.T) for a, flat in projections.items()}
+    for index in np.flatnonzero(projections[one].any(axis=0 if axis > one else 1)).tolist():
         start, stop = [index] * 3, [index + 1] * 3
         for a, (first, last) in ends.items():
             start[a], stop[a] = first[index], last[index] + 1
@@ -52,10 +51,10 @@ def boxes_on_slices(mask: Mask, axis: int) -> Iterator[Box]:
 
 
 def scribble_on(mask: Mask, axis: int, index: int, start: int) -> Scribble:
-    """The line of a slice's largest part from one of its voxels, number `start` of these.
+    """A line on a slice, from voxel number `start` (modulo the size) of the mask's largest part.
 
-    The voxel is taken modulo their number. The line runs to the voxel farthest away inside, and
-    steps near the rim cost more than those in the middle.
+    It ends at the voxel farthest away inside. Steps near the border cost more than steps in the
+    middle.
     """
     from skimage.graph import MCP_Geometric  # slow to import, and few need it
 
@@ -63,10 +62,10 @@ def scribble_on(mask: Mask, axis: int, index: int, start: int) -> Scribble:
     depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
     places = np.argwhere(part)
     first = places[start % len(places)]
-    ways = MCP_Geometric(np.where(part, 1 / np.maximum(depth, 1) ** 2, np.inf))
-    costs, _ = ways.find_costs([tuple(first)])
+    paths = MCP_Geometric(np.where(part, 1 / np.maximum(depth, 1) ** 2, np.inf))
+    costs, _ = paths.find_costs([tuple(first)])
     reached = np.where(np.isfinite(costs), costs, -1)
-    line = ways.traceback(np.unravel_index(reached.argmax(), part.shape))
+    line = paths.traceback(np.unravel_index(reached.argmax(), part.shape))
     return Scribble(tuple(_inserted(place, axis, index) for place in line))
 
 
@@ -78,14 +77,14 @@ def _points(mask: Mask, count: int, rng: np.random.Generator) -> list[Prompt]:
 
 
 def _boxes(mask: Mask, count: int, rng: np.random.Generator) -> list[Prompt]:
-    # Where the structure is one voxel wide, slices of different axes can have the same box.
+    # A structure one voxel wide can have the same box on slices of different axes.
     boxes = list(dict.fromkeys(box for axis in range(3) for box in boxes_on_slices(mask, axis)))
     chosen = rng.choice(len(boxes), min(count, len(boxes)), replace=False)
     return [boxes[i] for i in chosen]
 
 
 def _slices(mask: Mask, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    # Slices of different axes with the same box show the same voxels: one of them is enough.
+    # Slices of different axes with the same box have the same voxels: one is enough.
     places: dict[Box, tuple[int, int]] = {}
     for axis in range(3):
         for box in boxes_on_slices(mask, axis):
@@ -98,9 +97,9 @@ def _slices(mask: Mask, count: int, rng: np.random.Generator) -> list[tuple[int,
 def _scribbles(mask: Mask, count: int, rng: np.random.Generator) -> list[Prompt]:
     slices = _slices(mask, count, rng)
     starts = rng.integers(mask.size, size=len(slices)).tolist()
-    drawn = [scribble_on(mask, *place, start) for place, start in zip(slices, starts, strict=True)]
-    # Of a thin or broken structure, lines on slices of two axes can be one.
-    return list(dict.fromkeys(drawn))
+    lines = [scribble_on(mask, *place, start) for place, start in zip(slices, starts, strict=True)]
+    # In a thin or broken structure, slices of two axes can have the same line.
+    return list(dict.fromkeys(lines))
 
 
 def _slice_masks(mask: Mask, count: int, rng: np.random.Generator) -> list[Prompt]:
@@ -116,7 +115,7 @@ def _mask(mask: Mask, count: int, rng: np.random.Generator) -> list[Prompt]:
     return [mask]
 
 
-_RULES: dict[PromptKind, Callable[[Mask, int, np.random.Generator], list[Prompt]]] = {
+_SAMPLERS: dict[PromptKind, Callable[[Mask, int, np.random.Generator], list[Prompt]]] = {
     "point": _points,
     "box": _boxes,
     "scribble": _scribbles,
@@ -127,7 +126,7 @@ _RULES: dict[PromptKind, Callable[[Mask, int, np.random.Generator], list[Prompt]
 
 
 def _ends(filled: np.ndarray) -> tuple[list[int], list[int]]:
-    """First and last filled place of each row."""
+    """First and last filled index of each row."""
     last = filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
     return filled.argmax(axis=1).tolist(), last.tolist()
 

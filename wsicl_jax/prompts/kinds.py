@@ -1,4 +1,4 @@
-"""What a prompt is, and what it costs a person."""
+"""The kinds of prompts, and the time that a person needs for each."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,11 +17,11 @@ SECONDS: dict[PromptKind, float] = {
     "mask2d": 80.0,
     "mask": 1600.0,
 }
-"""What one prompt costs a person. Points, boxes and masks: the paper's approximation; a scribble
-is taken to be as quick as a box, and a 3D box as a box in each of two planes (our assumptions)."""
+"""Annotation time of one prompt. Points, boxes and masks: the paper's approximation. Our
+assumptions: a scribble takes as long as a box, a 3D box as long as two boxes."""
 
 ONCE_PER_IMAGE: tuple[PromptKind, ...] = ("mask", "box3d")
-"""Kinds that describe the whole structure: an image gets one, however many are asked for."""
+"""Kinds that describe the whole structure: one per image, for any requested number."""
 
 
 class Point(NamedTuple):
@@ -33,24 +33,24 @@ class Point(NamedTuple):
 
 
 class Scribble(NamedTuple):
-    """A line inside the structure: positions in voxels, joined by straight pieces."""
+    """A line inside the structure: positions in voxels, joined by straight segments."""
 
     path: tuple[tuple[float, float, float], ...]
 
 
 class SliceMask(NamedTuple):
-    """The structure on one slice; arrays as values, so compare with care."""
+    """The structure on one slice. It contains an array, so `==` does not work."""
 
     axis: int
     """Axis across the slice."""
     index: int
-    """Its place along that axis."""
+    """The slice's index along that axis."""
     mask: Bool[np.ndarray, "a b"]
-    """What of the slice is inside, the other two axes in their order."""
+    """Mask of the slice, the other two axes in their order."""
 
     @property
     def box(self) -> Box:
-        """The whole slice, a voxel thick."""
+        """The whole slice, one voxel thick."""
         start, stop = [0, 0, 0], list(np.insert(self.mask.shape, self.axis, 1).tolist())
         start[self.axis], stop[self.axis] = self.index, self.index + 1
         return Box(_index(start), _index(stop))
@@ -61,7 +61,7 @@ Prompt = Point | Box | Scribble | SliceMask | Mask
 
 
 def kind_of(prompt: Prompt) -> PromptKind:
-    """The kind of a prompt; a box with an extent of one voxel along an axis is one on a slice."""
+    """The kind of a prompt; a box with an extent of one voxel along an axis is on a slice."""
     if isinstance(prompt, Box):
         return "box" if 1 in prompt.extent else "box3d"
     kinds: dict[type, PromptKind] = {Point: "point", Scribble: "scribble", SliceMask: "mask2d"}
@@ -69,7 +69,7 @@ def kind_of(prompt: Prompt) -> PromptKind:
 
 
 def annotation_seconds(prompts: Iterable[Prompt]) -> float:
-    """What these prompts cost a person."""
+    """Annotation time of prompts in seconds."""
     return sum((SECONDS[kind_of(prompt)] for prompt in prompts), 0.0)
 
 

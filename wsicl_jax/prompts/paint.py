@@ -1,4 +1,4 @@
-"""Prompts of one image painted to its prompt channel, as the published method paints them."""
+"""Rasterization: the prompts of one image as its prompt channel, as in the published method."""
 
 import functools
 import itertools
@@ -16,18 +16,18 @@ _PUBLISHED_RADIUS = 6.0
 _PUBLISHED_SIDE = 128
 _THICKNESS = 3
 _SCRIBBLE_SHARE = 0.5
-"""Radius of a scribble's line in that of a point's ball."""
+"""Radius of a scribble, as a share of a point's radius."""
 
 
 def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x y z"]:
-    """All prompts of one image as its prompt channel: values in [0, 1], the larger wins; float32.
+    """All prompts of one image as its prompt channel: float32 in [0, 1], the maximum of all.
 
-    - Point: a ball of radius 6 voxels at 128^3, scaled with the grid, whose values fall
-      with the distance to its rim; clipped at the image's border.
-    - Scribble: such a ball of half the radius at every step of its path.
-    - Box: filled with 1; an axis of extent 1 is thickened to 3 voxels, moved inward at
+    - Point: a ball of radius 6 voxels at 128^3, scaled with the grid. Its values fall from the
+      centre to the rim; it is clipped at the image's border.
+    - Scribble: a ball of half the radius at every step of its path.
+    - Box: filled with 1. An extent of 1 along an axis is thickened to 3 voxels, moved inward at
       the border.
-    - Mask on a slice: itself, thickened as a box is.
+    - Mask on a slice: itself, thickened like a box.
     - Mask: itself.
 
     Raises:
@@ -59,9 +59,9 @@ def ball_radius(shape: Shape3) -> float:
 
 @functools.lru_cache(maxsize=64)
 def ball(radius: float) -> Float[np.ndarray, "d d d"]:
-    """A ball valued by its distance transform over the transform's maximum: 1 at the centre.
+    """A ball with its normalised distance transform as values: 1 at the centre.
 
-    It is shared between calls, and therefore read-only.
+    The array is shared between calls, and therefore read-only.
     """
     reach = int(radius)
     offsets = np.arange(-reach - 1, reach + 2)
@@ -83,8 +83,8 @@ def _paint_ball(channel: np.ndarray, position: Point, radius: float) -> None:
     start = np.maximum(low, 0)
     stop = np.minimum(low + values.shape[0], channel.shape)
     here = Box(tuple(start), tuple(stop)).slices
-    there = Box(tuple(start - low), tuple(stop - low)).slices
-    channel[here] = np.maximum(channel[here], values[there])
+    in_ball = Box(tuple(start - low), tuple(stop - low)).slices
+    channel[here] = np.maximum(channel[here], values[in_ball])
 
 
 def _paint_scribble(channel: np.ndarray, scribble: Scribble) -> None:
@@ -96,18 +96,18 @@ def _paint_scribble(channel: np.ndarray, scribble: Scribble) -> None:
 
 
 def _steps(scribble: Scribble) -> Iterator[tuple[int, int, int]]:
-    """The voxels that a scribble passes, in its order."""
+    """The voxels along a scribble, in order."""
     path = [np.asarray(position) for position in scribble.path]
     yield _voxel(path[0])
     for a, b in itertools.pairwise(path):
-        # A step of one voxel, but for a rounding error, is one piece.
+        # A step of one voxel is one piece, despite rounding errors.
         pieces = max(int(np.ceil(np.abs(b - a).max() - 1e-9)), 1)
         for share in np.arange(1, pieces + 1) / pieces:
             yield _voxel(a + share * (b - a))
 
 
 def _voxel(position: np.ndarray) -> tuple[int, int, int]:
-    # `rint` takes 0.5 and 1.5 to voxels that do not touch.
+    # `rint` rounds 0.5 and 1.5 to voxels that do not touch.
     x, y, z = np.floor(position + 0.5).astype(int).tolist()
     return x, y, z
 
@@ -120,9 +120,7 @@ def _paint_slice(channel: np.ndarray, prompt: SliceMask) -> None:
             f"{tuple(channel.shape)}"
         )
     if not prompt.mask.any():
-        raise PromptError(
-            f"mask on slice {prompt.index} across axis {prompt.axis} marks no voxel there"
-        )
+        raise PromptError(f"mask on slice {prompt.index} across axis {prompt.axis} marks no voxel")
     here = _thickened(prompt.box, channel.shape).slices
     channel[here] = np.maximum(channel[here], np.expand_dims(prompt.mask, prompt.axis))
 
@@ -132,8 +130,8 @@ def _paint_mask(channel: np.ndarray, mask: np.ndarray) -> None:
         raise PromptError(f"mask is {mask.shape} but its image {tuple(channel.shape)}")
     if not mask.any():
         raise PromptError(
-            f"mask marks no voxel at {tuple(mask.shape)}; a structure too small to be seen there "
-            "needs a point or a box"
+            f"mask marks no voxel at {tuple(mask.shape)}; a structure that is too small for this "
+            "grid needs a point or a box"
         )
     np.maximum(channel, mask, out=channel)
 

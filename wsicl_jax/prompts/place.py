@@ -1,4 +1,4 @@
-"""Prompts from an image's own voxels to those of a working grid."""
+"""Prompts in voxels of an image, converted to voxels of a working grid or of a crop."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def on_grid(
 ) -> Point | Box | Scribble | SliceMask | Bool[np.ndarray, "X Y Z"]:
     """A prompt of the volume on its working grid.
 
-    A mask, or one on a slice, that no voxel's centre of the working grid falls into is marked by
-    the voxel nearest to its centroid, so that a small structure is not lost.
+    A mask that contains no voxel centre of the working grid becomes the voxel nearest to its
+    centroid, so that a small structure is not lost.
 
     Raises:
         PromptError: the prompt lies outside the volume, is empty, or is a mask of another shape.
@@ -38,7 +38,7 @@ def on_grid(
 def on_crop(
     prompt: Prompt, grid: WorkingGrid
 ) -> Point | Box | Scribble | SliceMask | Bool[np.ndarray, "X Y Z"] | None:
-    """What of a prompt of the volume lies in the box that `grid` covers, placed there; or None.
+    """The part of a prompt in the box that `grid` covers, on that grid; None if it is empty.
 
     Raises:
         PromptError: a mask is of another shape than the volume.
@@ -66,9 +66,9 @@ def on_crop(
 
 
 def bounds(prompt: Prompt) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """The faces of the smallest box of the volume around a prompt that is not empty, in voxels.
+    """The lower and upper faces of the smallest box around a prompt that is not empty, in voxels.
 
-    A voxel's centre is at a whole number, so that it reaches from half before to half behind it.
+    The centre of a voxel is at a whole number, and its faces half a voxel before and behind.
     """
     if isinstance(prompt, Point | Scribble):
         path = np.array([prompt] if isinstance(prompt, Point) else prompt.path, np.float64)
@@ -104,11 +104,11 @@ def turned_bounds(
 
 
 def box_around(prompts: Sequence[Prompt], shape: Shape3) -> Box | None:
-    """The smallest box of voxels of a volume around the prompts on it; None without any."""
+    """The smallest box of voxels of a volume around its prompts; None without prompts."""
     around = None
     for prompt in prompts:
         low, high = (np.floor(face + 1).astype(int) for face in bounds(prompt))
-        # A point may lie on the very last face, and is of the voxel before it.
+        # A point on the last face belongs to the last voxel.
         low = np.clip(low, 0, np.subtract(shape, 1))
         high = np.clip(high, low + 1, shape)
         box = Box(tuple(low.tolist()), tuple(high.tolist()))
@@ -117,7 +117,7 @@ def box_around(prompts: Sequence[Prompt], shape: Shape3) -> Box | None:
 
 
 def _in_volume(grid: WorkingGrid) -> Box:
-    """The box that a grid covers, in the volume's own voxels and axes."""
+    """The box that a grid covers, in voxels and axes of the volume."""
     start, stop = [0, 0, 0], [0, 0, 0]
     for axis, flip, size, low, high in zip(
         grid.order,
@@ -157,7 +157,7 @@ def _slice_on_grid(prompt: SliceMask, grid: WorkingGrid) -> SliceMask:
         )
     axis = grid.order.index(prompt.axis)
     index = grid.box(prompt.box.common(_in_volume(grid))).start[axis]
-    # The slice is repeated along its axis (a view), so that it cannot fall between two voxels.
+    # The slice is repeated along its axis (a view), so it cannot fall between two voxels.
     whole = np.broadcast_to(np.expand_dims(prompt.mask, prompt.axis), grid.shape)
     placed = grid.label(whole).take(index, axis)
     if not placed.any() and prompt.mask.any():

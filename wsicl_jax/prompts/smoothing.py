@@ -1,4 +1,4 @@
-"""The prompt channels of a context set: what is painted on each image, and the smoothing of all."""
+"""The prompt channels of a context set: rasterized prompts, smoothed together."""
 
 from collections.abc import Sequence
 
@@ -30,17 +30,17 @@ def to_channels(
 def smoothed_prompts(
     channels: Float[np.ndarray, "context x y z"], is_mask: Sequence[bool], smoothing: float
 ) -> Float[np.ndarray, "context x y z"]:
-    """What was painted on the images of a context set, with the smoothing of its prompts.
+    """Smooth the rasterized prompts of a context set.
 
-    A few points or slices on one image tell little of where a structure ends; those of all images
-    together do. So each channel is blurred by a Gaussian. Its standard deviation along each axis
-    is the share `smoothing` of the extent of what was painted on any image. Each blurred channel is
-    scaled to a maximum of 1. One factor then scales all of them, so that their mean over the
-    context set has a maximum of 1 and is about 0.5 where the structure ends. Half of what was painted is
-    added. The channel of one image can be larger than 1.
+    A few points or slices on one image say little about the border of a structure; those of all
+    images together say more. Each channel is blurred by a Gaussian, whose standard deviation along
+    each axis is the share `smoothing` of the extent of all prompts. Each blurred channel is scaled
+    to a maximum of 1. One common factor then scales the mean over the context set to a maximum
+    of 1, which makes it about 0.5 at the border of the structure. Half of the channel before
+    smoothing is added, so values can exceed 1.
 
-    Images of which `is_mask` holds, that is with a mask of their whole structure, and those without
-    prompts keep their channels, and so do all with a `smoothing` of 0. Not in the published method.
+    Channels do not change if `is_mask` holds (a mask of the whole structure), if they are empty, or
+    if `smoothing` is 0. The published method has no smoothing.
     """
     places = [n for n, whole in enumerate(is_mask) if not whole and channels[n].any()]
     if not smoothing or not places:
@@ -50,9 +50,9 @@ def smoothed_prompts(
         [ndimage.gaussian_filter(channels[n], deviations, mode="constant") for n in places]
     )
     blurred /= blurred.max(axis=(1, 2, 3), keepdims=True)
-    found = channels.copy()
-    found[places] = blurred / blurred.mean(axis=0).max() + channels[places] / 2
-    return found
+    smoothed = channels.copy()
+    smoothed[places] = blurred / blurred.mean(axis=0).max() + channels[places] / 2
+    return smoothed
 
 
 def contains_mask(prompts: Sequence[Prompt]) -> bool:

@@ -125,8 +125,8 @@ def _context_table(
         prompts = "-"
         label = example.name or f"{name}: context {number + 1}"
         try:
-            prompts, found = _prompts(example, read_image, read_label, reading)
-            remarks += [f"{label}: {remark}" for remark in found]
+            prompts, notes = _prompts(example, read_image, read_label, reading)
+            remarks += [f"{label}: {remark}" for remark in notes]
         except WsiclError as error:
             problems.append(str(error) if example.name else f"{label}: {error}")
         image = as_path(example.image)

@@ -57,7 +57,7 @@ class PredictSummary:
         total = len(self.written) + len(self.failed) + self.finished_before
         folders = {str(path.parent) for path in self.written}
         where = f" to {folders.pop()}" if len(folders) == 1 else ""
-        before = f", {self.finished_before} were there" if self.finished_before else ""
+        before = f", {self.finished_before} finished before" if self.finished_before else ""
         parts: list[RenderableType] = [
             Text(f"{len(self.written)} of {total} label maps written{where}{before}")
         ]

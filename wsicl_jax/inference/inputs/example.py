@@ -121,13 +121,13 @@ class Example:
                     volume = read_image(self.image)
                 else:
                     volume = as_volume(self.image, self.spacing_mm, self.affine)
-            prompts, found = self._prompts(volume, read_label, reading)
-            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *found))
+            prompts, notes = self._prompts(volume, read_label, reading)
+            return ContextImage(volume, prompts, (*remarks.on_image(volume.image), *notes))
 
     def _prompts(
         self, volume: Volume, read_label: Callable, reading: ReadingConfig | None
     ) -> tuple[list[Prompt], tuple[str, ...]]:
-        found: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         prompts = list(self.prompts)
         lines = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
         check_count(sum(map(len, (prompts, *lines, self.boxes, self.boxes_mm))))
@@ -157,13 +157,13 @@ class Example:
                 check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):
-                mask, found = self._mask(volume, read_label)
+                mask, notes = self._mask(volume, read_label)
                 prompts.append(mask)
         elif self.labels is not None:
             raise PromptError("labels: they choose among the labels of a mask, but mask is missing")
         if not prompts:
             raise PromptError("image has no prompt; give points, scribbles, boxes or a mask")
-        return prompts, found
+        return prompts, notes
 
     def _mask(
         self, volume: Volume, read_label: Callable
@@ -174,7 +174,7 @@ class Example:
         stored = LabelMap(*read_label(self.mask, volume), ())
         # An array has the image's own grid.
         is_array = isinstance(self.mask, np.ndarray)
-        label, affine, found = stored if is_array else label_on_grid(stored, shape, volume.affine)
+        label, affine, notes = stored if is_array else label_on_grid(stored, shape, volume.affine)
         image, mask = (
             as_path(x) or Path(n) for x, n in ((self.image, "image"), (self.mask, "mask"))
         )
@@ -184,7 +184,7 @@ class Example:
             present = np.setdiff1d(label, 0).tolist()
             expected = "non-zero" if self.labels is None else f"of labels {list(self.labels)}"
             raise PromptError(f"{mask} has no voxel {expected}; it has labels {present[:20]}")
-        return inside, (*found, *remarks.on_mask(label, inside, self.labels))
+        return inside, (*notes, *remarks.on_mask(label, inside, self.labels))
 
 
 def _both(

@@ -26,22 +26,22 @@ LabelLike = Union[str, os.PathLike, "nib.spatialimages.SpatialImage", "SimpleITK
 """Types of a label map; an array on the grid of its image is possible too."""
 
 
-def as_path(given: object) -> Path | None:
+def as_path(source: object) -> Path | None:
     """The path of an image; None if it is an object.
 
     Raises:
         DataError: no file can have this path.
     """
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike):
         return None
-    path = Path(given)
+    path = Path(source)
     if "\0" in str(path):
         raise DataError(f"path {str(path)!r} has a NUL in it, which no path can have")
     return path
 
 
 def as_volume(
-    given: ImageLike | Num[np.ndarray, "..."],
+    source: ImageLike | Num[np.ndarray, "..."],
     spacing_mm: Sequence[Number] | None = None,
     affine: Num[np.ndarray, "4 4"] | None = None,
     reading: ReadingConfig | None = None,
@@ -54,21 +54,21 @@ def as_volume(
     Raises:
         DataError: as `read_volume`; an array comes with neither or both, another type with one.
     """
-    if isinstance(given, np.ndarray) or hasattr(given, "__array_interface__"):
-        return _checked(np.asarray(given), _affine_of_array(spacing_mm, affine))
+    if isinstance(source, np.ndarray) or hasattr(source, "__array_interface__"):
+        return _checked(np.asarray(source), _affine_of_array(spacing_mm, affine))
     if spacing_mm is not None or affine is not None:
         raise DataError(
-            f"spacing_mm and affine belong to an array; a {_kind(given)} has its own, omit them"
+            f"spacing_mm and affine belong to an array; a {_kind(source)} has its own, omit them"
         )
-    if (path := as_path(given)) is not None:
+    if (path := as_path(source)) is not None:
         return read_volume(path, reading)
-    if isinstance(given, Volume):
-        return _checked(given.image, given.affine)
-    return _checked(*_opened(given))
+    if isinstance(source, Volume):
+        return _checked(source.image, source.affine)
+    return _checked(*_opened(source))
 
 
 def as_label_map(
-    given: LabelLike | Num[np.ndarray, "..."],
+    source: LabelLike | Num[np.ndarray, "..."],
     volume: Volume,
     reading: ReadingConfig | None = None,
 ) -> tuple[Integer[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
@@ -79,15 +79,15 @@ def as_label_map(
     Raises:
         DataError: as `read_label`.
     """
-    if (path := as_path(given)) is not None:
+    if (path := as_path(source)) is not None:
         if dicom_seg.is_segmentation(path):
             shape, affine = volume.image.shape, volume.affine
             numbers = dicom_seg.segment_numbers(path)
             return dicom_seg.read_segmentation([path], numbers, shape, affine), affine
         label = read_label(path, reading)
         return label.label, label.affine
-    is_array = isinstance(given, np.ndarray)
-    voxels, affine = (given, volume.affine) if is_array else _opened(given)
+    is_array = isinstance(source, np.ndarray)
+    voxels, affine = (source, volume.affine) if is_array else _opened(source)
     if voxels.ndim != 3:
         raise DataError(f"label map has shape {voxels.shape}; expected one 3D volume")
     if voxels.dtype == bool:
@@ -131,31 +131,31 @@ def _affine_of_array(spacing_mm: Sequence[Number] | None, affine: np.ndarray | N
     return np.diag([*spacing, 1.0])
 
 
-def _opened(given: object) -> tuple[np.ndarray, np.ndarray]:
+def _opened(source: object) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a nibabel or SimpleITK image, axes x, y, z."""
-    if isinstance(given, nib.spatialimages.SpatialImage):
+    if isinstance(source, nib.spatialimages.SpatialImage):
         try:
-            voxels = np.asanyarray(given.dataobj)
+            voxels = np.asanyarray(source.dataobj)
         # The file is read here; nibabel raises undocumented errors for damaged files.
         except Exception as error:
             raise DataError(f"image cannot be read, its file may be damaged: {error}") from error
         frames = [length for length in voxels.shape[3:] if length != 1]
-        affine = np.asarray(given.affine, np.float64)
-        if isinstance(given, nib.Nifti1Image):
-            affine = nifti.affine_in_mm(affine, given.header)
+        affine = np.asarray(source.affine, np.float64)
+        if isinstance(source, nib.Nifti1Image):
+            affine = nifti.affine_in_mm(affine, source.header)
         return voxels.reshape((*voxels.shape[:3], *frames)), affine
-    if _is_simple_itk(given):
-        return itk.decoded(given)
+    if _is_simple_itk(source):
+        return itk.decoded(source)
     raise DataError(
-        f"a {_kind(given)} is no image; expected a path, a nibabel or SimpleITK image, or an array"
+        f"a {_kind(source)} is no image; expected a path, a nibabel or SimpleITK image, or an array"
     )
 
 
-def _is_simple_itk(given: object) -> TypeGuard["SimpleITK.Image"]:
+def _is_simple_itk(source: object) -> TypeGuard["SimpleITK.Image"]:
     # Such an image exists only if SimpleITK is imported already.
     module = sys.modules.get("SimpleITK")
-    return module is not None and isinstance(given, module.Image)
+    return module is not None and isinstance(source, module.Image)
 
 
-def _kind(given: object) -> str:
-    return type(given).__name__
+def _kind(source: object) -> str:
+    return type(source).__name__

@@ -117,20 +117,20 @@ def check_count(count: int, what: str = "prompts", most: int = MOST_PROMPTS) -> 
         )
 
 
-def numbers(given: object, shape: tuple[int, ...], expected: str) -> Float[np.ndarray, "..."]:
+def numbers(source: object, shape: tuple[int, ...], expected: str) -> Float[np.ndarray, "..."]:
     """Finite numbers as an array of `shape`, float64.
 
     Raises:
-        PromptError: `given` is something else; the message begins with `expected`.
+        PromptError: `source` is something else; the message begins with `expected`.
     """
     try:
-        values = np.array(given)
+        values = np.array(source)
     # Rows of different length, huge numbers, or no numbers.
     except (ValueError, OverflowError, TypeError):
         values = np.array("")
     # numpy would convert text to numbers.
     if values.dtype.kind not in "iuf" or values.shape != shape or not np.isfinite(values).all():
-        raise PromptError(f"{expected}, got {_brief(given)}")
+        raise PromptError(f"{expected}, got {_brief(source)}")
     return values.astype(np.float64)
 
 
@@ -146,6 +146,6 @@ def _checked(start: np.ndarray, stop: np.ndarray, volume: Volume, text: str) -> 
     return box
 
 
-def _brief(given: object) -> str:
-    text = str(np.asarray(given).tolist() if isinstance(given, np.ndarray) else given)
+def _brief(source: object) -> str:
+    text = str(np.asarray(source).tolist() if isinstance(source, np.ndarray) else source)
     return text if len(text) <= 200 else f"{text[:200]} ..."

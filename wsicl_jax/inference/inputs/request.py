@@ -243,7 +243,7 @@ def _parse(path: Path) -> _Request:
     raise PromptError(_explain(problem["type"], problem["loc"], problem["msg"], problem["input"]))
 
 
-def _explain(kind: str, location: tuple[int | str, ...], message: str, given: Any) -> str:
+def _explain(kind: str, location: tuple[int | str, ...], message: str, value: Any) -> str:
     if kind == "extra_forbidden":
         model = ContextEntry if len(location) > 1 else _Request
         keys = [field.alias or name for name, field in model.model_fields.items()]
@@ -258,7 +258,7 @@ def _explain(kind: str, location: tuple[int | str, ...], message: str, given: An
         form = _FORMS.get(str(location[2])) if len(location) > 3 else None
         location = location[:4]
         message = f"{message[0].lower()}{message[1:]}".replace("tuple", "list")
-        message = f"{message.replace(' after validation', '')}, got {reprlib.repr(given)}"
+        message = f"{message.replace(' after validation', '')}, got {reprlib.repr(value)}"
         message += f"; {form}" if form else ""
     where = "".join(f" {p + 1}" if isinstance(p, int) else f": {p}" for p in location)
     return f"{where}: {message}".removeprefix(": ")

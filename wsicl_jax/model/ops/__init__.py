@@ -1,4 +1,7 @@
-"""Operations on volumes, lowered per platform: convolution, pooling, upsampling."""
+"""Operations on volumes, lowered per platform: convolution, pooling, upsampling.
+
+Functions of arrays without parameters; layers with parameters are in `model.blocks`.
+"""
 
 from wsicl_jax.model.ops.convolution import add_bias, conv3d, conv3d_down
 from wsicl_jax.model.ops.lowering import cpu_convolution, native_lowering, portable_lowering

@@ -7,19 +7,18 @@ import jax
 
 from wsicl_jax.model import ops
 
-_SHORTEST_KEPT_SECONDS = 0.1
+_MIN_COMPILE_SECONDS = 0.1
 
 
 def keep_compiled_programs(*, simulated: bool = False) -> None:
-    """Let XLA reuse what it compiled in earlier runs, from the user's cache directory.
+    """Let XLA reuse programs of earlier runs, from the user's cache directory.
 
-    Not on a CPU whose convolutions are made in oneDNN, as XLA cannot keep such programs: in
-    long runs they save more time than compiling takes. `simulated` devices stand for others,
-    and their programs are kept.
-    `JAX_COMPILATION_CACHE_DIR` names another directory, for which oneDNN is done without, or
-    none if it is empty.
+    Not on a CPU with oneDNN convolutions: XLA cannot store such programs, and in long runs they
+    save more time than compilation takes. `simulated` devices stand for accelerators, and their
+    programs are stored. `JAX_COMPILATION_CACHE_DIR` names another directory, which turns oneDNN
+    off; if it is empty, there is no cache.
 
-    Unless `simulated` this asks for the devices: other processes are to be joined before.
+    Unless `simulated`, this initializes the devices: join other processes before.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -27,6 +26,6 @@ def keep_compiled_programs(*, simulated: bool = False) -> None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))
-    # By default JAX keeps none that takes less than a second, and a start has dozens of those.
+    # JAX's default skips programs that compile in less than a second; a start has dozens.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_KEPT_SECONDS)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

@@ -1,14 +1,12 @@
 """3D convolution, strided convolution and x2 upsampling, lowered per platform.
 
-XLA's own 3D convolution is slow on a CPU. There, oneDNN makes it where it can (`onednn`).
-Elsewhere the copies of the input that are shifted along the first spatial axis are
-stacked on the channels, and the rest is a 2D convolution over (batch x first axis): the
-same sums, several times faster than XLA's. Accelerators keep the native 3D convolution.
-Which platform it is is asked when the program is lowered, so that one exported program
-can hold several.
+XLA's own 3D convolution is slow on a CPU. There, oneDNN computes it if possible (`onednn`).
+Otherwise, shifted copies of the input along the first spatial axis are stacked on the channels,
+and the rest is a 2D convolution over (batch x first axis): the same sums, several times faster
+than XLA's. Accelerators use the native 3D convolution. The platform is determined when the
+program is lowered, so that one exported program can contain several.
 
-Where volumes are cut along their first axis over several devices, the planes that lie
-beside a part are fetched from its neighbours first.
+If volumes are split along their first axis over several devices, a halo exchange comes first.
 """
 
 import functools
@@ -49,7 +47,7 @@ def add_bias(
 ) -> Float[Array, "batch x y z c"]:
     """A float32 bias on each channel, in the number format of `x`.
 
-    Its gradient, a sum over all voxels, is made in float32: in bfloat16 it would be lost.
+    Its gradient, a sum over all voxels, is computed in float32; bfloat16 is too imprecise.
     """
     return x + bias.astype(x.dtype)
 
@@ -91,19 +89,19 @@ def _stacked(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> 
 
 
 def _stack_planes(x: Array, k: int, stride: int, padding: int) -> Array:
-    """The `k` planes that each output plane sees, side by side on the channels."""
+    """The `k` input planes of each output plane, stacked on the channels."""
     size_out = (x.shape[1] + 2 * padding - k) // stride + 1
     padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
-    seen = [padded[:, i : i + stride * (size_out - 1) + 1 : stride] for i in range(k)]
-    return jnp.concatenate(seen, -1)
+    planes = [padded[:, i : i + stride * (size_out - 1) + 1 : stride] for i in range(k)]
+    return jnp.concatenate(planes, -1)
 
 
 def _convolve_planes(
     x: Array, kernel: Array, padding: int, strides: tuple[int, int] = (1, 1), **dilations
 ) -> Array:
-    """A 2D convolution in the one arrangement of axes that is fast everywhere on CPU.
+    """A 2D convolution in the order of axes that is fast on CPU.
 
-    XLA rearranges others itself, but not within a loop, where they are 40 times slower.
+    XLA rearranges other orders itself, but not within a loop, where they are 40 times slower.
     """
     return lax.conv_general_dilated(
         x,
@@ -115,8 +113,8 @@ def _convolve_planes(
     )
 
 
-# A custom derivative, so that the backward pass chooses its own lowering too and the
-# stack of shifted copies is made anew there instead of being kept.
+# A custom derivative: the backward pass chooses its own lowering, and recomputes the stack of
+# shifted copies instead of storing it.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
     """`padding` is that along the first axis, and that along the other two."""
@@ -195,7 +193,7 @@ def _stacked_down_by_input(kernel: Array, g: Array, padding: tuple[int, int]) ->
         before, here, after = padded[:, :-2], padded[:, 1:-1], padded[:, 2:]
         even = planes(here, before, kernel[1], kernel[3])
         odd = planes(here, after, kernel[2], kernel[0])
-    else:  # the input brings its outer planes itself, and they have a gradient too
+    else:  # the input contains the outer planes, which have a gradient too
         before, here = padded[:, :-1], padded[:, 1:]
         even = planes(here, before, kernel[0], kernel[2])
         odd = planes(here, before, kernel[1], kernel[3])

@@ -1,4 +1,4 @@
-"""Which lowering an operation gets, by platform."""
+"""The choice of an operation's lowering, by platform."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,28 +10,28 @@ from jaxtyping import Array
 
 from wsicl_jax.model.ops import onednn
 
-# Part of the keys of JAX's caches, so that no program traced with another choice is reused.
+# Part of JAX's cache keys, so that no program of another choice is reused.
 _lowering = jax.make_user_context(default_value="fastest")
 
 
 def native_lowering() -> AbstractContextManager[None]:
     """Within the block, programs are lowered as for accelerators, also on CPU.
 
-    For what is compiled on a machine without one to learn about those that have.
+    For estimates about accelerators on a machine without one.
     """
     return _lowering("native")
 
 
 def portable_lowering() -> AbstractContextManager[None]:
-    """Within the block, programs hold nothing that only this version of XLA knows.
+    """Within the block, programs have nothing that is specific to this version of XLA.
 
-    For programs that are written to a file.
+    For programs in files.
     """
     return _lowering("portable")
 
 
 def cpu_convolution() -> str:
-    """What makes float32 convolutions on this process's CPU, in words."""
+    """The implementation of float32 convolutions on this process's CPU, for people."""
     return "oneDNN" if uses_onednn(np.dtype(np.float32)) else "stacked planes"
 
 

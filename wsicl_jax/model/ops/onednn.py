@@ -1,11 +1,11 @@
-"""3D convolutions and their gradients in oneDNN, the library that jaxlib holds for x86 processors.
+"""3D convolutions and their gradients in oneDNN, which jaxlib contains for x86 processors.
 
-XLA's CPU backend has oneDNN's convolution built in but does not choose it by itself. It is
-reached by a custom call of the name, and with the configuration, that XLA's own passes give it.
-Only the forward convolution is there; both gradients are written as one too.
+XLA's CPU backend contains oneDNN's convolution, but does not choose it. A custom call with the
+name and configuration of XLA's own passes reaches it. Only the forward convolution is available;
+both gradients are expressed as forward convolutions.
 
-XLA cannot write a program with such a call to disk: where JAX is to keep compiled programs
-(`jax_compilation_cache_dir`), `usable` says no.
+XLA cannot store a program with such a call: with a cache of compiled programs
+(`jax_compilation_cache_dir`), `usable` is false.
 """
 
 import json
@@ -20,22 +20,22 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TESTED_JAXLIB = ("0.10.2",)
-"""The configuration of the call is not promised to stay: versions of jaxlib it was tested with."""
+"""Tested versions of jaxlib; the configuration of the call is not a stable interface."""
 
 _FULL_WIDTH = 32
-"""Output channels from which oneDNN's kernels reach their full speed."""
+"""Output channels from which on oneDNN's kernels reach full speed."""
 
 Padding = Sequence[tuple[int, int]]
 
 
 def usable(dtype: jnp.dtype) -> bool:
-    """Whether convolutions of a number format can be made in oneDNN by this process."""
+    """Whether this process can compute convolutions of a number format in oneDNN."""
     kept_on_disk = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
     return (
         sys.platform == "linux"
         and platform.machine() == "x86_64"
         and jaxlib.__version__ in TESTED_JAXLIB
-        # Of bfloat16 with few channels its results were found to be wrong.
+        # Results in bfloat16 with few channels are wrong.
         and dtype == jnp.float32
         and not kept_on_disk
     )
@@ -61,7 +61,7 @@ def convolve(
         )
     )
     axes = _axes_of_difference(x) | _axes_of_difference(kernel)
-    x, kernel = (_differing_over(axes, given) for given in (x, kernel))
+    x, kernel = (_differing_over(axes, array) for array in (x, kernel))
     shape = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[4]), x.dtype)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
@@ -79,7 +79,7 @@ def _axes_of_difference(x: Array) -> frozenset[str]:
 
 
 def _differing_over(axes: frozenset[str], x: Array) -> Array:
-    # A call's inputs must be declared alike, and its result comes out as the same everywhere.
+    # A call's inputs must vary over the same axes; its result is declared as not varying.
     missing = tuple(sorted(axes - _axes_of_difference(x)))
     return lax.pcast(x, missing, to="varying") if missing else x
 
@@ -124,10 +124,10 @@ def by_input(
 
 
 def _by_strided_input(kernel: Array, g: Array, padding: Padding) -> Array:
-    """The even and the odd voxels along each axis see different halves of the kernel.
+    """Even and odd voxels along each axis depend on different halves of the kernel.
 
-    Each of the eight combinations is a convolution with a kernel of half the size over the same
-    voxels of `g`. They are made at once, side by side on the channels, and then interleaved.
+    Each of the eight combinations is a convolution of `g` with a kernel of half the size. They
+    are computed at once, stacked on the channels, and then interleaved.
     """
     half = kernel.shape[0] // 2
     c_in, c_out = kernel.shape[3:]
@@ -150,28 +150,27 @@ def by_kernel(
 ) -> Float[Array, "width width width c_in c_out"]:
     """Gradient of `convolve` by its kernel, of `width` voxels along each axis.
 
-    The voxels of `g` are the kernel of this convolution and its result has few voxels. oneDNN
-    sums over channels and over the kernel: so lines along z become channels, and the copies of x
-    that are shifted along z stand side by side, times the channels, along the axis in their
-    place. Where `g` has few channels, several neighbours along z count as channels too, to fill
-    the registers.
+    The voxels of `g` are the kernel of this convolution, and its result has few voxels. oneDNN
+    sums over channels and over the kernel. So lines along z become channels, and copies of x,
+    shifted along z, replace the axis z. If `g` has few channels, several neighbours along z
+    become channels too, to fill the registers.
     """
     c_in, c_out = x.shape[4], g.shape[4]
     together = _neighbours_together(g.shape[3], c_out)
-    seen = stride * (together - 1) + width
+    span = stride * (together - 1) + width
     across = (padding[0], padding[1], (0, 0))
 
     def of_image(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         image, gradient = pair
-        stack = _along_channels(image[None], stride * together, seen, padding[2][0])
+        stack = _along_channels(image[None], stride * together, span, padding[2][0])
         filters = gradient.reshape(*gradient.shape[:2], 1, -1, together * c_out)
         return total + convolve(stack, filters, across, dilation=(stride, stride, 1))[0], None
 
-    zeros = jnp.zeros((width, width, seen * c_in, together * c_out), x.dtype)
+    zeros = jnp.zeros((width, width, span * c_in, together * c_out), x.dtype)
     axes = _axes_of_difference(x) | _axes_of_difference(g)
-    # A loop, for the time to compile: a call for each image of a batch of context sets is many.
+    # A loop, since a call for each image would take long to compile.
     total, _ = lax.scan(of_image, _differing_over(axes, zeros), (x, g))
-    sums = total.reshape(width, width, seen, c_in, together, c_out)
+    sums = total.reshape(width, width, span, c_in, together, c_out)
     offsets = [sum(sums[:, :, stride * s + k, :, s] for s in range(together)) for k in range(width)]
     return jnp.stack(offsets, axis=2)
 
@@ -182,9 +181,9 @@ def _neighbours_together(size_z: int, channels: int) -> int:
 
 
 def _along_channels(
-    x: Float[Array, "1 x y z c"], block: int, seen: int, before: int
+    x: Float[Array, "1 x y z c"], block: int, span: int, before: int
 ) -> Float[Array, "1 x y rows blocks"]:
-    """For each block of voxels along z the `seen` ones from `before` its first on."""
+    """For each block of voxels along z, the `span` voxels from `before` its first one on."""
     folded = x.reshape(*x.shape[:3], -1, block, x.shape[4]).transpose(0, 1, 2, 4, 5, 3)
     zero = jnp.zeros((), x.dtype)
 
@@ -192,4 +191,4 @@ def _along_channels(
         blocks, inside = divmod(offset, block)
         return lax.pad(folded[:, :, :, inside], zero, (*[(0, 0, 0)] * 4, (-blocks, blocks, 0)))
 
-    return jnp.concatenate([row(i - before) for i in range(seen)], axis=3)
+    return jnp.concatenate([row(i - before) for i in range(span)], axis=3)

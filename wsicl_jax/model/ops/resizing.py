@@ -14,8 +14,8 @@ from wsicl_jax.model.ops.lowering import by_platform
 
 def max_pool2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch x//2 y//2 z//2 c"]:
     """The maximum over blocks of 2 x 2 x 2 voxels."""
-    # Pairs, one axis after another: the gradient of `max` over a block divides by the number
-    # of entries that equal the maximum, which is 0 where XLA recomputes them differently.
+    # Pairs, one axis after another: the gradient of `max` over a block divides by the number of
+    # entries equal to the maximum, which is 0 if XLA recomputes them with other rounding.
     for axis in (1, 2, 3):
         pairs = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :])
         first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
@@ -56,11 +56,11 @@ def _upsample2_fwd(x):
 
 def _upsample2_bwd(_, cotangent):
     def transposed_shifts(g):
-        # Linear, so that where it is differentiated only lends its shape.
+        # Linear: the point of differentiation only provides the shape.
         anywhere = g[:, ::2, ::2, ::2]
         return jax.vjp(_upsample2_shifted, anywhere)[1](g)[0]
 
-    # On CPU the pads and adds of transposed shifts are many times slower than small products.
+    # On CPU, transposed shifts are many times slower than small matrix products.
     return (by_platform(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
 
 

@@ -1,4 +1,7 @@
-"""Prompts from the files of other tools: 3D Slicer, napari, and label maps drawn anywhere."""
+"""Prompts in files of other tools: 3D Slicer, napari, and roughly drawn label maps.
+
+Each reader returns prompts in voxels of the image; nothing here writes these formats.
+"""
 
 import os
 from pathlib import Path
@@ -19,17 +22,17 @@ def read_prompts(
     axes: str = "xyz",
     reading: ReadingConfig | None = None,
 ) -> list[Prompt]:
-    """The prompts of a file, in voxels of the image that they were drawn on; at least one.
+    """The prompts of a file, in voxels of their image; at least one.
 
     - `.mrk.json`, `.json`: markups of 3D Slicer; `.fcsv`: its older lists of points.
-    - `.csv`: a points or shapes layer of napari, whose axes are in the order `axes`, "xyz" or
-      "zyx". Other files place themselves, so that `axes` has no meaning for them.
-    - `.nii.gz`, `.nrrd` and other images: a label map, each separate part of it a prompt.
+    - `.csv`: a points or shapes layer of napari, with its axes in the order `axes`, "xyz" or
+      "zyx"; `axes` has no effect on other files.
+    - `.nii.gz`, `.nrrd` and other images: a label map, each separate component a prompt.
 
     Raises:
         DataError: the file cannot be read, or a label map is not on the image's grid.
-        PromptError: its content is not what the tool writes, holds no prompt, or one that is of
-            no use here or outside the image; or the ending or `axes` is unknown.
+        PromptError: its content is not what the tool writes; it has no prompt, or one that is
+            not supported or outside the image; or the ending or `axes` is unknown.
     """
     path = Path(path)
     if axes not in _AXES:

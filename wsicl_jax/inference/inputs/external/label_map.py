@@ -1,4 +1,4 @@
-"""Label maps drawn by hand, with any tool: each separate part is the prompt that it looks like."""
+"""Prompts from roughly drawn label maps: the shape of each component determines its kind."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,38 +16,38 @@ from wsicl_jax.geometry.axes import Box, Index3
 from wsicl_jax.prompts import Point, Prompt, Scribble, SliceMask
 
 DAB = 3
-"""A part of at most so many voxels along each axis is a point."""
+"""Largest extent of a point along each axis, in voxels."""
 
 PEN = 3
-"""A part that is at most so many voxels wide may be a line: a larger square does not fit in."""
+"""Largest width of a line in voxels: no larger square fits into it."""
 
 BENDS = 0.4
-"""A larger square may fit into this share of a line, where it bends."""
+"""Share of a line into which a larger square may fit, at its bends."""
 
 LINE_LENGTH = 2.0
-"""A line is at least this many times as long as wide."""
+"""Least ratio of length to width of a line."""
 
 FULL = 0.9
-"""A part that fills at least this share of the box around it is a box. An ellipse fills 0.79."""
+"""Least share of its bounding box that a box fills; an ellipse fills 0.79."""
 
 MOST_PARTS = 1000
-"""A map of more parts was not drawn as prompts."""
+"""Largest number of components; a map with more was not drawn as prompts."""
 
 _NEIGHBOURS = np.ones((3, 3, 3))
-_STEP = 1.8
-"""Neighbours, diagonal ones too, are closer than this."""
+_MAX_STEP = 1.8
+"""Distance that is larger than that of diagonal neighbours."""
 
 
 def as_prompts(path: Path, volume: Volume, reading: ReadingConfig | None = None) -> list[Prompt]:
-    """Each part of a label map, of voxels that touch and are not zero, as a prompt.
+    """Each connected component of a label map as a prompt.
 
-    By the first rule that fits: small parts (`DAB`) are points, thin ones (`PEN`) scribbles along
-    their middle, full ones (`FULL`) boxes, on a slice or in 3D; others are masks on their slice,
-    and in 3D all together one mask.
+    The first rule that fits: a small component (`DAB`) is a point, a thin one (`PEN`) a scribble
+    along its centre line, a full one (`FULL`) a box, on a slice or in 3D. Others are masks on
+    their slice; those in 3D together form one mask.
 
     Raises:
         DataError: the file cannot be read, or is not on the image's grid.
-        PromptError: it marks nothing, or has more than `MOST_PARTS` parts.
+        PromptError: it marks no voxel, or has more than `MOST_PARTS` components.
     """
     label, affine, _ = read_label(path, reading)
     check_same_grid(
@@ -64,7 +64,7 @@ def as_prompts(path: Path, volume: Volume, reading: ReadingConfig | None = None)
     rest = np.zeros(label.shape, bool)
     for number, region in enumerate(ndimage.find_objects(parts), 1):
         part = parts[region] == number
-        prompt = _looks_like(part, tuple(s.start for s in region), label.shape)
+        prompt = _as_prompt(part, tuple(s.start for s in region), label.shape)
         if prompt is None:
             rest[region] |= part
         else:
@@ -72,10 +72,10 @@ def as_prompts(path: Path, volume: Volume, reading: ReadingConfig | None = None)
     return [*prompts, rest] if rest.any() else prompts
 
 
-def _looks_like(
+def _as_prompt(
     part: Bool[np.ndarray, "x y z"], start: Index3, shape: tuple[int, ...]
 ) -> Point | Scribble | Box | SliceMask | None:
-    """The prompt that a part is, or None if it is a mask in 3D."""
+    """A component as a prompt; None if it is a mask in 3D."""
     if max(part.shape) <= DAB:
         return _dab(part, start)
     if (line := _line(part)) is not None:
@@ -98,15 +98,15 @@ def _dab(part: np.ndarray, start: Index3) -> Point:
 
 
 def _line(part: Bool[np.ndarray, "x y z"]) -> Int[np.ndarray, "n 3"] | None:
-    """The way along the middle of a thin part, all its branches included; None if it is wider."""
+    """The centre line of a thin component, with all branches; None if it is wider."""
     if _wide(part).sum() > BENDS * part.sum():
         return None
     from skimage.morphology import skeletonize  # slow to import, and few need it
 
     flat = part.shape.index(1) if 1 in part.shape else None
     places = np.argwhere(skeletonize(part if flat is None else part.squeeze(flat)))
-    pairs = cKDTree(places).query_pairs(_STEP, output_type="ndarray") if len(places) else []
-    # Of a closed surface the middle is a surface too, whose voxels have many neighbours.
+    pairs = cKDTree(places).query_pairs(_MAX_STEP, output_type="ndarray") if len(places) else []
+    # The skeleton of a closed surface is a surface too: its voxels have many neighbours.
     if not len(pairs) or len(pairs) > 2 * len(places):
         return None
     steps = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1)
@@ -117,28 +117,28 @@ def _line(part: Bool[np.ndarray, "x y z"]) -> Int[np.ndarray, "n 3"] | None:
     width = _mean_width(int(part.sum()), length, places.shape[1])
     if length < LINE_LENGTH * width:
         return None
-    way = places[list(_walk(graph + graph.T))]
-    return way if flat is None else np.insert(way, flat, 0, axis=1)
+    line = places[list(_walk(graph + graph.T))]
+    return line if flat is None else np.insert(line, flat, 0, axis=1)
 
 
 def _wide(part: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
-    """Where a square wider than the pen fits in, along any two axes."""
-    found = np.zeros_like(part)
+    """Voxels of squares wider than the pen, along any two axes."""
+    wide = np.zeros_like(part)
     for axis in range(3):
         square = np.ones(np.insert([PEN + 1, PEN + 1], axis, 1))
-        found |= ndimage.binary_opening(part, square)
-    return found
+        wide |= ndimage.binary_opening(part, square)
+    return wide
 
 
 def _mean_width(voxels: int, length: float, dimensions: int) -> float:
-    """Width of a straight line of so many voxels, from the length between the ends' middles."""
+    """Width of a straight line of `voxels`, from the length between the centres of its ends."""
     # w^(d-1) (length + w) = voxels, which has one positive root.
     roots = np.roots([1, length, *[0] * (dimensions - 2), -voxels])
     return float(roots[np.isreal(roots)].real.max())
 
 
 def _walk(graph: sparse.spmatrix) -> Iterator[int]:
-    """A way over all nodes, along edges, near ones first; branches are walked there and back."""
+    """A depth-first path over all nodes along edges, short edges first; branches go both ways."""
     rows = sparse.csr_matrix(graph)
     near = []
     for start, stop in itertools.pairwise(rows.indptr):

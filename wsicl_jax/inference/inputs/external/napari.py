@@ -1,4 +1,4 @@
-"""Points and shapes layers of napari, as it saves them to `.csv`."""
+"""Points and shapes layers of napari, from its `.csv` files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +19,10 @@ _SHAPE = "shape-type"
 
 
 def layer(path: Path, volume: Volume, axes: str) -> list[Prompt]:
-    """The prompts of a layer: points, or of shapes rectangles as boxes on their slice, lines and
-    paths as scribbles, polygons and ellipses as masks on their slice.
+    """The prompts of a layer of points or shapes.
+
+    Rectangles become boxes on their slice, lines and paths scribbles, polygons and ellipses masks
+    on their slice.
 
     Positions count voxels, with the image's axes in the order `axes`, "xyz" or "zyx".
 
@@ -119,7 +121,7 @@ def _polygon(vertices: Float[np.ndarray, "n 3"], volume: Volume) -> SliceMask:
 
 
 def _ellipse(corners: Float[np.ndarray, "n 3"], volume: Volume) -> SliceMask:
-    """The ellipse that touches the sides of a rectangle, which may be turned."""
+    """The ellipse inscribed in a rectangle, which may be rotated."""
     _check_corners(corners)
     axis, index = _slice_of(corners)
     centre = corners.mean(axis=0)
@@ -152,7 +154,7 @@ def _marked(axis: int, index: int, mask: Bool[np.ndarray, "a b"]) -> SliceMask:
 
 
 def _slice_of(vertices: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
-    """The axis across the slice that vertices lie on, and its place."""
+    """The axis across the slice of vertices, and the slice's index."""
     axis = int(np.ptp(vertices, axis=0).argmin())
     indices = np.unique(np.floor(vertices[:, axis] + 0.5))
     if len(indices) > 1:

@@ -1,7 +1,7 @@
 """Markups of 3D Slicer: `.mrk.json`, and the older `.fcsv`.
 
-Fields and their defaults are those of Slicer's markups schema 1.0; matrices there are written
-row by row, so that the columns of a region's orientation are its axes.
+Fields and defaults follow Slicer's markups schema 1.0. Matrices are stored row by row, so the
+columns of a region's orientation are its axes.
 """
 
 import itertools
@@ -33,7 +33,7 @@ _TO_RAS = {
     **dict.fromkeys(("LPS", "1"), (-1.0, -1.0, 1.0)),
     **dict.fromkeys(("RAS", "0"), (1.0, 1.0, 1.0)),
 }
-"""Signs that bring each coordinate system to RAS+; Slicer wrote numbers before it wrote names."""
+"""Signs that convert each coordinate system to RAS+; older Slicer versions wrote numbers."""
 
 _PLACED = ("defined",)
 _NOT_PLACED = ("undefined", "preview", "missing")
@@ -41,55 +41,57 @@ _NOT_PLACED = ("undefined", "preview", "missing")
 _FIDUCIAL_COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock")
 
 _LISTS = ("Fiducial", "PointList")
-"""Types of markups whose control points are prompts of their own."""
+"""Types of markups in which each control point is a prompt."""
 
 
 _Kind = TypeVar("_Kind")
 
 
-class _Found(NamedTuple):
+class _Prompts(NamedTuple):
     prompts: list[Prompt]
     skipped: int
-    """Control points that were not used."""
+    """Number of control points that are not used."""
 
 
 def markups(path: Path, volume: Volume) -> list[Prompt]:
     """The prompts of a `.mrk.json` file.
 
     Points of a list become points, lines and curves scribbles through their control points, and
-    regions of interest boxes. Control points that have no position or are not selected are left
-    out, with a warning that counts them.
+    regions of interest boxes. Control points without a position, or not selected, are skipped
+    with a warning.
 
     Raises:
         DataError: the file cannot be read, or is no JSON.
         PromptError: it holds no markup, one that is not well formed, of another type, in another
             unit than mm, or outside the image. The message says which, counted from 1.
     """
-    given = _checked(_parsed(read_text(path)).get("markups"), list, "markups")
-    check_count(len(given))
-    found: list[_Found] = []
-    for number, markup in enumerate(given, 1):
+    markups = _checked(_parsed(read_text(path)).get("markups"), list, "markups")
+    check_count(len(markups))
+    parts: list[_Prompts] = []
+    for number, markup in enumerate(markups, 1):
         with located(f"markup {number}"):
-            found.append(_of_markup(_checked(markup, dict, "it"), volume))
-            check_count(sum(len(each.prompts) for each in found))
-    return _all_of(found, path)
+            parts.append(_of_markup(_checked(markup, dict, "it"), volume))
+            check_count(sum(len(each.prompts) for each in parts))
+    return _all_of(parts, path)
 
 
 def fiducials(path: Path, volume: Volume) -> list[Prompt]:
-    """The points of a `.fcsv` file; those that are not selected are left out, with a warning.
+    """The points of a `.fcsv` file; those that are not selected are skipped with a warning.
 
     Raises:
         DataError: the file cannot be read.
         PromptError: a point is not well formed or outside the image, or the coordinate system is
-            not said. The message says which point, counted from 1.
+            missing. The message says which point, counted from 1.
     """
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     header = [line[1:].partition("=") for line in lines if line.startswith("#")]
-    says = {key.strip(): value.strip() for key, _, value in header}
-    if "CoordinateSystem" not in says:
+    header_values = {key.strip(): value.strip() for key, _, value in header}
+    if "CoordinateSystem" not in header_values:
         raise PromptError("has no line '# CoordinateSystem = LPS' (or RAS); save it as .mrk.json")
-    to_ras = _to_ras(says["CoordinateSystem"])
-    columns = [c.strip() for c in says.get("columns", ",".join(_FIDUCIAL_COLUMNS)).split(",")]
+    to_ras = _to_ras(header_values["CoordinateSystem"])
+    columns = [
+        c.strip() for c in header_values.get("columns", ",".join(_FIDUCIAL_COLUMNS)).split(",")
+    ]
     if missing := {"x", "y", "z"} - set(columns):
         raise PromptError(f"its columns are {columns}; {sorted(missing)} are missing")
     prompts: list[Prompt] = []
@@ -101,7 +103,7 @@ def fiducials(path: Path, volume: Volume) -> list[Prompt]:
         raise DataError(f"no table, it may be damaged: {error}") from None
     check_count(len(rows))
     for number, row in enumerate(rows, 1):
-        # Cells at the end of a row may be left out.
+        # A row may end early.
         cells = dict(zip(columns, row, strict=False))
         with located(f"point {number}"):
             position = position_of([cells.get(axis, "") for axis in "xyz"])
@@ -109,7 +111,7 @@ def fiducials(path: Path, volume: Volume) -> list[Prompt]:
                 skipped += 1
             else:
                 prompts.append(point_in(volume, (position * to_ras).tolist(), "mm"))
-    return _all_of([_Found(prompts, skipped)], path)
+    return _all_of([_Prompts(prompts, skipped)], path)
 
 
 def _parsed(text: str) -> dict:
@@ -122,18 +124,18 @@ def _parsed(text: str) -> dict:
     return _checked(document, dict, "it")
 
 
-def _all_of(found: Sequence[_Found], path: Path) -> list[Prompt]:
-    prompts = [prompt for each in found for prompt in each.prompts]
-    skipped = sum(each.skipped for each in found)
+def _all_of(parts: Sequence[_Prompts], path: Path) -> list[Prompt]:
+    prompts = [prompt for each in parts for prompt in each.prompts]
+    skipped = sum(each.skipped for each in parts)
     why = f"{skipped} control points are not selected or have no position"
     if not prompts:
         raise PromptError(f"holds no prompt{f': {why}' if skipped else ''}")
     if skipped:
-        warnings.warn(f"{path}: {why}; they are left out", stacklevel=2)
+        warnings.warn(f"{path}: {why}; they are skipped", stacklevel=2)
     return prompts
 
 
-def _of_markup(markup: dict, volume: Volume) -> _Found:
+def _of_markup(markup: dict, volume: Volume) -> _Prompts:
     kind = markup.get("type")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise PromptError(f"type is {reprlib.repr(kind)}; expected one of {', '.join(_KINDS)}")
@@ -144,7 +146,7 @@ def _of_markup(markup: dict, volume: Volume) -> _Found:
     return _KINDS[kind](markup, to_ras, volume)
 
 
-def _points(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
+def _points(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Prompts:
     placed, skipped = _control_points(markup, to_ras)
     if markup["type"] in _LISTS:
         check_count(len(placed))
@@ -152,18 +154,18 @@ def _points(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
     for number, position in placed.items():
         with located(f"control point {number}"):
             prompts.append(point_in(volume, position, "mm"))
-    return _Found(prompts, skipped)
+    return _Prompts(prompts, skipped)
 
 
-def _line(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
+def _line(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Prompts:
     points, skipped = _points(markup, to_ras, volume)
     path = [tuple(point) for point in points]
     if markup["type"] == "ClosedCurve":
         path += path[:1]
-    return _Found([Scribble(tuple(path))] if path else [], skipped)
+    return _Prompts([Scribble(tuple(path))] if path else [], skipped)
 
 
-def _region(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
+def _region(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Prompts:
     if markup.get("insideOut"):
         raise PromptError("the region is inside out; clear 'Inside out' in Slicer")
     size = numbers(markup.get("size"), (3,), "size of a region is three numbers in mm")
@@ -173,13 +175,13 @@ def _region(markup: dict, to_ras: np.ndarray, volume: Volume) -> _Found:
     axes = to_ras[:, None] * _axes(markup)
     half = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
     corners = centre + (half * size) @ axes.T
-    given = "a region of {:g} x {:g} x {:g} mm".format(*size)
+    text = "a region of {:g} x {:g} x {:g} mm".format(*size)
     flat = _thin(size, axes, volume)
-    return _Found([box_around(to_voxels(corners, volume), volume, given, flat)], 0)
+    return _Prompts([box_around(to_voxels(corners, volume), volume, text, flat)], 0)
 
 
 def _centre(markup: dict) -> np.ndarray:
-    """Files written by hand say it by their only control point, which Slicer reads too."""
+    """The centre; if it is missing, the only control point, which Slicer accepts too."""
     centre = markup.get("center")
     if centre is None:
         placed, _ = _control_points(markup, np.ones(3))
@@ -188,8 +190,8 @@ def _centre(markup: dict) -> np.ndarray:
 
 
 def _axes(markup: dict) -> Float[np.ndarray, "3 3"]:
-    given = markup.get("orientation", np.eye(3).ravel().tolist())
-    axes = numbers(given, (9,), "orientation of a region is nine numbers").reshape(3, 3)
+    stored = markup.get("orientation", np.eye(3).ravel().tolist())
+    axes = numbers(stored, (9,), "orientation of a region is nine numbers").reshape(3, 3)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
         raise PromptError(f"orientation {axes.ravel().tolist()} is no rotation")
     return axes
@@ -205,11 +207,11 @@ def _thin(size: np.ndarray, axes: np.ndarray, volume: Volume) -> list[int]:
 
 
 def _control_points(markup: dict, to_ras: np.ndarray) -> tuple[dict[int, list[float]], int]:
-    """Positions in RAS+ mm by the number of their control point, and how many are left out."""
+    """Positions in RAS+ mm by the number of their control point, and the number of skipped ones."""
     placed: dict[int, list[float]] = {}
-    given = _checked(markup.get("controlPoints", []), list, "controlPoints")
-    check_count(len(given), "control points", MOST_POSITIONS)
-    for number, point in enumerate(given, 1):
+    points = _checked(markup.get("controlPoints", []), list, "controlPoints")
+    check_count(len(points), "control points", MOST_POSITIONS)
+    for number, point in enumerate(points, 1):
         with located(f"control point {number}"):
             _checked(point, dict, "it")
             status = point.get("positionStatus", "defined")
@@ -218,11 +220,11 @@ def _control_points(markup: dict, to_ras: np.ndarray) -> tuple[dict[int, list[fl
                 raise PromptError(
                     f"positionStatus is {reprlib.repr(status)}; expected one of {known}"
                 )
-            # As Slicer itself: only selected points are handed to what processes them.
+            # As in Slicer: only selected points are used.
             if status in _PLACED and _checked(point.get("selected", True), bool, "selected"):
                 position = numbers(point.get("position"), (3,), "a position is three numbers")
                 placed[number] = (position * to_ras).tolist()
-    return placed, len(given) - len(placed)
+    return placed, len(points) - len(placed)
 
 
 def _to_ras(system: object) -> np.ndarray:
@@ -234,13 +236,13 @@ def _to_ras(system: object) -> np.ndarray:
 _JSON_NAMES = {dict: "an object", list: "a list", bool: "true or false"}
 
 
-def _checked(given: Any, kind: type[_Kind], what: str) -> _Kind:
-    if not isinstance(given, kind):
-        raise PromptError(f"{what} is {reprlib.repr(given)}; expected {_JSON_NAMES[kind]}")
-    return given
+def _checked(value: Any, kind: type[_Kind], what: str) -> _Kind:
+    if not isinstance(value, kind):
+        raise PromptError(f"{what} is {reprlib.repr(value)}; expected {_JSON_NAMES[kind]}")
+    return value
 
 
-_KINDS: dict[str, Callable[[dict, np.ndarray, Volume], _Found]] = {
+_KINDS: dict[str, Callable[[dict, np.ndarray, Volume], _Prompts]] = {
     "Fiducial": _points,
     "PointList": _points,
     "Line": _line,

@@ -1,4 +1,4 @@
-"""Text files that people's tools write."""
+"""Text files of other tools."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from wsicl_jax.inference.inputs.positions import numbers
 from wsicl_jax.storage.documents import DocumentError, as_text, read_file
 
 _LARGEST_BYTES = 2**26
-"""As many prompts as an image may have take less in every format."""
+"""Size limit; the largest number of prompts takes less in every format."""
 
 
 def read_text(path: Path) -> str:
     """A file's text.
 
     Raises:
-        DataError: it cannot be read, is empty, larger than any list of prompts, or no UTF-8.
+        DataError: it cannot be read, is empty, larger than any list of prompts, or not UTF-8.
     """
     try:
         text = as_text(read_file(path, _LARGEST_BYTES, "prompts"))
@@ -36,9 +36,9 @@ def position_of(cells: Sequence[str]) -> Float[np.ndarray, "3"]:
     """Three cells of a table as numbers.
 
     Raises:
-        PromptError: they are none, or not finite.
+        PromptError: they are not numbers, or not finite.
     """
-    given: Sequence = cells
+    values: Sequence = cells
     with contextlib.suppress(ValueError):
-        given = [float(cell) for cell in cells]
-    return numbers(given, (3,), "a position is three numbers")
+        values = [float(cell) for cell in cells]
+    return numbers(values, (3,), "a position is three numbers")
