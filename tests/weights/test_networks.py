@@ -46,7 +46,7 @@ def test_what_is_on_disk_does_not_hide_a_name(exported, trained, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert find_network("tiny").path == exported("safetensors").path
     (tmp_path / "tiny").symlink_to(trained.path)
-    with pytest.warns(UserWarning, match=r"for what lies in this directory write \./tiny"):
+    with pytest.warns(UserWarning, match=r"for the file or folder of this name write \./tiny"):
         assert find_network("tiny").path == exported("safetensors").path
     assert find_network("./tiny").path.is_dir()
     assert find_network(Path("tiny")).path.is_dir()

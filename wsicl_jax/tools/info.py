@@ -12,6 +12,7 @@ from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.seen import Seen
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.tools.show.store_listing import label_table, triple
 from wsicl_jax.train.log import read_log
 
 
@@ -49,17 +50,10 @@ def _describe_store(store: Store) -> RenderableType:
         ("store", store.name),
         ("cases", str(len(cases))),
         ("channels", ", ".join(store.channel_names)),
-        ("shape", f"{_triple(shapes.min(0))} to {_triple(shapes.max(0))} voxels"),
-        ("spacing", f"{_triple(spacings.min(0))} to {_triple(spacings.max(0))} mm"),
+        ("shape", f"{triple(shapes.min(0))} to {triple(shapes.max(0))} voxels"),
+        ("spacing", f"{triple(spacings.min(0))} to {triple(spacings.max(0))} mm"),
     )
-    labels = Table("label", "name")
-    labels.add_column("cases", justify="right")
-    labels.add_column("median voxels", justify="right")
-    for value, name in store.label_names.items():
-        counts = [case.voxel_counts[value] for case in cases if value in case.voxel_counts]
-        median = f"{np.median(counts):,.0f}" if counts else "-"
-        labels.add_row(str(value), Text(name), str(len(counts)), median)
-    return Group(facts, labels)
+    return Group(facts, label_table(store))
 
 
 def _describe_file(path: Path) -> RenderableType:
@@ -82,7 +76,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
         ("parameters", f"{count_parameters(config.model):,}"),
         ("precision", config.model.precision),
         ("context", _settings(config.model.context)),
-        ("working grid", _triple(volume.grid)),
+        ("working grid", triple(volume.grid)),
         ("margins of one value", "cut off" if volume.crop else "kept"),
         ("prompt smoothing", f"{volume.prompt_smoothing:g}" if volume.prompt_smoothing else "none"),
     ]
@@ -160,7 +154,3 @@ def _facts(*rows: tuple[str, str]) -> Table:
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
     return table
-
-
-def _triple(values) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)

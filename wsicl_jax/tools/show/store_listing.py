@@ -32,7 +32,7 @@ def listing(path: str) -> RenderableType:
             )
         return _stores(stores)
     store = Store.open(location)
-    tables: list[RenderableType] = [_cases(store), _labels(store)]
+    tables: list[RenderableType] = [_cases(store), label_table(store)]
     if skipped := read_skipped(location):
         tables.append(_skipped(skipped))
     return Group(*tables)
@@ -59,7 +59,7 @@ def _stores(paths: list[Path]) -> Table:
             str(len(store.cases)),
             str(len(store.label_names)),
             Text(", ".join(store.channel_names)),
-            _triple(shape),
+            triple(shape),
         )
     return table
 
@@ -81,8 +81,8 @@ def _cases(store: Store) -> Table:
         table.add_row(
             Text(name),
             *([Text(case.subject)] if several else []),
-            _triple(case.shape),
-            _triple(case.spacing_mm),
+            triple(case.shape),
+            triple(case.spacing_mm),
             case.orientation,
             Text(_label_list(case, store.label_names)),
             Text("; ".join(case.remarks)),
@@ -90,7 +90,8 @@ def _cases(store: Store) -> Table:
     return table
 
 
-def _labels(store: Store) -> Table:
+def label_table(store: Store) -> Table:
+    """A row for each label: number of cases, median voxels and median box."""
     table = Table(title="Labels")
     table.add_column("label", justify="right")
     table.add_column("name")
@@ -106,7 +107,7 @@ def _labels(store: Store) -> Table:
             Text(name),
             str(len(cases)),
             f"{np.median(counts):,.0f}" if counts else "-",
-            _triple(np.median(boxes, axis=0)) if boxes else "-",
+            triple(np.median(boxes, axis=0)) if boxes else "-",
         )
     return table
 
@@ -125,5 +126,6 @@ def _label_list(case: Case, names: Mapping[int, str]) -> str:
     return ", ".join(f"{names[value]} {case.voxel_counts[value]:,}" for value in values)
 
 
-def _triple(values) -> str:
+def triple(values) -> str:
+    """Three numbers as text, such as a shape or a spacing."""
     return " x ".join(f"{value:.4g}" for value in values)
