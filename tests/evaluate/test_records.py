@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsicl_jax.errors import DataError
@@ -112,6 +112,7 @@ def test_a_directory_without_scores_is_refused(tmp_path):
         read_cells([tmp_path])
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=2, max_size=6, unique=True))
 def test_names_of_any_kind_become_different_files_in_one_directory(names):
     files = {file_name(name) for name in names}

@@ -155,7 +155,7 @@ def test_real_networks_are_scored_each_with_its_own_weights(sweep):
     first, second = ([s.dice for s in finished(opened) if s.model == model] for model in "ab")
     assert len(first) == 2 and first != second
     cell = read_cells([Path(config.output)])[0]
-    assert cell.about["checkpoint_digest"] == opened.cells[0].candidate.digest
+    assert cell.about["digest"] == opened.cells[0].model.digest
     assert cell.about["wall_seconds"] > 0
 
 
@@ -188,7 +188,7 @@ def test_baselines_stand_behind_the_checkpoints_on_the_grid_of_the_first(sweep, 
     opened = open_sweep(config)
     assert run_cells(opened) == (3, 0)
     assert scored == [f"{model}/two_blocks/mask-1" for model in ("a", "b", "intensity")]
-    first, _, baseline = (cell.candidate for cell in opened.cells)
+    first, _, baseline = (cell.model for cell in opened.cells)
     assert baseline.volume == first.volume
     shown = [cell.data.episodes.digest for cell in opened.cells]
     assert shown[0] == shown[2]
@@ -210,7 +210,7 @@ def test_a_report_shows_baselines_as_models_and_says_what_they_are(sweep, tmp_pa
     assert list(about) == list(config.baselines)
     assert "prompt channels" in about["prompt_mean"]["baseline"]
     assert all("scored targets" in model["threshold"] for model in about.values())
-    page = write_report([Path(config.output)], tmp_path / "report", gallery_cases=None).page
+    page = write_report([Path(config.output)], tmp_path / "report").page
     assert all(name in page.read_text() for name in config.baselines)
 
 

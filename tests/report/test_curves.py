@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_scores import MadeUp, write_sweep
 from matplotlib.colors import to_hex
@@ -110,6 +110,7 @@ _TIMES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_TIMES)
 def test_the_line_leaves_out_what_something_quicker_equals(points):
     timed = [Timed("box", 1, 1, seconds, dice) for seconds, dice in points]

@@ -122,6 +122,19 @@ def test_links_within_the_page_lead_somewhere_and_identifiers_are_unique(rich):
     assert {load[1:] for load in page.loads if load.startswith("#")} <= set(page.ids)
 
 
+def test_baselines_have_scores_but_no_key_numbers_and_no_findings_of_their_own(tmp_path):
+    made_up = MadeUp(
+        models={"prompt_mean": 0.0, "m": 0.0}, data_sets={"liver": ("whole",)}, subjects=2,
+        kinds=("box",), contexts=(1, 2), prompts=(1,),
+    )  # fmt: skip
+    write_sweep(tmp_path / "sweep", made_up)
+    text = write_report([tmp_path / "sweep"], tmp_path / "out").page.read_text()
+    assert text.count('<div class="numbers">') == 1
+    assert "Is m better than prompt_mean with WS-ICL (Box)?" in text
+    assert "<h3>liver, prompt_mean</h3>" not in text
+    assert "<td>prompt_mean</td>" in text
+
+
 def test_names_are_escaped_wherever_they_stand(rich):
     text = rich[0].page.read_text()
     assert "<script" not in text

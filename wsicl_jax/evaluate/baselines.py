@@ -19,15 +19,10 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.case_sources import Cases
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.prompted_episodes import (
-    images_short_of_prompts,
-    prompted,
-    score_of,
-    truth_of,
-)
+from wsicl_jax.evaluate.prompted_episodes import about_prompts, prompted, score_of, truth_of
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import Box, Shape3
-from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
+from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.storage.digests import digest_of
 from wsicl_jax.terminal.progress import track
 
@@ -169,11 +164,8 @@ def score_baseline(
                     tolerance_mm,
                     model=model,
                     protocol="in_context",
-                    kind=kind,
-                    prompts=count,
                     contexts=size,
-                    seconds=one.seconds,
-                    fewer=one.fewer,
+                    **one.about_prompts,
                 )
                 for episode, of_episode in zip(group, maps, strict=True)
                 for size, threshold, one in zip(sizes, best, of_episode, strict=True)
@@ -223,8 +215,7 @@ class _Map(NamedTuple):
 
     levels: _Levels
     dice: Float[np.ndarray, " share"]
-    seconds: float
-    fewer: int
+    about_prompts: dict[str, Any]
 
 
 def _maps(
@@ -242,8 +233,6 @@ def _maps(
     maps = []
     for size, values in zip(sizes, baseline.maps(inputs.episode, sizes), strict=True):
         levels = _Levels.of(grid.restore(values))
-        used = inputs.prompts[:size]
-        seconds = sum(map(annotation_seconds, used))
-        fewer = images_short_of_prompts(used, kind, count)
-        maps.append(_Map(levels, levels.dice(truth), seconds, fewer))
+        about = about_prompts(inputs.prompts[:size], kind, count)
+        maps.append(_Map(levels, levels.dice(truth), about))
     return maps

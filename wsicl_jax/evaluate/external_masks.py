@@ -13,9 +13,9 @@ from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.case_sources import Cases, structure_mask
 from wsicl_jax.evaluate.episode_list import decoded, read_list
 from wsicl_jax.evaluate.planning import cases_of
-from wsicl_jax.evaluate.prompted_episodes import images_short_of_prompts, score_of
+from wsicl_jax.evaluate.prompted_episodes import about_prompts, score_of
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, cell_name, read_about, write_cell
-from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
+from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.terminal.progress import track
 
@@ -73,11 +73,8 @@ def score_masks(
                     tolerance_mm,
                     model=model,
                     protocol="in_context",
-                    kind=kind,
-                    prompts=count,
                     contexts=contexts,
-                    seconds=sum(map(annotation_seconds, prompts_used)),
-                    fewer=images_short_of_prompts(prompts_used, kind, count),
+                    **about_prompts(prompts_used, kind, count),
                 )
             )
             bar.advance()

@@ -1,7 +1,7 @@
 """An episode of a list as a network receives it, and the score of a mask for its target."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.metrics.overlap import overlap
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, box_around, on_grid
+from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, annotation_seconds, box_around, on_grid
 
 
 class PromptedEpisode(NamedTuple):
@@ -110,9 +110,17 @@ def about_episode(episodes: EpisodeList, episode: ListedEpisode) -> dict[str, st
     }
 
 
-def images_short_of_prompts(
+def about_prompts(
     prompts: Sequence[Sequence[Prompt]], kind: EvaluatedKind, count: int
-) -> int:
-    """How many context images have fewer prompts than were requested."""
+) -> dict[str, Any]:
+    """The fields of a `Score` that follow from the prompts of its context images.
+
+    The annotation time of them all, and how many images have fewer than the requested `count`.
+    """
     requested = 1 if kind in ONCE_PER_IMAGE else count
-    return sum(len(on_image) < requested for on_image in prompts)
+    return {
+        "kind": kind,
+        "prompts": requested,
+        "seconds": sum(map(annotation_seconds, prompts)),
+        "fewer": sum(len(on_image) < requested for on_image in prompts),
+    }

@@ -16,7 +16,7 @@ from wsicl_jax.evaluate.records import Protocol, Score
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 
 
-class Setting(NamedTuple):
+class ProtocolSetting(NamedTuple):
     """A protocol with its kind of prompt and their number: one cell for each model and data set."""
 
     protocol: Protocol
@@ -33,17 +33,21 @@ class Setting(NamedTuple):
         return f"{prefix}{self.kind}" + (f"-{self.prompts}" if counted else "")
 
 
-def settings_of(config: EvaluationConfig) -> list[Setting]:
+def settings_of(config: EvaluationConfig) -> list[ProtocolSetting]:
     """All settings of an evaluation; every size of the context set belongs to each."""
     settings = []
     for kind in dict.fromkeys(config.kinds):
         counts = (1,) if kind in ONCE_PER_IMAGE else sorted(set(config.prompts))
-        settings += [Setting("in_context", kind, count) for count in counts]
+        settings += [ProtocolSetting("in_context", kind, count) for count in counts]
         if config.target_dependence:
-            settings.append(Setting("target_dependence", kind, counts[-1]))
+            settings.append(ProtocolSetting("target_dependence", kind, counts[-1]))
     most = config.most_prompts if config.interactive.contexts else 0
-    settings += [Setting("interactive", k, most) for k in dict.fromkeys(config.interactive.kinds)]
-    return settings + [Setting("restoration", t, 0) for t in dict.fromkeys(config.restoration)]
+    settings += [
+        ProtocolSetting("interactive", k, most) for k in dict.fromkeys(config.interactive.kinds)
+    ]
+    return settings + [
+        ProtocolSetting("restoration", t, 0) for t in dict.fromkeys(config.restoration)
+    ]
 
 
 def sizes_of(episodes: EpisodeList, config: EvaluationConfig) -> list[int]:
@@ -70,7 +74,7 @@ def check_list(episodes: EpisodeList, config: EvaluationConfig) -> None:
 
 
 def score(
-    setting: Setting,
+    setting: ProtocolSetting,
     network: Predictor | Baseline,
     planned: Planned,
     config: EvaluationConfig,

@@ -40,7 +40,7 @@ from wsicl_jax.evaluate.records import (
     read_cell,
     write_cell,
 )
-from wsicl_jax.evaluate.scoring import Setting, check_list, score, settings_of, sizes_of
+from wsicl_jax.evaluate.scoring import ProtocolSetting, check_list, score, settings_of, sizes_of
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import digest_of
 from wsicl_jax.storage.safe_names import file_name
@@ -57,7 +57,7 @@ class PlannedCell(NamedTuple):
 
     model: AnyModel
     data: Planned
-    setting: Setting
+    setting: ProtocolSetting
     name: str
     key: str
     """Digest of everything that its scores depend on."""
@@ -214,7 +214,9 @@ def _cells(
     ]
 
 
-def _inputs(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig) -> dict[str, Any]:
+def _inputs(
+    listed: EpisodeList, setting: ProtocolSetting, evaluation: EvaluationConfig
+) -> dict[str, Any]:
     """Everything that a cell's scores depend on besides the model.
 
     Of a list only the part that the setting uses, so that a list may gain other kinds of prompts or
@@ -249,7 +251,7 @@ def _inputs(listed: EpisodeList, setting: Setting, evaluation: EvaluationConfig)
     }
 
 
-def _prompts(prompts: CasePrompts, setting: Setting) -> list[Any]:
+def _prompts(prompts: CasePrompts, setting: ProtocolSetting) -> list[Any]:
     if setting.protocol == "restoration" or setting.kind == "mask":
         return []
     kinds = ["mixed", *sorted(set(prompts.mixed))] if setting.kind == "mixed" else [setting.kind]
@@ -275,17 +277,8 @@ def _path(output: Path, cell: PlannedCell) -> Path:
 
 def _about_cell(cell: PlannedCell, seconds: float) -> dict[str, Any]:
     device = jax.local_devices()[0]
-    model = cell.model
-    if isinstance(model, Baseline):
-        origin = model.about
-    else:
-        origin = {
-            "checkpoint": str(model.checkpoint),
-            "checkpoint_digest": model.digest,
-            "step": model.step,
-        }
     return {
-        **origin,
+        **cell.model.about,
         "episodes_digest": cell.data.episodes.digest,
         "wall_seconds": round(seconds, 2),
         "device": f"{len(jax.local_devices())} x {device.device_kind}",

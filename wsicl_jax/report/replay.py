@@ -82,8 +82,12 @@ class Replay:
             model = about.get("models", {}).get(score.model, {})
             sets = about.get("data_sets", {})
             if "path" in model and (name := next((n for n in names if n in sets), None)):
-                path = directory / str(sets[name]["episodes"])
-                yield (str(model["path"]), str(model["digest"])), (path, str(sets[name]["digest"]))
+                data_set = sets[name]
+                episodes = directory / str(data_set.get("episodes", ""))
+                yield (
+                    (str(model["path"]), str(model.get("digest", ""))),
+                    (episodes, str(data_set.get("digest", ""))),
+                )
 
 
 def _network(path: str, digest: str) -> Predictor:

@@ -12,13 +12,13 @@ from wsicl_jax.evaluate.episode_list import EpisodeList
 from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.prompted_episodes import (
     PromptedEpisode,
-    images_short_of_prompts,
+    about_prompts,
     predicted_mask,
     prompted,
     score_of,
 )
 from wsicl_jax.evaluate.records import Score
-from wsicl_jax.prompts import ONCE_PER_IMAGE, annotation_seconds
+from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.terminal.progress import track
 
 
@@ -63,7 +63,6 @@ def score_in_context(
                 outputs += [*network.outputs([one.episode for one in batch], sizes_of_pass)]
             for place, (i, one) in enumerate(zip(part, batch, strict=True)):
                 for size, output in zip(sizes, outputs, strict=True):
-                    used = one.prompts[:size]
                     scores.append(
                         score_of(
                             predicted_mask(network, cases, listed[i], output[place]),
@@ -73,11 +72,8 @@ def score_in_context(
                             tolerance_mm,
                             model=model,
                             protocol="in_context",
-                            kind=kind,
-                            prompts=1 if kind in ONCE_PER_IMAGE else prompts,
                             contexts=size,
-                            seconds=sum(map(annotation_seconds, used)),
-                            fewer=images_short_of_prompts(used, kind, prompts),
+                            **about_prompts(one.prompts[:size], kind, prompts),
                         )
                     )
                 bar.advance()

@@ -15,7 +15,7 @@ from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
 from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.prompted_episodes import (
     PromptedEpisode,
-    images_short_of_prompts,
+    about_prompts,
     predicted_mask,
     prompted,
     score_of,
@@ -81,6 +81,8 @@ def score_interactive(
                 for session, output in zip(sessions, outputs, strict=True):
                     mask = predicted_mask(network, cases, session.episode, output)
                     others = session.others.prompts if session.others else []
+                    seconds = sum(map(annotation_seconds, [session.prompts, *others]))
+                    own = {"prompts": len(session.prompts), "seconds": seconds}
                     scores.append(
                         score_of(
                             mask,
@@ -90,12 +92,9 @@ def score_interactive(
                             tolerance_mm,
                             model=model,
                             protocol="interactive",
-                            kind=kind,
-                            prompts=len(session.prompts),
                             contexts=contexts,
                             round=number,
-                            seconds=sum(map(annotation_seconds, [session.prompts, *others])),
-                            fewer=images_short_of_prompts(others, kind, prompts),
+                            **about_prompts(others, kind, prompts) | own,
                         )
                     )
                     _add_prompt(session, cases, kind, mask)
