@@ -38,7 +38,8 @@ PARAMETERS, OPTIMIZER, METADATA = "parameters", "optimizer", "metadata"
 STEPS = "checkpoints"
 """Directory of the checkpoints in a run."""
 
-_FINGERPRINTS = "fingerprints"
+FINGERPRINTS = "fingerprints"
+"""Key of the arrays' fingerprints in the metadata."""
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 """Suffix of a checkpoint that Orbax is writing."""
@@ -106,7 +107,7 @@ def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
     Checks all items by default. Reads all their arrays, in this process alone.
     """
     try:
-        expected = _valid_metadata(checkpoint)[_FINGERPRINTS]
+        expected = _valid_metadata(checkpoint)[FINGERPRINTS]
         for item in expected if items is None else items:
             arrays = _read_on_host(checkpoint / item, expected[item])
             fingerprints = {name: fingerprint_on_host(array) for name, array in arrays}
@@ -137,12 +138,12 @@ def composite(trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.args
 
     Collective: all processes that hold shards of the arrays call it.
     """
-    arrays = {item: _by_name(tree) for item, tree in trees.items()}
+    arrays = {item: arrays_by_name(tree) for item, tree in trees.items()}
     content = {
         **metadata,
         "format": FORMAT,
         "version": wsicl_jax.__version__,
-        _FINGERPRINTS: {item: fingerprint_arrays(named) for item, named in arrays.items()},
+        FINGERPRINTS: {item: fingerprint_arrays(named) for item, named in arrays.items()},
     }
     # As it will be read: JSON turns tuples into lists.
     content = with_digest(json.loads(json.dumps(content)))
@@ -160,7 +161,7 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
     """
     shapes = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for name, x in _by_name(like).items()
+        for name, x in arrays_by_name(like).items()
     }
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -169,7 +170,7 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
         raise CheckpointError(
             f"{checkpoint}: damaged, or of another network: {item}: {reason_of(error)}"
         ) from error
-    if wrong := differing(fingerprint_arrays(named), metadata[_FINGERPRINTS][item]):
+    if wrong := differing(fingerprint_arrays(named), metadata[FINGERPRINTS][item]):
         raise CheckpointError(
             f"{checkpoint}: damaged: other values than were saved in {name_list(wrong)}"
         )
@@ -199,7 +200,8 @@ def _valid_metadata(checkpoint: Path) -> dict[str, Any]:
     return metadata
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def arrays_by_name(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their dotted path."""
     named = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in named}
 
@@ -211,7 +213,7 @@ def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, n
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     # Not as NumPy arrays: for these Orbax reads fewer of the files that a restore needs.
-    kind = ocp.ArrayRestoreArgs(sharding=_one_device())
+    kind = ocp.ArrayRestoreArgs(sharding=one_device())
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         # One at a time: this needs little memory, and when a read fails TensorStore prints a
         # traceback for each other pending read.
@@ -220,5 +222,6 @@ def _read_on_host(path: Path, names: Mapping[str, Any]) -> Iterator[tuple[str, n
             yield name, np.asarray(checkpointer.restore(path, args=one)[name])
 
 
-def _one_device() -> jax.sharding.Sharding:
+def one_device() -> jax.sharding.Sharding:
+    """The sharding of arrays on the first device of this process."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -13,13 +13,13 @@ from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage import digests
 from wsicl_jax.storage.checkpoints import (
-    _FINGERPRINTS,
+    FINGERPRINTS,
     PARAMETERS,
-    _by_name,
-    _one_device,
+    arrays_by_name,
     composite,
     damage,
     find_checkpoint,
+    one_device,
     read_metadata,
     reason_of,
     remove_unfinished,
@@ -61,19 +61,19 @@ def load_checkpoint(path: str | Path) -> DualBranch:
         raise CheckpointError(f"{checkpoint}: {reason}")
     metadata = read_metadata(checkpoint)
     graph, shapes = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
-    device = _one_device()
+    device = one_device()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
     return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, shapes, metadata))
 
 
 def checkpoint_digest(metadata: Mapping[str, Any]) -> str:
     """Hash of everything that a checkpoint's predictions depend on, from its metadata."""
-    return _digest(metadata[_FINGERPRINTS][PARAMETERS], experiment_config(metadata))
+    return _digest(metadata[FINGERPRINTS][PARAMETERS], experiment_config(metadata))
 
 
 def model_digest(model: DualBranch, config: ExperimentConfig) -> str:
     """The same hash of a loaded network: equal to that of its checkpoint."""
-    return _digest(fingerprint_arrays(_by_name(nnx.state(model, nnx.Param))), config)
+    return _digest(fingerprint_arrays(arrays_by_name(nnx.state(model, nnx.Param))), config)
 
 
 def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
