@@ -20,7 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.model import ops
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.model.ops import convolution, onednn
+from wsicl_jax.model.ops import compilation, convolution, onednn
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or jaxlib.__version__ not in onednn.TESTED_JAXLIB,
@@ -185,7 +185,7 @@ def test_the_gradients_of_the_network_are_those_by_stacked_planes(remat):
 _ON_EIGHT_DEVICES = """
 import jax, numpy as np
 from eight_devices import OnMesh, experiment
-from wsicl_jax import ops
+from wsicl_jax.model import ops
 assert ops.cpu_convolution() == "oneDNN"
 found = []
 for mesh, devices in (("1 1 1", 1), ("2 2 2", 8)):
