@@ -36,7 +36,7 @@ class Cohort:
     anatomy: Anatomy
     deformation: float
     """Typical displacement between subjects, as a share of half the volume."""
-    contrast: float
+    intensity_sd: float
     """Standard deviation of a tissue's intensity over subjects."""
     brightness: Float[np.ndarray, "tissue"]
     """Mean intensity of each tissue, about 0 to 1."""
@@ -74,12 +74,12 @@ class Cohort:
 
     def _kept(self, tissue: np.ndarray, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A real image with a random tone curve and small intensity shifts of its tissues."""
-        curve = np.exp(rng.normal(0, _TONE * self.contrast))
+        curve = np.exp(rng.normal(0, _TONE * self.intensity_sd))
         return np.maximum(image, 0) ** np.float32(curve) + self._shifts(rng)[tissue]
 
     def _shifts(self, rng: np.random.Generator) -> np.ndarray:
         """Random difference of each tissue's intensity from the cohort's; float32."""
-        shift = rng.normal(0, self.contrast, len(self.brightness))[self.anatomy.appearance_of]
+        shift = rng.normal(0, self.intensity_sd, len(self.brightness))[self.anatomy.appearance_of]
         shift[OUTSIDE] = 0
         return shift.astype(np.float32)
 
@@ -99,7 +99,7 @@ def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -
     """
     rng = np.random.default_rng(seed)
     detail = tuple(round(side * DETAIL) for side in shape)
-    deformation, contrast = (
+    deformation, intensity_sd = (
         _sampled(rng, x) for x in (settings.deformation, settings.intensity_sd)
     )
     if prior := sample_prior(rng, settings):
@@ -119,7 +119,7 @@ def sample_cohort(seed: tuple[int, ...], shape: Shape3, settings: SynthConfig) -
         settings,
         anatomy,
         deformation,
-        contrast,
+        intensity_sd,
         brightness[appearances],
         texture[:, appearances],
     )
