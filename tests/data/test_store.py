@@ -269,7 +269,7 @@ def test_another_format_is_refused(path, other, advice):
 def test_a_store_is_not_opened_before_it_is_finished(tmp_path):
     create_store(tmp_path / "s", "s", ("T1", "T2"), {2: "left", 300: "right"})
     write_case(tmp_path / "s", "a", IMAGE, LABEL, AFFINE)
-    with pytest.raises(DataError, match="is not finished; go on with the same command"):
+    with pytest.raises(DataError, match="is not finished; run the command that started it again"):
         Store.open(tmp_path / "s")
     finish_store(tmp_path / "s")
     assert Store.open(tmp_path / "s").cases == ("a",)
@@ -297,7 +297,7 @@ def test_what_a_case_had_before_is_gone_when_it_is_written_again(path):
 
 
 def test_a_requested_incomplete_case_does_not_finish_a_store(path):
-    with pytest.raises(DataError, match="case c is not whole"):
+    with pytest.raises(DataError, match="case c is incomplete"):
         finish_store(path, ["a", "c"])
     assert Store.open(path).cases == ("a", "b")
 
