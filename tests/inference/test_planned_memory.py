@@ -23,7 +23,7 @@ def planned(**changes):
     return plan(LARGE, **{**settings, **changes})
 
 
-def test_a_plan_grows_with_what_is_asked_for():
+def test_a_plan_grows_with_what_is_requested():
     least = planned().peak_bytes
     network = planned(program_bytes=10**10).peak_bytes
     many = planned(structures=20, probabilities=True, program_bytes=10**10)

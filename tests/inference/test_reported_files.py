@@ -154,7 +154,7 @@ def test_inverted_grey_values_are_remarked(tmp_path):
     assert remarks == ("low values are bright, as the header says (MONOCHROME1)",)
 
 
-def test_notes_of_a_vendor_of_an_unknown_type_are_passed_over(tmp_path):
+def test_notes_of_a_vendor_of_an_unknown_type_are_skipped(tmp_path):
     files = series(tmp_path)
     for file in files:
         content = file.read_bytes()
@@ -240,7 +240,7 @@ def test_colours_in_nifti_are_refused(tmp_path):
         read_volume(tmp_path / "a.nii.gz")
 
 
-def test_of_a_series_in_time_one_time_is_chosen_or_asked_for(tmp_path):
+def test_of_a_series_in_time_one_time_is_chosen_or_requested(tmp_path):
     cine = np.stack([IMAGE, IMAGE[::-1]], axis=-1)
     path = nifti(tmp_path / "cine.nii.gz", cine)
     (target,) = find_targets([path], tmp_path / "out", channel=1).targets
@@ -376,7 +376,7 @@ def test_labels_that_are_more_than_one_value_say_what_to_do(tmp_path, labels, re
     assert not (tmp_path / "store").exists()
 
 
-def test_a_case_without_one_of_its_channels_is_left_out(tmp_path):
+def test_a_case_without_one_of_its_channels_is_skipped(tmp_path):
     files = {f"imagesTr/{case}_000{i}.nii.gz": IMAGE for case in "ab" for i in range(2)}
     files |= {f"labelsTr/{case}.nii.gz": MASK for case in "ab"}
     del files["imagesTr/b_0001.nii.gz"]
@@ -433,7 +433,7 @@ def at(voxel, **more):
     return {"position": position.tolist(), **more}
 
 
-def test_control_points_without_a_position_are_left_out_with_a_warning(tmp_path):
+def test_control_points_without_a_position_are_skipped_with_a_warning(tmp_path):
     image = nifti(tmp_path / "image.nii.gz")
     points = [at((5, 4, 3)), {"position": [0, 0, 0], "positionStatus": "undefined"}]
     path = markup(tmp_path / "a.mrk.json", "Fiducial", points)

@@ -54,7 +54,7 @@ def test_network_and_grid_are_of_one_checkpoint_though_a_newer_one_is_saved_mean
     assert len(loaded) == 1
 
 
-def test_a_network_that_was_shown_close_views_in_training_looks_a_second_time(model, tmp_path):
+def test_a_network_that_was_trained_on_crops_refines(model, tmp_path):
     one = saved(tmp_path / "close", model, episode=EpisodeConfig(crop_share=0.2))
     other = saved(tmp_path / "whole", model)
     refine = volume(9, (16, 12, 20))

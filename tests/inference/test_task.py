@@ -49,7 +49,7 @@ def with_settings(segmenter, **settings):
 
 
 @pytest.mark.parametrize(("slices", "needed"), [(1, 5), (2, 2), (3, 1)])
-def test_an_image_of_few_slices_is_told_how_many_a_structure_needs(segmenter, slices, needed):
+def test_an_image_of_few_slices_says_how_many_a_structure_needs(segmenter, slices, needed):
     found = segmenter.task(examples()).segment(volume(9, (9, 7, slices), LPS))
     (remark,) = [text for text in found.remarks if "along an axis" in text]
     assert remark.startswith(f"only {slices} slice")
@@ -431,7 +431,7 @@ def test_a_target_that_memory_does_not_suffice_for_is_refused_before_work_is_beg
         small.task().segment(volume(9))
 
 
-def test_a_second_look_changes_the_mask_only_where_its_tiles_are(close_segmenter, monkeypatch):
+def test_refinement_changes_the_mask_only_where_its_tiles_are(close_segmenter, monkeypatch):
     laid = []
     tiles_around = look_module.tiles_around
 
@@ -451,7 +451,7 @@ def test_a_second_look_changes_the_mask_only_where_its_tiles_are(close_segmenter
     assert not changed[~inside].any()
 
 
-def test_a_second_look_at_a_target_of_the_working_grids_size_is_none(close_segmenter):
+def test_refinement_at_a_target_of_the_working_grids_size_is_none(close_segmenter):
     target = volume(9, VOLUME.grid, np.eye(4))
     task = close_segmenter.task(examples())
     assert task.plan(VOLUME.grid, np.eye(4), refine=True).tiles == 0
@@ -459,7 +459,7 @@ def test_a_second_look_at_a_target_of_the_working_grids_size_is_none(close_segme
     np.testing.assert_array_equal(once.probability, twice.probability)
 
 
-def test_a_second_look_that_contradicts_the_first_is_left_out_and_that_is_said(model):
+def test_refinement_that_contradicts_the_first_is_skipped_and_that_is_reported(model):
     strict = Segmenter(model, VOLUME, InferenceConfig(refine=True, refine_min_dice=1.0))
     target = volume(9, (24, 18, 30))
     found = strict.task(examples()).segment(target, probabilities=True)
@@ -493,7 +493,9 @@ def test_the_target_with_prompts_is_seen_in_the_same_tile_as_the_target(
         np.testing.assert_array_equal(images[0], tile)
 
 
-def test_prompts_get_the_halo_of_the_network_in_contexts_on_the_target_and_in_a_second_look(model):
+def test_prompts_get_the_smoothing_of_the_network_in_contexts_on_the_target_and_in_refinement(
+    model,
+):
     def channels(smoothing):
         """The prompt channels of every look, those of the whole first."""
         refine = InferenceConfig(refine=True)
@@ -523,7 +525,7 @@ def test_prompts_get_the_halo_of_the_network_in_contexts_on_the_target_and_in_a_
         assert boxes and all(((box > 0) & (box < 1)).any() == has_halo for box in boxes)
 
 
-def test_a_mask_has_no_halo_in_contexts_and_prompts_on_the_target_have(model):
+def test_a_mask_has_no_smoothing_in_contexts_and_prompts_on_the_target_have(model):
     segmenter = Segmenter(model, VolumeConfig(grid=VOLUME.grid, prompt_smoothing=0.2))
     predict, seen = segmenter.predict, []
 
@@ -549,7 +551,7 @@ def test_a_working_grid_that_the_network_cannot_take_is_refused(model):
         segmenter.task(examples()).segment(volume(9))
 
 
-def test_a_second_look_that_nothing_is_held_for_is_refused(segmenter, close_segmenter):
+def test_refinement_without_images_at_full_resolution_is_refused(segmenter, close_segmenter):
     target = volume(9, (24, 18, 30))
     with pytest.raises(DataError, match="load the segmenter with refine=True"):
         segmenter.task(examples()).segment(target, refine=True)
@@ -559,7 +561,7 @@ def test_a_second_look_that_nothing_is_held_for_is_refused(segmenter, close_segm
         task.segment(refine=True)
 
 
-def test_a_second_look_has_a_progress_bar_that_a_stream_does_without(close_segmenter, monkeypatch):
+def test_refinement_has_a_progress_bar_that_a_stream_does_without(close_segmenter, monkeypatch):
     shown = []
     track = task_module.track
 

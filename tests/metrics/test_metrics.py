@@ -162,7 +162,7 @@ def brute_force(a, b, spacing):
     return np.sort(cdist(corners(a), corners(b)).min(1))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(pairs, spacings)
 def test_distances_are_those_of_brute_force(pair, spacing):
     a, b = pair
@@ -182,7 +182,7 @@ def test_areas_are_those_of_marching_cubes():
     assert found.mask_areas.sum() == pytest.approx(mesh_surface_area(*surface), rel=1e-3)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(pairs, spacings, tolerances)
 def test_surface_scores_are_shares_and_percentiles_of_area(pair, spacing, tolerance):
     a, b = pair
@@ -199,7 +199,7 @@ def test_surface_scores_are_shares_and_percentiles_of_area(pair, spacing, tolera
     assert min(nearer) < 0.95
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(pairs, spacings, tolerances)
 def test_overlap_is_symmetric_and_bounded(pair, spacing, tolerance):
     a, b = pair
@@ -210,7 +210,7 @@ def test_overlap_is_symmetric_and_bounded(pair, spacing, tolerance):
     assert overlap(a, a, spacing, tolerance) == (1, 1, 0)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(pairs, spacings, tolerances)
 def test_overlap_does_not_depend_on_the_order_of_the_axes(pair, spacing, tolerance):
     a, b = pair
@@ -221,7 +221,7 @@ def test_overlap_does_not_depend_on_the_order_of_the_axes(pair, spacing, toleran
         assert again == pytest.approx(found)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(pairs, spacings, tolerances, st.tuples(*[st.integers(0, 3)] * 6))
 def test_background_around_two_masks_changes_nothing(pair, spacing, tolerance, width):
     a, b = pair

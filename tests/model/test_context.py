@@ -133,7 +133,7 @@ def test_a_truncated_gradient_of_the_only_part_is_exact(inputs, all_at_once):
 
 
 @pytest.mark.parametrize("mini_context", [0, 2])
-def test_a_context_of_weight_0_counts_as_left_out(inputs, mini_context):
+def test_a_context_of_weight_0_counts_as_skipped(inputs, mini_context):
     given = means_and_gradients(inputs, [[1, 1, 1, 0, 0]] * 2, mini_context)
     expected = means_and_gradients(some(inputs, slice(3)))
     for i in (0, 1, 4):
@@ -153,7 +153,7 @@ def test_the_number_of_contexts_may_differ_within_a_batch(inputs, mini_context):
 
 
 @pytest.mark.parametrize("mini_context", [0, 2])
-def test_a_context_of_twice_the_weight_counts_as_shown_twice(inputs, mini_context):
+def test_a_context_of_twice_the_weight_counts_twice(inputs, mini_context):
     given = means_and_gradients(inputs, [[1, 0.5, 0.5, 0.5, 0.5]] * 2, mini_context)
     twice = means_and_gradients(some(inputs, np.array([0, 0, 1, 2, 3, 4])))
     for i in (0, 1, 4):

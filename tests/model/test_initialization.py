@@ -31,7 +31,7 @@ def episode():
     return rng.random((1, *SHAPE, 1), np.float32), images, prompts
 
 
-def test_it_answers_with_the_mean_of_the_prompts_whatever_the_images(model, episode):
+def test_it_outputs_the_mean_of_the_prompts_whatever_the_images(model, episode):
     target, images, prompts = episode
     for target_shown, images_shown in ((target, images), (0 * target, 0 * images)):
         found = np.asarray(model(target_shown, images_shown, prompts))[0, ..., 0]

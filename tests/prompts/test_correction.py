@@ -110,7 +110,7 @@ def test_an_empty_mask_gets_the_first_prompt_and_a_perfect_one_none(kind):
 
 
 @pytest.mark.parametrize("kind", ["point", "scribble"])
-def test_what_is_found_in_excess_is_nothing_for_points_and_scribbles(kind):
+def test_an_excess_of_the_prediction_is_nothing_for_points_and_scribbles(kind):
     truth = np.zeros((6, 7, 8), bool)
     truth[1:4, 2:6, 3:8] = True
     assert correct(kind, truth, np.ones_like(truth), [], EVEN) is None

@@ -96,7 +96,7 @@ def test_a_box3d_is_the_tight_box_and_a_mask_the_structure_once(mask, count, rng
     ("kind", "there"),
     [("point", 60), ("box", 12), ("scribble", 12), ("mask2d", 12), ("box3d", 1), ("mask", 1)],
 )
-def test_a_solid_structure_gets_as_many_as_asked_for_until_all_are_drawn(kind, there):
+def test_a_solid_structure_gets_as_many_as_requested_until_all_are_drawn(kind, there):
     mask = np.zeros((6, 7, 8), bool)
     mask[1:4, 2:6, 3:8] = True
     rng = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def test_the_kind_of_a_prompt_is_what_it_was_drawn_as(kind, jitter):
         (SOLID[:1, :, :], "mask"),
     ],
 )
-def test_kinds_are_told_by_the_prompt_itself(prompt, kind):
+def test_kinds_are_determined_by_the_prompt_itself(prompt, kind):
     assert kind_of(prompt) == kind
     assert annotation_seconds([prompt]) == SECONDS[kind]
 

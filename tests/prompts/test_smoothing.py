@@ -25,7 +25,7 @@ def blurred(channel, sd):
 ON_TWO = [[Box((4, 6, 20), (14, 18, 21)), Point(20.0, 12.0, 10.0)], [Point(25.0, 25.0, 25.0)]]
 
 
-def test_a_halo_is_as_wide_as_its_share_of_what_the_prompts_of_the_set_cover():
+def test_a_smoothing_is_as_wide_as_its_share_of_what_the_prompts_of_the_set_cover():
     channels = to_channels(ON_TWO, GRID)
     covered = Box.around(channels.any(axis=0)).extent
     each = [blurred(x.astype(np.float64), 0.1 * np.array(covered)) for x in channels]
@@ -35,14 +35,14 @@ def test_a_halo_is_as_wide_as_its_share_of_what_the_prompts_of_the_set_cover():
     assert found.dtype == np.float32
 
 
-def test_without_a_halo_channels_are_what_is_painted_on_each_image():
+def test_without_a_smoothing_channels_are_what_is_painted_on_each_image():
     expected = [to_channel(prompts, GRID) for prompts in ON_TWO]
     np.testing.assert_array_equal(to_channels(ON_TWO, GRID), expected)
 
 
 @quick
 @given(st.lists(masks, min_size=1, max_size=3), st.sampled_from(KINDS), seeds, st.floats(0.01, 1))
-def test_the_mean_of_haloed_channels_is_highest_about_1(set_of_masks, kind, rng, smoothing):
+def test_the_mean_of_smoothed_channels_is_highest_about_1(set_of_masks, kind, rng, smoothing):
     shape = set_of_masks[0].shape
     context_set = [draw(kind, np.resize(mask, shape), 3, rng) for mask in set_of_masks]
     painted = to_channels(context_set, shape)
@@ -69,7 +69,7 @@ def test_one_point_on_each_image_of_a_set_tells_the_size_that_points_on_one_imag
     assert (alone > 0.25).sum() < 0.1 * (apart > 0.25).sum()
 
 
-def test_a_mask_has_no_halo_but_tells_the_width_of_those_of_other_images():
+def test_a_mask_has_no_smoothing_but_tells_the_width_of_those_of_other_images():
     mask = np.zeros(GRID, bool)
     mask[4:28, 8:24, 8:24] = True
     point = Point(16.0, 16.0, 16.0)

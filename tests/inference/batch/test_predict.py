@@ -84,7 +84,7 @@ def printed(shown):
     return text.get()
 
 
-def test_label_maps_have_the_targets_grid_and_what_was_found(tmp_path):
+def test_label_maps_have_the_targets_grid_and_the_prediction(tmp_path):
     files = [save(tmp_path / "in/a.nii.gz", 1), save(tmp_path / "in/b.nii", 2, (7, 4, 5))]
     out = tmp_path / "new/out"
     summary = predict(Bright(), targets_of(files, out), out)
@@ -99,7 +99,7 @@ def test_label_maps_have_the_targets_grid_and_what_was_found(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["nrrd", "seg.nrrd", "mha", "nii"])
-def test_the_format_is_that_asked_for(tmp_path, ending):
+def test_the_format_is_that_requested(tmp_path, ending):
     file, out = save(tmp_path / "in/a.nii.gz"), tmp_path / "out"
     task = Bright(low=1, high=4)
     predict(task, targets_of([file], out, ending=ending), out, probabilities=True)
@@ -333,7 +333,7 @@ def test_a_file_of_the_context_set_is_never_replaced(tmp_path):
     assert "out holds context files: a.nii" in problem
 
 
-def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
+def test_an_existing_file_is_replaced_only_on_request(tmp_path):
     files, out = [save(tmp_path / f"in/{name}.nii", 1) for name in "ab"], tmp_path / "out"
     out.mkdir()
     old = shutil.copy(files[0], out / "b.nii")
@@ -344,7 +344,7 @@ def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
     assert nib.load(old).get_data_dtype() == np.uint8
 
 
-def test_names_of_another_batch_are_replaced_only_when_asked(tmp_path):
+def test_names_of_another_batch_are_replaced_only_on_request(tmp_path):
     file, out = save(tmp_path / "in/a.nii"), tmp_path / "out"
     predict(Bright(a=1, b=2), targets_of([file], out), out)
     other = [save(tmp_path / "in/b.nii")]
@@ -375,7 +375,7 @@ def test_a_format_whose_package_is_missing_is_refused(tmp_path, monkeypatch):
     assert "SimpleITK" in problem and "wsicl_jax[itk]" in problem
 
 
-def test_all_problems_are_told_and_long_lists_cut(tmp_path):
+def test_all_problems_are_reported_and_long_lists_cut(tmp_path):
     (tmp_path / "out").mkdir()
     files = [save(tmp_path / f"in/{name}.nii") for name in "abcde"]
     for file in files:

@@ -79,7 +79,7 @@ def test_nnunet_names_lose_their_channel(tmp_path):
     assert named(folder / "a_0000.nii.gz", ending="mha") == [("a_0000.nii.gz", "a.mha")]
 
 
-def test_of_several_channels_one_is_chosen_and_said(tmp_path):
+def test_of_several_channels_one_is_chosen_and_reported(tmp_path):
     folder = touch(tmp_path, *(f"{case}_000{n}.nii.gz" for case in "ab" for n in range(3)))
     assert [name for name, _ in named(folder)] == ["a_0000.nii.gz", "b_0000.nii.gz"]
     assert named(folder, channel=2)[1] == ("b_0002.nii.gz", "b.nii.gz")
@@ -109,20 +109,20 @@ def test_numbers_that_are_no_channels_drop_no_image(tmp_path, names):
 
 
 @pytest.mark.parametrize("lost", ["a_0001.nii.gz", "b_0000.nii.gz"])
-def test_a_case_without_one_of_the_channels_is_told(tmp_path, lost):
+def test_a_case_without_one_of_the_channels_is_reported(tmp_path, lost):
     folder = touch(tmp_path, *(f"{case}_000{n}.nii.gz" for case in "ab" for n in range(2)))
     (folder / lost).unlink()
     (problem,) = find_targets([folder], OUT).problems
     assert f"'{lost[0]}' has [{1 - int(lost[5])}]" in problem
 
 
-def test_a_channel_that_is_not_there_is_told(tmp_path):
+def test_a_channel_that_is_not_there_is_reported(tmp_path):
     folder = touch(tmp_path, "a_0000.nii.gz")
     (problem,) = find_targets([folder], OUT, channel=1).problems
     assert "has 1 channel of each case" in problem and "no channel 1" in problem
 
 
-def test_a_folder_without_images_is_told_beside_what_others_have(tmp_path):
+def test_a_folder_without_images_is_reported_beside_what_others_have(tmp_path):
     empty, full = touch(tmp_path / "empty", "notes.txt"), touch(tmp_path / "full", "a.nii")
     found = find_targets([empty, full], OUT)
     assert [target.name for target in found.targets] == [str(full / "a.nii")]
@@ -160,7 +160,7 @@ def test_folders_of_series_are_a_target_each_beside_other_images(tmp_path):
         ("", "scout", ["ct_111.nii.gz", "ct_scout.nii.gz"]),
     ],
 )
-def test_several_series_of_one_folder_are_told_apart(tmp_path, first, second, expected):
+def test_several_series_of_one_folder_are_distinguished(tmp_path, first, second, expected):
     for uid, text in (("1.2.111", first), ("1.2.222", second)):
         files = series(tmp_path / uid, SeriesDescription=text, SeriesInstanceUID=uid)
         (tmp_path / "ct").mkdir(exist_ok=True)
@@ -180,7 +180,7 @@ def test_a_series_with_a_damaged_file_fails_rather_than_lack_a_slice(tmp_path):
             read_target(target)
 
 
-def test_a_single_slice_is_told_to_be_named_by_its_folder(tmp_path):
+def test_a_single_slice_asks_to_be_named_by_its_folder(tmp_path):
     file, *_ = series(tmp_path / "ct")
     (target,) = find_targets([file], OUT).targets
     with pytest.raises(DataError, match=r"only slice .*; give the folder of its series"):
@@ -199,7 +199,7 @@ def test_a_target_is_read_as_its_file_says(tmp_path):
     assert volume.image.dtype == np.float32 and remarks == ()
 
 
-def test_a_channel_within_a_file_is_chosen_and_said(tmp_path):
+def test_a_channel_within_a_file_is_chosen_and_reported(tmp_path):
     image = np.random.default_rng(0).integers(0, 99, (*SHAPE, 2)).astype(np.int16)
     nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "a.nii")
     for channel in range(2):

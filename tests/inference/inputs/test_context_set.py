@@ -245,7 +245,7 @@ def test_a_damaged_case_is_skipped_with_a_note(nnunet, tmp_path):
         ({"labels": {9: "heart"}}, "no training case of .* has heart"),
     ],
 )
-def test_what_a_data_set_does_not_have_is_told(nnunet, options, reason):
+def test_what_a_data_set_does_not_have_is_reported(nnunet, options, reason):
     with pytest.raises(DataError, match=reason):
         from_dataset(nnunet, **options)
 

@@ -138,7 +138,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_with_the_examples_name_and_the_place(case):
+def test_what_is_wrong_is_reported_with_the_examples_name_and_the_place(case):
     given, kind, message = WRONG[case]
     with pytest.raises(kind, match=f"^context 3: {message}"):
         array_example(name="context 3", **given).load()

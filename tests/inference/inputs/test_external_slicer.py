@@ -266,7 +266,7 @@ def test_a_flat_region_along_the_world_is_one_slice_of_an_oblique_image(tmp_path
     assert box.extent[0] > 1 and box.extent[1] > 1
 
 
-def test_the_centre_of_a_region_may_be_said_by_its_control_point_alone(tmp_path):
+def test_the_centre_of_a_region_may_come_from_its_control_point_alone(tmp_path):
     whole = region(world_of(9, 8, 7), grid_axes(), 3 * SPACING)
     bare = {key: value for key, value in whole.items() if key != "center"}
     assert read(tmp_path, bare) == read(tmp_path, whole) == [Box((8, 7, 6), (11, 10, 9))]
@@ -282,7 +282,7 @@ def test_markups_of_a_file_come_in_their_order(tmp_path):
     assert [type(prompt) for prompt in found] == [Scribble, Box, Point, Point, Point]
 
 
-def test_what_has_defaults_may_be_left_out(tmp_path):
+def test_what_has_defaults_may_be_missing(tmp_path):
     position = (LPS_TO_RAS * world_of(4, 3, 2)).tolist()
     bare = {"type": "Fiducial", "controlPoints": [{"position": position}]}
     assert read(tmp_path, bare) == [Point(4, 3, 2)]
@@ -299,7 +299,7 @@ def test_what_has_defaults_may_be_left_out(tmp_path):
         {"selected": False},
     ],
 )
-def test_control_points_that_are_left_out_are_counted_in_a_warning(tmp_path, unused):
+def test_control_points_that_are_skipped_are_counted_in_a_warning(tmp_path, unused):
     points = [
         control_point(world_of(4, 3, 2), 1),
         control_point(world_of(5, 5, 5), 2, **unused),
@@ -377,7 +377,7 @@ def test_a_file_that_holds_no_markups_is_refused(tmp_path, content, kind, messag
         read_prompts(path, volume())
 
 
-def test_a_file_whose_points_are_all_left_out_says_why(tmp_path):
+def test_a_file_whose_points_are_all_skipped_says_why(tmp_path):
     with pytest.raises(PromptError, match="holds no prompt: 1 control points are not selected"):
         read(tmp_path, markup("Fiducial", [control_point((0, 0, 0), selected=False)]))
 
@@ -485,7 +485,7 @@ def test_a_region_beyond_all_bounds_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["undefined", "preview", "missing"])
-def test_a_control_point_without_position_is_told_also_where_others_have_one(tmp_path, status):
+def test_a_control_point_without_position_is_reported_also_where_others_have_one(tmp_path, status):
     inside = world_of(3, 4, 5).tolist()
     points = [{"position": inside}, {"position": inside, "positionStatus": status}]
     for kind in ("Fiducial", "Curve"):

@@ -125,7 +125,7 @@ def test_images_are_not_read_before_they_are_needed(folder):
         example.load()
 
 
-def test_what_lies_outside_is_said_with_file_entry_and_key(folder):
+def test_what_lies_outside_is_reported_with_file_entry_and_key(folder):
     _, example = examples(folder, POINT, entry("sub2", points=[[0, 0, 0], [4, 7, 0]]))
     message = rf"^{folder}/context\.json: context 2: points 2: \[4.0, 7.0, 0.0\] voxel .* outside"
     with pytest.raises(PromptError, match=message):

@@ -36,7 +36,9 @@ def composed(grid, *scores, probabilities=True, overlap=0.25):
 
 @pytest.mark.parametrize("shape", [SHAPE, (4, 9, 30), (3, 3, 3), GRID])
 @pytest.mark.parametrize("affine", [OBLIQUE, LPS, np.eye(4)[[2, 0, 1, 3]]])
-def test_one_look_is_what_the_working_grid_restores_whole(shape, affine, monkeypatch):
+def test_the_coarse_prediction_alone_is_what_the_working_grid_restores_whole(
+    shape, affine, monkeypatch
+):
     monkeypatch.setattr(compose, "_SLAB_VOXELS", 50)
     grid = grid_of(shape, affine)
     expected = grid.restore(score(0))
@@ -79,7 +81,7 @@ def test_of_overlapping_structures_the_higher_score_wins_in_any_order():
     np.testing.assert_array_equal(np.where(backwards, 4 - backwards, 0), found)
 
 
-def test_tiles_that_say_what_the_first_look_says_change_nothing():
+def test_tiles_that_say_what_the_coarse_prediction_says_change_nothing():
     grid = grid_of()
     boxes = [Box((x, 0, z), (x + 8, 6, z + 10)) for x in (0, 6, 13) for z in (0, 4)]
     tiles = [TileScore(b, coarse_prediction_of(score(0), grid.turned_shape, b)) for b in boxes]
@@ -124,7 +126,7 @@ def test_large_values_get_a_wider_type():
     assert found.label_map.dtype == np.uint16 and (found.label_map == 256).all()
 
 
-def test_nothing_found_is_an_empty_mask():
+def test_no_prediction_is_an_empty_mask():
     found = composed(grid_of(), Scores(np.zeros(GRID, np.float32)), probabilities=False)
     assert not found.label_map.any()
     assert found.label_map.shape == volume(0, SHAPE).image.shape

@@ -32,7 +32,7 @@ shapes = st.tuples(*(st.integers(4, 60) for _ in range(3)))
 
 @quick
 @given(shape=shapes, data=st.data())
-def test_tiles_cover_all_that_was_found_stay_inside_and_are_not_too_many(shape, data):
+def test_tiles_cover_the_whole_mask_stay_inside_and_are_not_too_many(shape, data):
     target = target_of(shape)
     found = np.zeros(VOLUME.grid, bool)
     low = [data.draw(st.integers(0, n - 1)) for n in VOLUME.grid]
@@ -71,7 +71,7 @@ def test_tiles_become_coarser_where_too_many_would_be_needed():
     assert tiles_around(found, target, InferenceConfig(refine_max_tiles=1)) is None
 
 
-def test_no_tile_goes_where_nothing_was_found():
+def test_no_tile_lies_outside_of_the_mask():
     found = np.zeros(VOLUME.grid, bool)
     found[0, 0, 0] = found[-1, -1, -1] = True
     tiles = tiles_around(found, target_of((64, 48, 80)), InferenceConfig(refine_max_tiles=400))

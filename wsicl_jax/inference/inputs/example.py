@@ -15,6 +15,7 @@ from wsicl_jax.data.images import LabelMap, Volume, check_same_grid
 from wsicl_jax.errors import PromptError, located
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.inference import remarks
+from wsicl_jax.inference.inputs.external import read_prompts
 from wsicl_jax.inference.inputs.images import ImageLike, LabelLike, as_label_map, as_path, as_volume
 from wsicl_jax.inference.inputs.positions import (
     MOST_POSITIONS,
@@ -150,8 +151,6 @@ class Example:
                 with located(f"boxes {number}"):
                     prompts.append(box_in(volume, ranges, coordinates))
         for file in self.markups:
-            from wsicl_jax.inference.inputs.external import read_prompts
-
             with located("markups"):
                 prompts += read_prompts(file, volume, axes=self.markup_axes, reading=reading)
                 check_count(len(prompts))
