@@ -248,8 +248,9 @@ def _commands() -> Iterator[str]:
         "Commands", "everyone who uses the command line. Every command, from the parser."
     )
     yield (
-        "`wsicl COMMAND --help` prints the same. `wsicl --version` prints the version. Names that "
-        "begin with a dash come last, after `--`."
+        "`wsicl COMMAND --help` prints the same. `wsicl --version` prints the version. "
+        "`wsicl --print-completion bash` prints a completion script for a shell (extra "
+        "`completion`). Names that begin with a dash come last, after `--`."
     )
     for name, parser in _parsers(cli.build_parser(), "wsicl"):
         yield from ("", f"## {name}", "", _one_line(parser.description or ""))
@@ -320,7 +321,7 @@ def _help(action: argparse.Action) -> str:
 
 
 def _examples(epilog: str) -> Iterator[str]:
-    """The first paragraph; what follows is said of all commands at the head of the page."""
+    """The first paragraph; the rest holds for all commands and stands at the head of the page."""
     epilog = epilog.partition("\n\n")[0]
     text = inspect.cleandoc(epilog).removeprefix("examples:").removeprefix("example:")
     for line in text.strip("\n").splitlines():
