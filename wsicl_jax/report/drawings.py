@@ -51,12 +51,12 @@ def drawings_of(
                 drawing = drawn(name, lambda m=group: rounds_figure(results, m))
                 figures["rounds"].append(CaptionedDrawing(drawing, _rounds_caption(of)))
             bar.advance()
-        gallery = []
+        pictures = []
         for target in targets:
             name = names.of(f"case-{target.score.data_set}-{target.rank}")
-            gallery.append((drawn(name, lambda t=target: case_figure(t), picture=True), target))
+            pictures.append((drawn(name, lambda t=target: case_figure(t), picture=True), target))
             bar.advance()
-    return figures, gallery
+    return figures, pictures
 
 
 class _Names:

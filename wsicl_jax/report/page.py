@@ -75,9 +75,9 @@ def write_report(
     full = with_curves(groups)
     networks = [g for g in full if not set(g.models) <= set(get_args(BaselineName))] or full
     targets, without_picture = _pictured(results, networks, replay)
-    figures, gallery = drawings_of(results, groups, targets)
+    figures, pictures = drawings_of(results, groups, targets)
     drawings = [figure.drawing for section in figures.values() for figure in section]
-    drawings += [drawing for drawing, _ in gallery]
+    drawings += [drawing for drawing, _ in pictures]
     contents = {
         SCORES: scores_csv(results),
         SUMMARY: summary_csv(results),
@@ -99,7 +99,7 @@ def write_report(
         tables=[tables_of(results, groups, name) for name in results.data_sets],
         rounds=rounds_rows(results, groups),
         restoration=restoration_rows(results),
-        gallery=gallery,
+        pictures=pictures,
         without_picture=without_picture,
         key_numbers=[(group.name, key_numbers(results, group)) for group in networks],
         files=[PAGE, *contents],
