@@ -72,7 +72,7 @@ def test_it_says_what_an_exported_file_is(checkpoint, tmp_path):
 def test_a_run_whose_configuration_is_empty_is_told(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
-    with pytest.raises(ConfigError, match="is empty, so the settings of .* are unknown"):
+    with pytest.raises(ConfigError, match=r"is empty, so the settings of .* are unknown"):
         told(tmp_path / "run")
 
 
