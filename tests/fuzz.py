@@ -17,6 +17,7 @@ import random
 import re
 import resource
 import shutil
+import tempfile
 import time
 import traceback
 import zlib
@@ -39,6 +40,9 @@ _HANG = 4 * SECONDS
 
 _START = 120.0
 """Most time by the clock until a child has imported the reader."""
+
+_MEMORY = Path("/dev/shm")
+"""File system in memory, where mutants are written: a disk takes most of the time."""
 
 _WORDS = (
     *(b"0", b"-1", b"1", b"1e308", b"1e-320", b"nan", b"inf", b"-inf", b"1e400", b"0x10", b"1_0"),
@@ -91,20 +95,20 @@ def failures(
     """
     context = multiprocessing.get_context("spawn")
     failed: list[Failure] = []
-    work = folder / "mutants"
     number = 0
-    while number < count:
-        ours, theirs = context.Pipe()
-        child = context.Process(
-            target=_work, args=(theirs, read, valid, work, number, count, seed, tuple(words))
-        )
-        child.start()
-        theirs.close()
-        number = _follow(ours, child, number, count, failed, folder)
-        ours.close()
-        child.kill()
-        child.join()
-    shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else folder) as work:
+        while number < count:
+            ours, theirs = context.Pipe()
+            child = context.Process(
+                target=_work,
+                args=(theirs, read, valid, Path(work), number, count, seed, tuple(words)),
+            )
+            child.start()
+            theirs.close()
+            number = _follow(ours, child, number, count, failed, Path(work), folder)
+            ours.close()
+            child.kill()
+            child.join()
     return failed
 
 
@@ -114,6 +118,7 @@ def _follow(
     number: int,
     count: int,
     failed: list[Failure],
+    work: Path,
     folder: Path,
 ) -> int:
     """Receive the results of one child until it ends; the number of the next mutant."""
@@ -121,7 +126,7 @@ def _follow(
     def keep(fault: str) -> None:
         kept = folder / f"failed-{number}"
         with suppress(OSError):
-            shutil.copytree(folder / "mutants" / str(number), kept, dirs_exist_ok=True)
+            shutil.copytree(work / str(number), kept, dirs_exist_ok=True)
         failed.append(Failure(number, fault, kept))
 
     if not ours.poll(_START):

@@ -8,6 +8,11 @@ from wsicl_jax.data.synthesis.fields import interpolate, nearest, sample_deforma
 sides = st.tuples(*[st.integers(2, 9)] * 3)
 
 
+def deformed(rng, volume, *, bend, pose):
+    shape = volume.shape
+    return nearest(volume, sample_deformation(rng, shape, shape, bend=bend, pose=pose))
+
+
 def test_a_smooth_field_has_unit_variance_around_0():
     rng = np.random.default_rng(0)
     fields = np.stack([smooth_field(rng, (8, 9, 10), 2, frequency=4.0) for _ in range(200)])
@@ -42,10 +47,7 @@ def test_interpolation_is_exact_for_what_is_linear(coarse, fine, axis):
 @given(sides)
 def test_without_a_displacement_a_volume_stays_as_it_is(shape):
     volume = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
-    still = nearest(
-        volume,
-        sample_deformation(np.random.default_rng(0), volume.shape, shape, bend=0.0, pose=0.0),
-    )
+    still = deformed(np.random.default_rng(0), volume, bend=0.0, pose=0.0)
     np.testing.assert_array_equal(still, volume)
 
 
@@ -54,10 +56,7 @@ def test_a_displacement_is_a_share_of_half_the_volume_on_every_axis(axis):
     shape = (60, 40, 20)
     volume = np.indices(shape)[axis].astype(np.uint8)
     moved = np.stack(
-        [
-            displaced(np.random.default_rng(seed), volume, shape, bend=0.1, pose=0.0)
-            for seed in range(40)
-        ]
+        [deformed(np.random.default_rng(seed), volume, bend=0.1, pose=0.0) for seed in range(40)]
     ).astype(float)
     inner = tuple(slice(side // 3, -side // 3) for side in shape)
     typical = (moved - volume)[(slice(None), *inner)].std() / (shape[axis] / 2)
