@@ -298,6 +298,10 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
     task = with_settings(segmenter, max_memory_gb=bounded).task(examples())
     read, known, found = [], [], task._segmented
 
+    def reader(seed):
+        read.append(1)
+        return volume(seed), ()
+
     def slow(*given, **options):
         # A reader that runs ahead is waited for; one that must not gets the time to be caught.
         deadline = time.monotonic() + (10 if bounded is None else 0.05)
@@ -308,7 +312,7 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
         return found(*given, **options)
 
     monkeypatch.setattr(task, "_segmented", slow)
-    list(task.stream([7, 8, 9], read=lambda seed: read.append(1) or volume(seed), show=False))
+    list(task.stream([7, 8, 9], read=reader, show=False))
     assert known == expected
 
 
