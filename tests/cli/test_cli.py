@@ -448,7 +448,7 @@ MISTAKES = {
     ),
     "labels without masks": (
         [*PREDICT, "--context", "c.json", "--labels", "a=1"],
-        "give images with masks",
+        "add images with masks",
     ),
     "a context image that is not there": (
         [*PREDICT, "--example", "a.nii", "b.nii"],

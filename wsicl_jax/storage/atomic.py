@@ -100,8 +100,9 @@ def why_not_writable(path: Path, *, made: bool = False) -> str | None:
 
     `made`: missing directories will be made.
     """
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        return "it is no file; give a file's name"
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "a pipe or a device"
+        return f"it is no file but {what}; give a file's name"
     directory = path.absolute().parent
     while made and not directory.exists():
         directory = directory.parent
