@@ -56,8 +56,8 @@ def read_settings(text: str | None, network: ModelConfig, *, checked: bool = Fal
     """The settings in a file of this network; `checked`: the content fits the file's digest.
 
     A file without settings counts as one of the authors: the published working grid of
-    128 x 128 x 128 over the whole image, without a crop. Context images are processed one at a time,
-    so that memory does not grow with the context set.
+    128 x 128 x 128 over the whole image, without a crop. Context images are processed one at a
+    time, so that memory does not grow with the context set.
 
     Raises:
         CheckpointError: the text has no valid settings, or those of another network.
