@@ -87,3 +87,9 @@ def test_the_shipped_network_keeps_the_settings_that_it_was_trained_with():
     smoothing = migrate_settings(stored)["volume"]["prompt_smoothing"]
     assert experiment.volume.prompt_smoothing == smoothing > 0
     assert experiment.train.initial_weights
+
+
+@pytest.mark.parametrize(("stored", "stores"), [("", []), ("stores/atlas", ["stores/atlas"])])
+def test_the_single_prior_of_earlier_versions_becomes_a_list(stored, stores):
+    experiment = config_from_stored({"synth": {"prior": stored}})
+    assert [prior.store for prior in experiment.synth.priors] == stores

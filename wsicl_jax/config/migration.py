@@ -59,7 +59,12 @@ def _migrated(value: Any, section: str) -> Any:
     if not isinstance(value, Mapping):
         return value
     names = _RENAMED.get(section, {})
-    return {
+    migrated = {
         names.get(name, name): _migrated(below, f"{section}.{name}")
         for name, below in value.items()
     }
+    if section == "synth" and "prior" in migrated:
+        # One store, or "" for none, has become a list of stores.
+        store = migrated.pop("prior")
+        migrated.setdefault("priors", [{"store": store}] if store else [])
+    return migrated
