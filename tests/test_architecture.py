@@ -16,7 +16,7 @@ def imported_by(code: str) -> set[str]:
     return set(told.splitlines()[-1].split()[1:])
 
 
-def test_each_floor_imports_only_what_lies_below_it():
+def test_each_room_imports_only_what_lies_below_it_and_there_is_no_circle():
     command = [
         sys.executable,
         "-c",
