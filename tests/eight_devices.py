@@ -1,11 +1,14 @@
-"""One network on many meshes of 8 simulated devices, against one device; run by test_parallel.
+"""One network on many meshes of 8 simulated devices, against one device; run by test_placement.
 
-Writes JSON: for each case the deviations, what the devices exchange, and their FLOPs.
+`eight_devices.py FILE` writes JSON: for each of `FEW_MESHES` the deviations, and what devices
+exchange, their FLOPs, augmentation and evaluation. `eight_devices.py FILE every-mesh` writes the
+deviations of `MESHES` alone, by a network of one more stage.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +27,8 @@ from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.train.step import make_predict
 
 ONE = "one device"
-BATCH, CONTEXTS, GRID, CHANNELS = 8, 8, (32, 4, 8), (4, 8, 8)
+BATCH, CONTEXTS, GRID, CHANNELS = 8, 8, (16, 4, 8), (4, 8)
+DEEPER = {"grid": (32, 4, 8), "channels": (4, 8, 8)}
 MESHES = {
     "8 1 1": {},
     "1 8 1": {},
@@ -34,26 +38,28 @@ MESHES = {
     "4 1 2, parameters cut": {"shard_parameters": True},
     "2 2 2, parts of 3 by stages": {"mini_context": 3, "remat": "stage"},
 }
+# Each axis by itself, all axes together, and each way to save memory.
+FEW_MESHES = ["1 8 1", "1 1 8", "4 1 2, parameters cut", "2 2 2, parts of 3 by stages"]
 
 
-def experiment(mesh: str, settings: dict):
+def experiment(mesh: str, settings: dict, grid=GRID, channels=CHANNELS):
     data, context, space = map(int, mesh.partition(",")[0].split())
     processing = {k: settings[k] for k in ("mini_context", "remat") if k in settings}
     sizes = {"data": data, "context": context, "space": space}
     return config_from_dict(
         {
-            "volume": {"grid": GRID},
-            "model": {"channels": CHANNELS, "context": processing},
+            "volume": {"grid": grid},
+            "model": {"channels": channels, "context": processing},
             "train": {"batch": BATCH},
             "parallel": sizes | {k: v for k, v in settings.items() if k not in processing},
         }
     )
 
 
-def episodes() -> Episode:
+def episodes(grid=GRID) -> Episode:
     rng = np.random.default_rng(0)
     volumes = [
-        rng.random((BATCH, *count, *GRID, 1), np.float32)
+        rng.random((BATCH, *count, *grid, 1), np.float32)
         for count in ((), (), (CONTEXTS,), (CONTEXTS,))
     ]
     weights = rng.random((BATCH, CONTEXTS), np.float32)
@@ -92,11 +98,11 @@ def augmentation() -> dict:
 def evaluation() -> dict:
     """Episodes of evaluation spread over the devices, against one device."""
     network._VOXELS_AT_ONCE = 1  # so that 8 episodes run together, one on each device
-    config = experiment("1 1 1", {})
+    config = experiment("1 1 1", {}, **DEEPER)
     graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
     # Doubled, so that the outputs depend on the contexts without training.
     model = nnx.merge(graph, jax.tree.map(lambda x: 2 * x, parameters))
-    batch = episodes()
+    batch = episodes(config.volume.grid)
     shown = [Episode(*(x[i] for x in batch)) for i in range(5)]  # a part that must be filled
     found = [
         Predictor(model, config.volume, jax.devices()[:count]).outputs(shown, [1, 3])
@@ -120,7 +126,7 @@ class OnMesh:
         self.parameters = jax.device_put(
             parameters, state_placement(parameters, mesh, config.parallel)
         )
-        batch = to_devices(episodes(), mesh, BATCH)
+        batch = to_devices(episodes(config.volume.grid), mesh, BATCH)
         self.inputs = (self.parameters, batch, jax.random.key(0))
 
     def gradient(self) -> jax.stages.Lowered:
@@ -151,18 +157,17 @@ def compiled(lowered: dict) -> dict:
         return dict(zip(lowered, programs, strict=True))
 
 
-def main(path: str) -> None:
-    if jax.device_count() != 8:
-        sys.exit(f"{jax.device_count()} devices; expected 8 simulated ones")
+def deviations(meshes: Iterable[str], **sizes) -> dict:
+    """Of the output and the gradients on each mesh from those on one device."""
     networks = {
-        mesh: OnMesh(experiment(mesh, settings), jax.devices()) for mesh, settings in MESHES.items()
+        mesh: OnMesh(experiment(mesh, MESHES[mesh], **sizes), jax.devices()) for mesh in meshes
     }
-    networks[ONE] = OnMesh(experiment("1 1 1", {}), jax.devices()[:1])
+    networks[ONE] = OnMesh(experiment("1 1 1", {}, **sizes), jax.devices()[:1])
     gradients = compiled({mesh: network.gradient() for mesh, network in networks.items()})
     found = {
         mesh: network.output_and_gradients(gradients[mesh]) for mesh, network in networks.items()
     }
-    results = {
+    return {
         mesh: {
             "output": float(np.abs(found[mesh][0] - found[ONE][0]).max()),
             "gradients": max(
@@ -171,23 +176,37 @@ def main(path: str) -> None:
             ),
             "cut": networks[mesh].share_of_cut_parameters(),
         }
-        for mesh in MESHES
+        for mesh in meshes
     }
+
+
+def forward() -> dict:
+    """What devices over which contexts are spread exchange, and their FLOPs, by their number."""
     over_contexts = {
         count: OnMesh(experiment(f"1 {count} 1", {}), jax.devices()[:count]).forward()
         for count in (1, 2, 8)
     }
-    results["forward, contexts over devices"] = {
+    return {
         count: {
             "exchanged": collective_bytes(program.as_text()),
             "flops": program.cost_analysis()["flops"],
         }
         for count, program in compiled(over_contexts).items()
     }
-    results["augmentation"] = augmentation()
-    results["evaluation"] = evaluation()
+
+
+def main(path: str, every_mesh: str = "") -> None:
+    if jax.device_count() != 8:
+        sys.exit(f"{jax.device_count()} devices; expected 8 simulated ones")
+    if every_mesh:
+        results = deviations(MESHES, **DEEPER)
+    else:
+        results = deviations(FEW_MESHES)
+        results["forward, contexts over devices"] = forward()
+        results["augmentation"] = augmentation()
+        results["evaluation"] = evaluation()
     Path(path).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

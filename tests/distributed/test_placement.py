@@ -18,13 +18,11 @@ from wsicl_jax.errors import ConfigError
 from wsicl_jax.model.ops import compilation
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory):
+def on_eight_devices(path: Path, *arguments: str) -> dict:
     """What `eight_devices` finds, in a process that has 8 simulated devices."""
-    path = tmp_path_factory.mktemp("eight") / "results.json"
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
-        [sys.executable, str(Path(eight_devices.__file__)), str(path)],
+        [sys.executable, str(Path(eight_devices.__file__)), str(path), *arguments],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -33,14 +31,31 @@ def eight(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("mesh", eight_devices.MESHES)
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory.mktemp("eight") / "results.json")
+
+
+@pytest.fixture(scope="module")
+def every_mesh(tmp_path_factory):
+    return on_eight_devices(tmp_path_factory.mktemp("eight") / "results.json", "every-mesh")
+
+
+@pytest.mark.parametrize("mesh", eight_devices.FEW_MESHES)
 def test_a_mesh_gives_the_output_of_one_device(eight, mesh):
     assert eight[mesh]["output"] <= 1e-5
 
 
-@pytest.mark.parametrize("mesh", eight_devices.MESHES)
+@pytest.mark.parametrize("mesh", eight_devices.FEW_MESHES)
 def test_a_mesh_gives_every_gradient_of_one_device(eight, mesh):
     assert eight[mesh]["gradients"] <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", eight_devices.MESHES)
+def test_every_mesh_gives_output_and_gradients_of_one_device(every_mesh, mesh):
+    assert every_mesh[mesh]["output"] <= 1e-5
+    assert every_mesh[mesh]["gradients"] <= 1e-4
 
 
 def test_a_mesh_changes_intensities_as_one_device_and_leaves_them_in_place(eight):
@@ -63,7 +78,7 @@ def test_evaluation_on_eight_devices_gives_the_outputs_of_one(eight):
 
 def test_parameters_are_cut_where_that_is_asked(eight):
     assert eight["4 1 2, parameters cut"]["cut"] > 0.9
-    assert eight["2 2 2"]["cut"] == 0
+    assert eight["2 2 2, parts of 3 by stages"]["cut"] == 0
 
 
 def test_forward_the_context_axis_exchanges_only_the_mean_feature_maps(eight):
