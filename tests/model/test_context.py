@@ -11,6 +11,7 @@ from wsicl_jax.model.blocks import Merge, gelu
 from wsicl_jax.model.context import mean_over_contexts
 
 COUNT = 5
+SLOW = pytest.mark.slow
 GRID = (4, 2, 6)
 
 
@@ -76,8 +77,16 @@ def test_every_parameter_and_input_has_a_gradient(all_at_once):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(all_at_once))
 
 
-@pytest.mark.parametrize("remat", ["none", "context"])
-@pytest.mark.parametrize("mini_context", [1, 2, 3, 4, 5, 9])
+PARTS = [
+    (mini_context, remat) for mini_context in (1, 2, 3, 4, 5, 9) for remat in ("none", "context")
+]
+FEW_PARTS = [(1, "context"), (2, "none"), (3, "context"), (9, "none")]
+
+
+@pytest.mark.parametrize(
+    ("mini_context", "remat"),
+    [part if part in FEW_PARTS else pytest.param(*part, marks=SLOW) for part in PARTS],
+)
 def test_parts_give_value_and_gradients_of_all_contexts_at_once(
     inputs, all_at_once, mini_context, remat
 ):
@@ -89,12 +98,17 @@ def truncated(inputs, mini_context, weights=None, seed=None):
     return means_and_gradients(inputs, weights, mini_context, key, gradient="truncated")
 
 
-@pytest.mark.parametrize("mini_context", [1, 2, 5])
+@pytest.mark.parametrize(
+    "mini_context", [2, pytest.param(1, marks=SLOW), pytest.param(5, marks=SLOW)]
+)
 def test_a_truncated_gradient_leaves_the_value_exact(inputs, all_at_once, mini_context):
     assert_equal(truncated(inputs, mini_context, seed=0)[0], all_at_once[0])
 
 
-@pytest.mark.parametrize(("mini_context", "last"), [(1, [4]), (2, [4]), (3, [3, 4])])
+@pytest.mark.parametrize(
+    ("mini_context", "last"),
+    [(3, [3, 4]), pytest.param(1, [4], marks=SLOW), pytest.param(2, [4], marks=SLOW)],
+)
 def test_a_truncated_gradient_is_that_of_one_part_times_the_number_of_parts(
     inputs, mini_context, last
 ):
@@ -116,7 +130,7 @@ def test_a_truncated_gradient_is_that_of_one_part_times_the_number_of_parts(
     assert_equal(truncated(inputs, mini_context)[1], jax.grad(mean_square)(PARAMETERS))
 
 
-@pytest.mark.parametrize("mini_context", [2, 3])
+@pytest.mark.parametrize("mini_context", [3, pytest.param(2, marks=SLOW)])
 def test_over_the_draws_of_its_part_the_truncated_gradient_is_exact_in_the_mean(
     inputs, all_at_once, mini_context
 ):

@@ -46,6 +46,7 @@ def data_set(tmp_path_factory) -> Path:
 def on(store: Path, run: Path):
     plain = config_to_dict(tiny(run))
     plain["data"] = [{"store": str(store)}]
+    plain["augment"]["gin"] = 0  # which alone would double the time of compiling
     plain["episode"]["validation_share"] = 0.3
     plain["evaluation"] = {"contexts": 2, "prompts": 1}
     return config_from_dict(plain)

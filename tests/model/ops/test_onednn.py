@@ -22,6 +22,7 @@ from wsicl_jax.model import ops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.ops import compilation, convolution, onednn
 
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or jaxlib.__version__ not in onednn.TESTED_JAXLIB,
     reason="oneDNN is called in versions of jaxlib for Linux that it was tested with",
@@ -84,7 +85,9 @@ def test_a_convolution_and_both_its_gradients_are_the_native_ones(
     assert_equal_to_rounding(ours(x, kernel), native(x, kernel))
 
 
-@pytest.mark.parametrize("lines", range(1, 13))
+@pytest.mark.parametrize(
+    "lines", [n if n in (1, 2, 5, 12) else pytest.param(n, marks=SLOW) for n in range(1, 13)]
+)
 def test_neighbours_along_z_become_channels_for_any_number_of_voxels(lines):
     x, g = normal(0, 1, 3, 2, lines, 2), normal(1, 1, 3, 2, lines, 4)
     native = jax.vjp(lambda k: convolution._native(x, k, 1, (1, 1)), jnp.zeros((3, 3, 3, 2, 4)))[1](
@@ -174,7 +177,7 @@ def gradients(model: ModelConfig, *, planes: bool) -> list[jax.Array]:
     return [value, *jax.tree.leaves(found)]
 
 
-@pytest.mark.parametrize("remat", ["none", "context"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=SLOW), "context"])
 def test_the_gradients_of_the_network_are_those_by_stacked_planes(remat):
     one_by_one = ContextConfig(mini_context=1, remat=remat)
     model = ModelConfig(channels=(2, 4), context=one_by_one)
