@@ -22,7 +22,7 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 def authors_model(mini_context: int, *, precision="float32", **processing) -> DualBranch:
-    config, tensors, _ = read_lightning(DATA / "tiny_lightning.ckpt")
+    config, tensors, *_ = read_lightning(DATA / "tiny_lightning.ckpt")
     config = ModelConfig(
         channels=config.channels,
         context=ContextConfig(mini_context=mini_context, **processing),
