@@ -67,7 +67,16 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("harm", DAMAGES.values(), ids=DAMAGES)
+SLOW = ("a bit of the metadata", "parameters cut off", "a file removed", "no metadata")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(harm, marks=[pytest.mark.slow] * (name in SLOW), id=name)
+        for name, harm in DAMAGES.items()
+    ],
+)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, harm):
     expected = load_checkpoint(run / "checkpoints" / str(BEFORE))
     harm(run)
