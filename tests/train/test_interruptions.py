@@ -119,7 +119,7 @@ def test_sigterm_ends_the_command_with_code_75_and_the_run_goes_on(whole_run, tm
     (line,) = [line for line in told.splitlines() if line.startswith("wsicl train:")]
     stopped = saved_steps(run)[-1]
     assert 3 < stopped < STEPS
-    assert f"stopped at step {stopped} of {STEPS}" in line and "--resume" in line
+    assert f"stopped by SIGTERM at step {stopped} of {STEPS}" in line and "--resume" in line
     assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
     assert learning(run) == learning(whole_run[0])
 
@@ -128,7 +128,7 @@ def test_sigterm_ends_the_command_with_code_75_and_the_run_goes_on(whole_run, tm
 def test_all_stop_one_step_after_the_one_that_told_them(tmp_path, monkeypatch, when):
     # At step 1 the signal comes before the step is compiled.
     at_step(monkeypatch, when, terminate)
-    with pytest.raises(PreemptedError, match=f"stopped at step {when + 2}"):
+    with pytest.raises(PreemptedError, match=f"stopped by SIGTERM at step {when + 2}"):
         train(tiny(tmp_path / "run", checkpoint_every=100))
     assert newest_valid_step(tmp_path / "run") == when + 2
 
@@ -259,7 +259,7 @@ def test_two_processes_stop_after_the_same_step_and_go_on_bit_for_bit(whole_run_
     config = tiny(run, log_every=1)
     assert two_processes(config, 3, tmp_path) == [75, 75]
     told = [(tmp_path / str(index)).read_text() for index in (0, 1)]
-    assert told[0] == told[1] and "stopped at step 5" in told[0]
+    assert told[0] == told[1] and "stopped by SIGTERM at step 5" in told[0]
     assert saved_steps(run)[-1] == 5
     assert two_processes(config, 0, tmp_path) == [0, 0]
     assert learning(run) == learning(whole_run_of_two)
