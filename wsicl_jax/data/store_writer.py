@@ -34,6 +34,7 @@ from wsicl_jax.data.store import (
 from wsicl_jax.errors import DataError, reason
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.storage.atomic import why_full
 from wsicl_jax.storage.location import Location
 
 _CHUNK_SIDE = 64
@@ -203,4 +204,6 @@ def _write_array(
     try:
         ts.open(spec, create=True).result().write(content).result()
     except (ValueError, OSError) as error:
-        raise DataError(f"case {case} cannot be written to {location}: {reason(error)}") from error
+        # TensorStore names every file on the way before it says that the disk is full.
+        cause = why_full(error) or reason(error)
+        raise DataError(f"case {case} cannot be written to {location}: {cause}") from error
