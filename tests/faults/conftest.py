@@ -1,5 +1,6 @@
 """Small data, a network, and places where nothing can be written."""
 
+import gc
 import json
 import os
 import shutil
@@ -91,6 +92,16 @@ def sweep(output: Path, place: Place) -> dict:
         "data": [{"store": str(place.store)}],
         "evaluation": {"contexts": [1], "prompts": 1, "kinds": ["box"]},
     }
+
+
+@pytest.fixture(autouse=True)
+def failed_writes_are_collected():
+    """Orbax leaves failed tasks behind, which log a traceback when they are collected.
+
+    Python 3.11 ends in a SystemError where that happens while it parses a module.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
