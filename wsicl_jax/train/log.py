@@ -16,8 +16,10 @@ from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read
 
 _FILE = "log.jsonl"
 _SET_ASIDE = "log.damaged.jsonl"
-_LARGEST = 2**30
-"""Largest log in bytes."""
+_LARGEST = 2**28
+"""Bytes of a log; a million entries take fewer."""
+_LONGEST_LINE = 2**16
+"""Bytes of an entry; a longer line is damaged."""
 
 
 def _of_a_step(entry: dict[str, int | float]) -> dict[str, int | float]:
@@ -59,6 +61,8 @@ def _read(run: Path) -> _Lines:
     lines = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
+            if len(line) > _LONGEST_LINE:
+                raise DocumentError(f"it has {len(line)} bytes")
             if line.strip():
                 parsed.entries.append(checked(_ENTRIES, parse_json(line, nan=True)))
         except DocumentError:
