@@ -49,6 +49,6 @@ def test_a_line_longer_than_any_entry_is_damaged(tmp_path):
     with RunLog(tmp_path, 0, leader=True) as log:
         log.write(1, {"loss": 1.0})
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1, "loss": 1' + "0" * 2**16 + '}\n{"step": 2, "loss": 0.5}\n')
+    path.write_text('{"step": 1, "loss": 1' + " " * 2**16 + '}\n{"step": 2, "loss": 0.5}\n')
     with pytest.warns(UserWarning, match="damaged"):
         assert [entry["step"] for entry in read_log(tmp_path)] == [2]
