@@ -20,7 +20,7 @@ test: .venv/.installed-dev
 	$(PYTEST)
 
 test-all: .venv/.installed-dev
-	XLA_FLAGS="$$XLA_FLAGS" $(PYTEST) -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # The weights that ship, from data to file (docs/model-small.md); goes on where it was cut off.
 small: .venv/.installed

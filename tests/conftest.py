@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 from s3_server import s3, s3_server  # noqa: F401
 
-# Programs that run for a moment: compiling them takes the time. XLA_FLAGS of the caller come first,
-# so `make test-all` tests fully optimised programs. Subprocesses of the tests inherit it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 _AGREEMENT = pytest.StashKey[dict[str, float]]()
 
 
