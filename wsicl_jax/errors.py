@@ -72,7 +72,9 @@ def located(where: str) -> Iterator[None]:
     try:
         yield
     except WsiclError as error:
-        raise (type(error)(f"{where}: {error}") if where else error) from error
+        if not where:
+            raise
+        raise type(error)(f"{where}: {error}") from error
 
 
 def reason(error: BaseException) -> str:
