@@ -122,8 +122,7 @@ def why_full(error: BaseException | None) -> str | None:
             return os.strerror(error.errno)
         if messages := [text for text in _FULL_TEXTS if text in str(error)]:
             return messages[0]
-        # An error that was raised from itself would be followed for ever.
-        error = error.__cause__ if error.__cause__ is not error else None
+        error = error.__cause__
     return None
 
 
