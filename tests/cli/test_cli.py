@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -611,7 +610,7 @@ def test_show_and_predict_take_what_is_said_of_images_that_do_not_say_it(
     assert "axes taken as LAS, as requested" in capsys.readouterr().err
     predict = ["predict", str(run), *examples(source), *given, str(tmp_path / "out")]
     assert main([*predict, *said]) == 0
-    assert "LAS, as was" in re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "taken as LAS, as" in capsys.readouterr().out
     assert main([*predict, "--overwrite", "--assume-orientation", "LLS"]) == 2
     assert "three letters such as RAS" in capsys.readouterr().err
     assert main(["show", *given, str(tmp_path / "a.png"), "--max-memory", "0.001"]) == 2

@@ -65,7 +65,7 @@ def test_the_fingerprint_does_not_depend_on_the_sharding():
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     }
     subprocess.run([sys.executable, "-c", _SPREAD], env=environment, check=True)
 

@@ -20,10 +20,10 @@ SHAPE = (5, 6, 9)
 
 
 class Planned:
-    """Stands for a task whose targets take a byte a voxel."""
+    """Stands for a task whose targets take 0.1 GB a voxel, far more than the tests themselves."""
 
     def plan(self, shape, affine, *, probabilities):
-        size = int(np.prod(shape)) * 10**7
+        size = int(np.prod(shape)) * 10**8
         looks = "twice" if probabilities else "once"
         return Plan(looks, 0, {"the target": size}, size)
 
@@ -71,7 +71,7 @@ def test_context_targets_network_and_memory_are_shown(context, targets, tmp_path
     shown = printed(tried)
     for text in ("folder: 2 images", "low", "high", "4", "1 mask", "5 x 6 x 9", "1 x 2 x 1.5"):
         assert text in shown
-    assert "yes" in shown and "2.70" in shown and "1.08" in shown
+    assert "yes" in shown and "27.00" in shown and "10.80" in shown
     assert "for 2 targets: once" in shown and shown.endswith("dry run: nothing was written")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.nii"]
 
@@ -110,9 +110,9 @@ def test_a_checkpoint_that_is_not_there_is_one_of_the_problems(context, targets)
 
 
 def test_a_target_that_needs_more_memory_than_is_allowed_would_fail(context, targets):
-    tried = dry_run(Planned, context, targets, reading=ReadingConfig(max_memory_gb=2.0))
+    tried = dry_run(Planned, context, targets, reading=ReadingConfig(max_memory_gb=20.0))
     assert list(tried.failed) == [targets[0].name]
-    assert "2.70 GB" in tried.failed[targets[0].name]
+    assert "27.00 GB" in tried.failed[targets[0].name]
 
 
 def test_without_a_context_set_the_targets_are_looked_at_all_the_same(targets):
