@@ -660,3 +660,32 @@ def test_without_the_setting_margins_stay(model):
         "structure"
     ]
     assert shown.image.crop == Box((0, 0, 0), (32, 14, 15))
+
+
+def test_a_negative_prompt_on_the_target_is_painted_below_zero(segmenter, monkeypatch):
+    channels = []
+    predict = type(segmenter).predict
+
+    def seen(self, encoded, images, prompts, *rest):
+        channels.append(np.asarray(prompts))
+        return predict(self, encoded, images, prompts, *rest)
+
+    monkeypatch.setattr(type(segmenter), "predict", seen)
+    task = segmenter.task(examples())
+    task.segment(volume(9))
+    task.add_point((4, 3, 2), inside=False)
+    task.add_scribble([(1, 1, 1), (1, 4, 1)], inside=False)
+    task.segment()
+    assert (channels[0] >= 0).all() and len(channels[1]) == len(channels[0]) + 1
+    assert (channels[1][:-1] >= 0).all() and (channels[1][-1] < 0).any()
+    assert not (channels[1][-1] > 0).any()
+
+
+def test_negative_prompts_alone_do_not_say_what_to_segment(segmenter):
+    task = segmenter.task()
+    task.open(volume(9))
+    task.add_point((4, 3, 2), inside=False)
+    with pytest.raises(PromptError, match="negative prompts only; mark the structure itself"):
+        task.segment()
+    task.add_point((1, 1, 1))
+    task.segment()

@@ -68,7 +68,8 @@ def test_two_processes_give_the_losses_and_scores_of_one(
         "one": ["wsicl", "train", str(config)],
         "two": ["bash", str(LAUNCH / "local.sh"), "2", str(config), *overrides],
     }
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices_each}"
+    own = os.environ.get("XLA_FLAGS", "")
+    flags = f"{own} --xla_force_host_platform_device_count={devices_each}"
     more = {"one": {}, "two": {"XLA_FLAGS": flags}}
     runs = [
         subprocess.Popen([*command, f"run={tmp_path / name}"], env=environment() | more[name])

@@ -32,6 +32,9 @@ class InteractiveConfig:
     """Kinds of prompts, each in its own session; empty: no interactive sessions."""
     rounds: Positive = 5
     """Rounds of a session, with one prompt each."""
+    negative: bool = False
+    """Whether points and scribbles also correct what was segmented in excess, as negative
+    prompts."""
     contexts: Count = 0
     """Context images of other subjects next to the target. They have prompts of the session's
     kind, as many as the largest of `evaluation.prompts`. 0: the target alone."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import RULES, Amount, PromptKind, Range
+from wsicl_jax.config.fields import RULES, Amount, PromptKind, Range, Share
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -23,6 +23,11 @@ class PromptConfig:
     jitter: Amount = 0.0
     """Standard deviation of a person's error, as a share of the size of the structure or box;
     0: prompts are exact."""
+    negative_share: Share = 0.0
+    """Share of the context images that also have negative points: beside the structure, and where
+    the image looks like it."""
+    negative_count: Range = (1, 3)
+    """Fewest and most negative points on an image that has any."""
 
     @model_validator(mode="after")
     def _check(self):

@@ -98,6 +98,7 @@ def score(
             **prompted,
             rounds=config.interactive.rounds,
             contexts=config.interactive.contexts,
+            negative=config.interactive.negative,
             tolerance_mm=config.tolerance_mm,
         )
     in_context = score_baseline if isinstance(network, Baseline) else score_in_context

@@ -226,6 +226,7 @@ def _inputs(
     if setting.protocol == "interactive":
         sizes = [evaluation.interactive.contexts]
         content["rounds"] = evaluation.interactive.rounds
+        content["negative"] = evaluation.interactive.negative
     else:
         sizes = sizes_of(listed, evaluation)
         if setting.protocol == "target_dependence":

@@ -14,7 +14,7 @@ from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.inference import remarks
-from wsicl_jax.inference.inputs.example import UNNAMED, Example
+from wsicl_jax.inference.inputs.example import UNNAMED, Example, scribble_in
 from wsicl_jax.inference.inputs.images import ImageLike, as_volume
 from wsicl_jax.inference.inputs.positions import (
     Coordinates,
@@ -39,7 +39,7 @@ from wsicl_jax.inference.refinement.composition import Composition, Scores
 from wsicl_jax.inference.refinement.tiles import refine_structure
 from wsicl_jax.inference.result import Segmentation
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import Prompt, Scribble, smoothed_prompts
+from wsicl_jax.prompts import Negative, Prompt, smoothed_prompts
 from wsicl_jax.terminal.progress import track
 
 T = TypeVar("T")
@@ -181,15 +181,16 @@ class Task:
         *,
         coordinates: Coordinates = "voxel",
         structure: str | None = None,
+        inside: bool = True,
     ) -> None:
-        """Mark a position inside a structure on the last target.
+        """Mark a position inside or outside a structure on the last target.
 
         Raises:
             PromptError: there is no target yet, the position is outside of it, or the structure
                 is unknown, or missing where there are several.
         """
         point = point_in(self._frame(), position, coordinates)
-        self._added.append((self._structure(structure), point))
+        self._added.append((self._structure(structure), point if inside else Negative(point)))
 
     def add_box(
         self,
@@ -214,17 +215,15 @@ class Task:
         *,
         coordinates: Coordinates = "voxel",
         structure: str | None = None,
+        inside: bool = True,
     ) -> None:
-        """Mark a line inside a structure on the last target.
+        """Mark a line inside or outside a structure on the last target.
 
         Raises:
             PromptError: as `add_point`, or there is no position.
         """
-        if not len(path):
-            raise PromptError("a scribble needs at least one position")
-        frame = self._frame()
-        scribble = Scribble(tuple(tuple(point_in(frame, p, coordinates)) for p in path))
-        self._added.append((self._structure(structure), scribble))
+        line = scribble_in(self._frame(), path, coordinates)
+        self._added.append((self._structure(structure), line if inside else Negative(line)))
 
     def undo(self) -> Prompt:
         """Remove the prompt that was added last, and return it.
@@ -346,6 +345,10 @@ class Task:
             raise PromptError(
                 f"{name!r} has no context image and no prompt; give context images, or add a point "
                 "or a box on the target"
+            )
+        if not any((context.channel > 0).any() for context in contexts):
+            raise PromptError(
+                f"{name!r} has negative prompts only; mark the structure itself on an image"
             )
         return contexts
 

@@ -1,7 +1,8 @@
 """Prompts on images: their kinds, sampling, jitter, placement on a grid, and rasterization.
 
 A prompt is a `Point`, a `Box` (on a slice, its extent along one axis is one voxel), a `Scribble`,
-a `SliceMask` or a binary mask. All prompts of an image become one float channel of its size.
+a `SliceMask` or a binary mask. A `Negative` point or scribble marks what does not belong to the
+structure. All prompts of an image become one float channel of its size.
 Nothing here reads files or knows the network.
 """
 
@@ -12,13 +13,17 @@ from wsicl_jax.prompts.kinds import (
     ONCE_PER_IMAGE,
     SECONDS,
     Mask,
+    Negative,
     Point,
     Prompt,
     Scribble,
     SliceMask,
     annotation_seconds,
+    has_positive,
     kind_of,
+    positions_of,
 )
+from wsicl_jax.prompts.negative import draw_negative
 from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
 from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid, turned_bounds
 from wsicl_jax.prompts.smoothing import contains_mask, smoothed_prompts, to_channels
@@ -28,6 +33,7 @@ __all__ = [
     "SECONDS",
     "Box",
     "Mask",
+    "Negative",
     "Point",
     "Prompt",
     "Scribble",
@@ -40,9 +46,12 @@ __all__ = [
     "contains_mask",
     "correct",
     "draw",
+    "draw_negative",
+    "has_positive",
     "kind_of",
     "on_crop",
     "on_grid",
+    "positions_of",
     "smoothed_prompts",
     "to_channel",
     "to_channels",

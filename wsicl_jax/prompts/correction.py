@@ -1,8 +1,8 @@
 """The next prompt of a simulated interactive session, where the last prediction is most wrong.
 
 As in the literature on interactive segmentation: the deepest voxel of the largest wrong region
-(e.g. arXiv 1603.04042). The prompt channel has no negative prompts, so prompts can only correct
-missed parts; a box on a slice also marks the structure's extent.
+(e.g. arXiv 1603.04042). Without negative prompts, as in the published method, prompts can only
+correct missed parts; a box on a slice also marks the structure's extent.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from scipy import ndimage
 from wsicl_jax.config import InteractiveKind
 from wsicl_jax.geometry.axes import Box, occupied
 from wsicl_jax.prompts.draw import boxes_on_slices, scribble_on
-from wsicl_jax.prompts.kinds import Mask, Point, Prompt
+from wsicl_jax.prompts.kinds import Mask, Negative, Point, Prompt, Scribble
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 
@@ -24,6 +24,8 @@ def correct(
     mask: Mask,
     prompts: Sequence[Prompt],
     spacing_mm: tuple[float, float, float],
+    *,
+    negative: bool = False,
 ) -> Prompt | None:
     """The next prompt on a target, after the prediction `mask` for `prompts`.
 
@@ -32,15 +34,24 @@ def correct(
     - `box`: the structure's tight 2D box on the slice with most wrong voxels, missed or in
       excess, among the slices that cross it and have no box yet.
 
-    None if such a prompt cannot correct anything. An empty `mask` gives the first prompt.
+    With `negative`, points and scribbles are put on the largest region that is missed or in
+    excess; one in excess gets a negative prompt. None if such a prompt cannot correct anything. An
+    empty `mask` gives the first prompt.
     """
     if kind == "box":
         return _next_box(truth, truth ^ mask, prompts)
-    region = _largest_region(truth & ~mask)
-    if region is None:
+    missed = _largest_region(truth & ~mask)
+    excess = _largest_region(mask & ~truth) if negative else None
+    sizes = [0 if region is None else np.count_nonzero(region) for region in (missed, excess)]
+    if not any(sizes):
         return None
-    if kind == "point":
-        return deepest(region, spacing_mm)
+    region = missed if sizes[0] >= sizes[1] else excess
+    prompt = deepest(region, spacing_mm) if kind == "point" else _line_through(region)
+    return prompt if region is missed else Negative(prompt)
+
+
+def _line_through(region: Mask) -> Scribble:
+    """The line through a region's largest slice, from its first voxel there."""
     slices = [(axis, index) for axis in range(3) for index in occupied(region, axis).tolist()]
     axis, index = max(slices, key=lambda place: np.count_nonzero(region.take(place[1], place[0])))
     return scribble_on(region, axis, index, 0)

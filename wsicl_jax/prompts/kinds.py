@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from wsicl_jax.config import PromptKind
 from wsicl_jax.geometry.axes import Box, Index3
@@ -56,16 +56,37 @@ class SliceMask(NamedTuple):
         return Box(_index(start), _index(stop))
 
 
+class Negative(NamedTuple):
+    """A point or a scribble outside the structure: what it marks does not belong to it."""
+
+    prompt: Point | Scribble
+
+
 Mask = Bool[np.ndarray, "x y z"]
-Prompt = Point | Box | Scribble | SliceMask | Mask
+Prompt = Point | Box | Scribble | SliceMask | Negative | Mask
 
 
 def kind_of(prompt: Prompt) -> PromptKind:
-    """The kind of a prompt; a box with an extent of one voxel along an axis is on a slice."""
+    """The kind of a prompt; a box with an extent of one voxel along an axis is on a slice.
+
+    A negative prompt is of the kind of the point or scribble that it is.
+    """
+    if isinstance(prompt, Negative):
+        return kind_of(prompt.prompt)
     if isinstance(prompt, Box):
         return "box" if 1 in prompt.extent else "box3d"
     kinds: dict[type, PromptKind] = {Point: "point", Scribble: "scribble", SliceMask: "mask2d"}
     return kinds.get(type(prompt), "mask")
+
+
+def positions_of(prompt: Point | Scribble) -> Float[np.ndarray, "n 3"]:
+    """The positions of a point or a scribble, in voxels."""
+    return np.array([prompt] if isinstance(prompt, Point) else prompt.path, np.float64)
+
+
+def has_positive(prompts: Iterable[Prompt]) -> bool:
+    """Whether any of the prompts marks the structure itself."""
+    return any(not isinstance(prompt, Negative) for prompt in prompts)
 
 
 def annotation_seconds(prompts: Iterable[Prompt]) -> float:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry.axes import Box, Shape3
-from wsicl_jax.prompts.kinds import Point, Prompt, Scribble, SliceMask
+from wsicl_jax.prompts.kinds import Negative, Point, Prompt, Scribble, SliceMask
 
 _PUBLISHED_RADIUS = 6.0
 _PUBLISHED_SIDE = 128
@@ -20,7 +20,7 @@ _SCRIBBLE_SHARE = 0.5
 
 
 def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x y z"]:
-    """All prompts of one image as its prompt channel: float32 in [0, 1], the maximum of all.
+    """All prompts of one image as its prompt channel: float32 in [-1, 1], the maximum of all.
 
     - Point: a ball of radius 6 voxels at 128^3, scaled with the grid. Its values fall from the
       centre to the rim; it is clipped at the image's border.
@@ -29,12 +29,18 @@ def to_channel(prompts: Iterable[Prompt], shape: Shape3) -> Float[np.ndarray, "x
       the border.
     - Mask on a slice: itself, thickened like a box.
     - Mask: itself.
+    - Negative point or scribble: the same ball with negative values, in place of all others there.
 
     Raises:
         PromptError: a prompt lies outside the image, is empty, or a mask has another shape.
     """
+    prompts = list(prompts)
     channel = np.zeros(shape, np.float32)
-    _paint(channel, prompts)
+    _paint(channel, (prompt for prompt in prompts if not isinstance(prompt, Negative)))
+    if negative := [prompt.prompt for prompt in prompts if isinstance(prompt, Negative)]:
+        excluded = np.zeros(shape, np.float32)
+        _paint(excluded, negative)
+        channel = np.where(excluded > 0, -excluded, channel)
     return channel
 
 

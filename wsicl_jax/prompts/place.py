@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float
 from wsicl_jax.errors import PromptError
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
-from wsicl_jax.prompts.kinds import Point, Prompt, Scribble, SliceMask
+from wsicl_jax.prompts.kinds import Negative, Point, Prompt, Scribble, SliceMask, positions_of
 
 
 def on_grid(
     prompt: Prompt, grid: WorkingGrid
-) -> Point | Box | Scribble | SliceMask | Bool[np.ndarray, "X Y Z"]:
+) -> Point | Box | Scribble | SliceMask | Negative | Bool[np.ndarray, "X Y Z"]:
     """A prompt of the volume on its working grid.
 
     A mask that contains no voxel centre of the working grid becomes the voxel nearest to its
@@ -22,6 +22,8 @@ def on_grid(
     Raises:
         PromptError: the prompt lies outside the volume, is empty, or is a mask of another shape.
     """
+    if isinstance(prompt, Negative):
+        return Negative(on_grid(prompt.prompt, grid))
     if isinstance(prompt, Point):
         return Point(*grid.point(prompt))
     if isinstance(prompt, Scribble):
@@ -37,12 +39,15 @@ def on_grid(
 
 def on_crop(
     prompt: Prompt, grid: WorkingGrid
-) -> Point | Box | Scribble | SliceMask | Bool[np.ndarray, "X Y Z"] | None:
+) -> Point | Box | Scribble | SliceMask | Negative | Bool[np.ndarray, "X Y Z"] | None:
     """The part of a prompt in the box that `grid` covers, on that grid; None if it is empty.
 
     Raises:
         PromptError: a mask is of another shape than the volume.
     """
+    if isinstance(prompt, Negative):
+        placed = on_crop(prompt.prompt, grid)
+        return None if placed is None else Negative(placed)
     covered = _in_volume(grid)
     if isinstance(prompt, Point):
         return on_grid(prompt, grid) if _inside(prompt, covered) else None
@@ -70,8 +75,10 @@ def bounds(prompt: Prompt) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3
 
     The centre of a voxel is at a whole number, and its faces half a voxel before and behind.
     """
+    if isinstance(prompt, Negative):
+        return bounds(prompt.prompt)
     if isinstance(prompt, Point | Scribble):
-        path = np.array([prompt] if isinstance(prompt, Point) else prompt.path, np.float64)
+        path = positions_of(prompt)
         return path.min(axis=0) - 0.5, path.max(axis=0) + 0.5
     if isinstance(prompt, SliceMask):
         flat = np.argwhere(prompt.mask)
@@ -89,9 +96,11 @@ def turned_bounds(
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """Lower and upper faces of the box around prompts, of which there is at least one.
 
-    In voxels of the volume turned to RAS+, counted from its first faces.
+    Negative prompts count only where there are no others. In voxels of the volume turned to RAS+,
+    counted from its first faces.
     """
-    each = [bounds(prompt) for prompt in prompts]
+    positive = [prompt for prompt in prompts if not isinstance(prompt, Negative)]
+    each = [bounds(prompt) for prompt in positive or prompts]
     low = np.min([a for a, _ in each], axis=0) + 0.5
     high = np.max([b for _, b in each], axis=0) + 0.5
     ends = np.array(

@@ -40,19 +40,21 @@ def smoothed_prompts(
     smoothing is added, so values can exceed 1.
 
     Channels do not change if `is_mask` holds (a mask of the whole structure), if they are empty, or
-    if `smoothing` is 0. The published method has no smoothing.
+    if `smoothing` is 0. Negative values, of negative prompts, do not change either, and are not
+    blurred. The published method has no smoothing.
     """
-    places = [n for n, whole in enumerate(is_mask) if not whole and channels[n].any()]
+    positive = np.maximum(channels, 0)
+    places = [n for n, whole in enumerate(is_mask) if not whole and positive[n].any()]
     if not smoothing or not places:
         return channels
-    deviations = [smoothing * side for side in Box.around(channels.any(axis=0)).extent]
+    deviations = [smoothing * side for side in Box.around(positive.any(axis=0)).extent]
     blurred = np.stack(
-        [ndimage.gaussian_filter(channels[n], deviations, mode="constant") for n in places]
+        [ndimage.gaussian_filter(positive[n], deviations, mode="constant") for n in places]
     )
     blurred /= blurred.max(axis=(1, 2, 3), keepdims=True)
     smoothed = channels.copy()
-    smoothed[places] = blurred / blurred.mean(axis=0).max() + channels[places] / 2
-    return smoothed
+    smoothed[places] = blurred / blurred.mean(axis=0).max() + positive[places] / 2
+    return np.where(channels < 0, channels, smoothed)
 
 
 def contains_mask(prompts: Sequence[Prompt]) -> bool:

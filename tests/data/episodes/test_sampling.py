@@ -684,3 +684,38 @@ def test_no_prompts_are_exchanged_before_their_time(experiment):
     before, after = EpisodeSource(experiment), EpisodeSource(shuffled)
     for index in range(0, len(before) // 2, 7):
         np.testing.assert_array_equal(before[index].context_prompts, after[index].context_prompts)
+
+
+def negative_of(shown: Episode) -> list[int]:
+    """Voxels of each context image that negative prompts mark."""
+    return [int((channel < 0).sum()) for channel in shown.context_prompts]
+
+
+def test_negative_points_are_on_the_share_of_context_images_that_is_set(experiment):
+    source = EpisodeSource(changed(store_only(experiment), prompts={"negative_share": 0.5}))
+    marked = [bool(count) for i in range(40) for count in negative_of(source[i])]
+    assert 0.35 < np.mean(marked) < 0.65
+    without = EpisodeSource(store_only(experiment))
+    assert not any(count for i in range(40) for count in negative_of(without[i]))
+
+
+def test_excluded_parts_are_marked_on_the_target_and_missing_from_the_truth(experiment):
+    config = changed(
+        replace(experiment, data=(DatasetConfig(store=SYNTHETIC),)),
+        episode={"excluded_share": 1.0, "max_labels": 3},
+        augment=NO_CHANGES,
+    )
+    source = EpisodeSource(config)
+    excluding = 0
+    for index in range(12):
+        shown = source[index]
+        np.testing.assert_array_equal(shown.context_images[0], shown.target)
+        first = shown.context_prompts[0]
+        excluding += (first < 0).any()
+        centres = first == -1
+        assert not (shown.truth[centres] > 0).any()
+        # The other context images have prompts on the whole structure, and none that is negative.
+        assert not any(negative_of(shown)[1:])
+        if len(negative_of(shown)) == 1:
+            assert (first > 0).any()
+    assert excluding == 12

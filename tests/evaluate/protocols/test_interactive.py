@@ -148,3 +148,24 @@ def test_the_masks_are_scored_on_the_targets_own_grid(data):
     truth = structure_mask(cases, listed.episodes[0].target, (1,))
     assert truth.shape == SHAPE
     assert score.dice == pytest.approx(2 / (1 + truth.sum()))
+
+
+def test_an_excess_gets_a_negative_point_only_if_the_protocol_allows_it(data):
+    def everything(episode, size):
+        return np.ones(episode.target.shape[:3])
+
+    for negative in (True, False):
+        network = FakeNetwork(everything)
+        scores = score_interactive(
+            network,
+            *data,
+            model="it",
+            kind="point",
+            rounds=2,
+            negative=negative,
+            tolerance_mm=2.0,
+        )
+        first, second = (network.received[n].context_prompts[0] for n in (0, 2))
+        assert (first > 0).any() and not (first < 0).any()
+        assert (second < 0).any() == negative
+        assert {s.prompts for s in scores if s.round == 2} == {2 if negative else 1}

@@ -6,7 +6,7 @@ from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.inputs.images import as_label_map, as_volume
-from wsicl_jax.prompts import Point, Scribble, SliceMask
+from wsicl_jax.prompts import Negative, Point, Scribble, SliceMask
 
 SHAPE = (9, 7, 5)
 LPS = np.array([[-1.5, 0, 0, 20], [0, -0.75, 0, 7.5], [0, 0, 3, 100], [0, 0, 0, 1]])
@@ -172,3 +172,40 @@ def test_a_path_with_nul_is_refused(given):
     image = {} if "image" in given else image
     with pytest.raises(DataError, match="NUL"):
         Example(**image, **given, points=[(1, 1, 1)]).load()
+
+
+def test_negative_prompts_are_placed_as_positive_ones(tmp_path):
+    points = tmp_path / "points.csv"
+    points.write_text("index,axis-0,axis-1,axis-2\n0,2,3,4\n")
+    _, prompts, _ = array_example(
+        points=[(0, 0, 0)],
+        negative_points=[(4, 3.5, 2)],
+        negative_points_mm=[world_of(1, 2, 3)],
+        negative_scribbles=[[(0, 0, 1), (4, 4, 1)]],
+        negative_scribbles_mm=[[world_of(1, 1, 1)]],
+        negative_markups=[points],
+    ).load()
+    assert prompts == [
+        Point(0.0, 0.0, 0.0),
+        Negative(Point(4.0, 3.5, 2.0)),
+        Negative(Point(1.0, 2.0, 3.0)),
+        Negative(Scribble(((0.0, 0.0, 1.0), (4.0, 4.0, 1.0)))),
+        Negative(Scribble(((1.0, 1.0, 1.0),))),
+        Negative(Point(2.0, 3.0, 4.0)),
+    ]
+
+
+def test_only_points_and_scribbles_can_be_negative(tmp_path):
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[:, :, 2] = 1
+    path = save(tmp_path / "drawn.nii", drawn)
+    with pytest.raises(PromptError, match="negative_markups: holds a box; only points and scrib"):
+        array_example(points=[(0, 0, 0)], negative_markups=[path]).load()
+    with pytest.raises(PromptError, match=r"negative_points 1: \[0.0, 0.0, 9.0\] .* outside"):
+        array_example(negative_points=[(0, 0, 9)]).load()
+
+
+def test_the_files_of_negative_prompts_are_among_those_that_no_result_replaces(tmp_path):
+    example = Example("a.nii", points=[(0, 0, 0)], negative_markups=["b.csv"])
+    assert {file.name for file in example.files} == {"a.nii", "b.csv"}
+    assert "1 points, 1 negative_markups" in repr(example)

@@ -12,7 +12,7 @@ import pytest
 from wsicl_jax.errors import DataError, PromptError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.inference.inputs.request import read_context, schema
-from wsicl_jax.prompts import Point, Scribble
+from wsicl_jax.prompts import Negative, Point, Scribble
 
 SHAPE = (9, 7, 5)
 LPS = np.array([[-1.5, 0, 0, 20], [0, -0.75, 0, 7.5], [0, 0, 3, 100], [0, 0, 0, 1]])
@@ -374,3 +374,18 @@ def test_more_prompts_than_anybody_clicks_are_refused_at_once(folder):
     with pytest.raises(PromptError, match=r"context 1: points: .*at most 10000"):
         read_context(path)
     assert time.process_time() - start < 10
+
+
+def test_negative_prompts_of_a_file_are_those_of_an_example(folder):
+    keys = {
+        "points": [[0, 0, 0]],
+        "negative_points": [[4, 3.5, 2]],
+        "negative_scribbles": [[[0, 0, 1], [4, 4, 1]]],
+        "negative_markups": ["sub1.csv"],
+    }
+    (example,) = examples(folder, entry(**keys))
+    assert example.load().prompts[1:] == [
+        Negative(Point(4.0, 3.5, 2.0)),
+        Negative(Scribble(((0.0, 0.0, 1.0), (4.0, 4.0, 1.0)))),
+        Negative(Point(2.0, 3.0, 4.0)),
+    ]

@@ -15,7 +15,7 @@ from wsicl_jax.data.episodes.degradation import Degradation
 from wsicl_jax.data.episodes.sources import Source, StoreSource, SyntheticSource
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.subject_group import Group
-from wsicl_jax.prompts import ONCE_PER_IMAGE, Prompt, draw, to_channels
+from wsicl_jax.prompts import ONCE_PER_IMAGE, Negative, Prompt, draw, draw_negative, to_channels
 
 
 class Episode(NamedTuple):
@@ -81,29 +81,45 @@ class EpisodeSource:
         source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
         task = self._tasks.sample(_rng(config.seed, RandomStream.TASK, index))
         kinds = self._sample_kinds(contexts, rng)
+        is_synthetic = isinstance(source, SyntheticSource)
+        may_exclude = is_synthetic and task == "segmentation" and settings.excluded_share > 0
+        excludes = may_exclude and rng.random() < settings.excluded_share
+        only_masks = {kind for image in kinds for kind in image} == {"mask"}
         group = augment_group(
-            source.group(index, contexts + 1, rng),
+            source.partial_group(index, contexts, rng)
+            if excludes
+            else source.group(index, contexts + 1, rng),
             config.augment,
             rng,
-            may_invert_mask={kind for image in kinds for kind in image} == {"mask"},
-            may_rotate90_each=isinstance(source, SyntheticSource),
+            may_invert_mask=only_masks and not excludes,
+            may_rotate90_each=is_synthetic and not excludes,
             min_voxels=settings.min_voxels,
         )
         if task != "segmentation":
             degradation = Degradation.sample(task, rng)
             return paired_episode(degradation.apply_each(group.images, rng), group.images)
-        if settings.absent_share and rng.random() < settings.absent_share:
-            group = self._without_structure_in_target(index, group, rng)
-        elif settings.self_context_share and rng.random() < settings.self_context_share:
-            group = Group(*([x[0], x[0], *x[2:]] for x in group))
+        if not excludes:
+            group = self._with_other_target(index, group, rng)
         prompts = [
             draw_mixed(image_kinds, mask, rng, jitter=config.prompts.jitter)
             for image_kinds, mask in zip(kinds, group.masks[1:], strict=True)
         ]
+        self._add_negative(prompts, group, rng)
+        if excludes:
+            prompts[0] = self._excluding(kinds[0], group, rng)
         if self._has_shuffled_prompts(index, rng):
             prompts = [prompts[place] for place in rng.permutation(contexts)]
         smoothing = config.volume.prompt_smoothing
         return prompted_episode(group.images, group.masks[0], prompts, smoothing=smoothing)
+
+    def _with_other_target(self, index: int, group: Group, rng: np.random.Generator) -> Group:
+        """In shares of the episodes: a target without the structure, or among its contexts."""
+        settings = self.config.episode
+        if settings.absent_share and rng.random() < settings.absent_share:
+            return self._without_structure_in_target(index, group, rng)
+        if settings.self_context_share and rng.random() < settings.self_context_share:
+            return Group(*([x[0], x[0], *x[2:]] for x in group))
+        return group
 
     def _without_structure_in_target(
         self, index: int, group: Group, rng: np.random.Generator
@@ -112,6 +128,38 @@ class EpisodeSource:
         # Indices after the last episode, so that this is no cohort of any context set.
         (image,), _ = self._absent_source.group(len(self) + index, 1, rng)
         return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
+
+    def _add_negative(
+        self, prompts: list[list[Prompt]], group: Group, rng: np.random.Generator
+    ) -> None:
+        """Add negative points to a share of the context images that have other prompts."""
+        settings = self.config.prompts
+        if not settings.negative_share:
+            return
+        for drawn, image, mask in zip(prompts, group.images[1:], group.masks[1:], strict=True):
+            if drawn and rng.random() < settings.negative_share:
+                drawn += draw_negative(mask, image, self._negative_count(rng), rng)
+
+    def _negative_count(self, rng: np.random.Generator) -> int:
+        fewest, most = self.config.prompts.negative_count
+        return int(rng.integers(fewest, most + 1))
+
+    def _excluding(
+        self, kinds: Sequence[PromptKind], group: Group, rng: np.random.Generator
+    ) -> list[Prompt]:
+        """Negative points on the part of the structure that the target's mask lacks.
+
+        Half of the targets have prompts on what remains as well, and so has a target that is the
+        only context image. A mask of what remains would be the answer.
+        """
+        remaining, excess = group.masks[0], group.masks[1] & ~group.masks[0]
+        points = draw("point", excess, self._negative_count(rng), rng)
+        is_marked = rng.random() < 0.5 or len(group.images) == 2
+        kinds = ["point" if kind == "mask" else kind for kind in kinds]
+        return [
+            *(draw_mixed(kinds, remaining, rng) if is_marked else ()),
+            *(Negative(point) for point in points),
+        ]
 
     def _has_shuffled_prompts(self, index: int, rng: np.random.Generator) -> bool:
         settings = self.config.episode

@@ -92,6 +92,25 @@ class SyntheticSource:
             [grid.label(mask) for mask in group.masks],
         )
 
+    def partial_group(self, index: int, count: int, rng: np.random.Generator) -> Group:
+        """`count` subjects, the target's mask only a part of their structure.
+
+        The target follows again, as the first context image, with its mask of the whole structure.
+        """
+        subjects, labels = synthetic_subjects(
+            (self.seed, RandomStream.TRAINING_COHORT, index),
+            self.volume,
+            count,
+            structures=2,
+            min_voxels=self.min_voxels,
+            settings=self.settings,
+        )
+        size = int(rng.integers(2, max(2, min(self.max_labels, len(labels))) + 1))
+        united = rng.choice(labels, size, replace=False)
+        part = mask_of(subjects[0][1], united[: int(rng.integers(1, size))])
+        whole = group_of(subjects, united)
+        return Group([whole.images[0], *whole.images], [part, *whole.masks])
+
 
 def synthetic_subjects(
     seed: tuple[int, ...],

@@ -47,13 +47,15 @@ def score_interactive(
     rounds: int,
     contexts: int = 0,
     prompts: int = 1,
+    negative: bool = False,
     tolerance_mm: float,
 ) -> list[Score]:
     """The scores of every episode after each round.
 
     The target is its own context image (self context). Each round adds the prompt that
-    `prompts.correct` returns for the last mask, if any. With `contexts`, that many context images
-    of other subjects are added, with `prompts` prompts of the same kind on each.
+    `prompts.correct` returns for the last mask, if any; `negative` allows negative prompts. With
+    `contexts`, that many context images of other subjects are added, with `prompts` prompts of the
+    same kind on each.
 
     Raises:
         DataError: the list has fewer contexts or prompts, or a case cannot be read.
@@ -74,7 +76,7 @@ def score_interactive(
                     )
                 truth = truth_of(episodes, cases, listed[i])
                 sessions.append(_Session(listed[i], truth, [], others))
-                _add_prompt(sessions[-1], cases, kind, np.zeros_like(truth))
+                _add_prompt(sessions[-1], cases, kind, np.zeros_like(truth), negative)
             for number in range(1, rounds + 1):
                 batch = [_self_context(network, cases, session) for session in sessions]
                 outputs = network.outputs(batch, [contexts + 1])[0]
@@ -97,14 +99,16 @@ def score_interactive(
                             **about_prompts(others, kind, prompts) | own,
                         )
                     )
-                    _add_prompt(session, cases, kind, mask)
+                    _add_prompt(session, cases, kind, mask, negative)
                     bar.advance()
     return scores
 
 
-def _add_prompt(session: _Session, cases: Cases, kind: InteractiveKind, mask: np.ndarray) -> None:
+def _add_prompt(
+    session: _Session, cases: Cases, kind: InteractiveKind, mask: np.ndarray, negative: bool
+) -> None:
     spacing_mm = spacing_of(cases.affine(session.episode.target))
-    prompt = correct(kind, session.truth, mask, session.prompts, spacing_mm)
+    prompt = correct(kind, session.truth, mask, session.prompts, spacing_mm, negative=negative)
     if prompt is not None:
         session.prompts.append(prompt)
 

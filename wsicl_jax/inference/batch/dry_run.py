@@ -20,7 +20,7 @@ from wsicl_jax.inference.inputs.images import as_label_map, as_path, as_volume
 from wsicl_jax.inference.memory_plan import Plan
 from wsicl_jax.inference.remarks import on_image
 from wsicl_jax.inference.task import Task
-from wsicl_jax.prompts import kind_of
+from wsicl_jax.prompts import Negative, kind_of
 from wsicl_jax.terminal.progress import track
 
 _COLUMNS = ("target", "voxels", "spacing (mm)", "output", "exists", "memory (GB)")
@@ -144,7 +144,10 @@ def _prompts(
 ) -> tuple[str, tuple[str, ...]]:
     by_path = as_path(example.mask) is not None
     loaded = example.load(read_image, read_label if by_path else as_label_map, reading)
-    counts = Counter(kind_of(prompt) for prompt in loaded.prompts)
+    counts = Counter(
+        f"{'negative ' if isinstance(prompt, Negative) else ''}{kind_of(prompt)}"
+        for prompt in loaded.prompts
+    )
     return ", ".join(f"{count} {kind}" for kind, count in counts.items()), loaded.remarks
 
 

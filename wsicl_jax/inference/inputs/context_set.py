@@ -206,10 +206,13 @@ def _values(
 
 
 def _content_of(example: Example) -> list[str]:
-    files = [_file_digest(each) for each in (example.image, example.mask, *example.markups)]
+    sources = (example.image, example.mask, *example.markups, *example.negative_markups)
+    files = [_file_digest(each) for each in sources]
     prompts = (example.points, example.points_mm, example.scribbles, example.scribbles_mm)
     prompts += (example.boxes, example.boxes_mm, example.prompts, example.markup_axes)
-    return [*files, repr(example.labels), repr(prompts)]
+    negative = (example.negative_points, example.negative_points_mm, example.negative_scribbles)
+    negative += (example.negative_scribbles_mm, len(example.negative_markups))
+    return [*files, repr(example.labels), repr(prompts), repr(negative)]
 
 
 def _file_digest(image: object) -> str:

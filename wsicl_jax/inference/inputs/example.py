@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Num
@@ -27,7 +27,7 @@ from wsicl_jax.inference.inputs.positions import (
     check_count,
     point_in,
 )
-from wsicl_jax.prompts import Prompt, Scribble
+from wsicl_jax.prompts import Negative, Point, Prompt, Scribble, kind_of
 
 UNNAMED = "structure"
 """Name of a structure that the user did not name."""
@@ -49,6 +49,7 @@ class Example:
         Example("sub1.nii.gz", points_mm=[(12.5, -30.0, 8.0)])
         Example(array, spacing_mm=(1, 1, 3), boxes=[[[30, 52], [25, 41], [18, 19]]])
         Example("sub3.nii.gz", mask="sub3_label.nii.gz", labels=[1, 2])
+        Example("sub4.nii.gz", points=[(40, 32, 18)], negative_points=[(55, 32, 18)])
 
     Files are read by `load`, which a task calls.
     """
@@ -67,12 +68,22 @@ class Example:
     """Tight boxes around the structure, on a slice or in 3D: three half-open ranges of voxels."""
     boxes_mm: Sequence[Ranges] | np.ndarray = ()
     """Boxes of three ranges in RAS+ mm; a range with equal ends is one slice."""
+    negative_points: Sequence[Position] | np.ndarray = ()
+    """Positions outside the structure, in voxels."""
+    negative_points_mm: Sequence[Position] | np.ndarray = ()
+    """Positions outside the structure, in RAS+ mm."""
+    negative_scribbles: Sequence[Sequence[Position] | np.ndarray] = ()
+    """Lines outside the structure: joined positions in voxels."""
+    negative_scribbles_mm: Sequence[Sequence[Position] | np.ndarray] = ()
+    """Lines outside the structure, in RAS+ mm."""
     mask: LabelLike | Num[np.ndarray, "..."] | Bool[np.ndarray, "..."] | None = None
     """A label map on the image's grid."""
     labels: Sequence[int] | None = None
     """Labels of `mask` that form the structure; None: all but 0."""
     markups: Sequence[str | os.PathLike] = ()
     """Files of prompts from other tools: 3D Slicer, napari, roughly drawn label maps."""
+    negative_markups: Sequence[str | os.PathLike] = ()
+    """Files of other tools whose points and scribbles are outside the structure."""
     markup_axes: str = "xyz"
     """Order of the axes in files that count voxels (napari): "xyz" or "zyx"."""
     prompts: Sequence[Prompt] = ()
@@ -86,8 +97,8 @@ class Example:
 
     def __repr__(self) -> str:
         image = as_path(self.image) or f"{type(self.image).__name__}"
-        kinds = ("points", "points_mm", "scribbles", "scribbles_mm", "boxes", "boxes_mm")
-        kinds += ("markups", "prompts")
+        kinds = [f"{kind}{suffix}" for kind in _KINDS for suffix in ("", "_mm")]
+        kinds += ["markups", "negative_markups", "prompts"]
         parts = [f"{len(getattr(self, kind))} {kind}" for kind in kinds if len(getattr(self, kind))]
         if self.mask is not None:
             labels = f" with labels {list(self.labels)}" if self.labels is not None else ""
@@ -97,7 +108,8 @@ class Example:
     @property
     def files(self) -> tuple[Path, ...]:
         """All source files, so that no result replaces one."""
-        paths = [as_path(source) for source in (self.image, self.mask, *self.markups)]
+        sources = (self.image, self.mask, *self.markups, *self.negative_markups)
+        paths = [as_path(source) for source in sources]
         return tuple(path for path in paths if path is not None)
 
     def load(
@@ -130,30 +142,22 @@ class Example:
     ) -> tuple[list[Prompt], tuple[str, ...]]:
         notes: tuple[str, ...] = ()
         prompts = list(self.prompts)
-        lines = (self.points, self.points_mm, self.scribbles, self.scribbles_mm)
-        check_count(sum(map(len, (prompts, *lines, self.boxes, self.boxes_mm))))
-        for points, coordinates in _both(self.points, self.points_mm):
-            for number, position in enumerate(points, 1):
-                with located(f"points {number}"):
-                    prompts.append(point_in(volume, position, coordinates))
-        for scribbles, coordinates in _both(self.scribbles, self.scribbles_mm):
-            for number, path in enumerate(scribbles, 1):
-                with located(f"scribbles {number}"):
-                    if not len(path):
-                        raise PromptError("a scribble needs at least one position")
-                    check_count(len(path), "positions", MOST_POSITIONS)
-                    along = (tuple(point_in(volume, p, coordinates)) for p in path)
-                    prompts.append(Scribble(tuple(along)))
-        for boxes, coordinates in _both(self.boxes, self.boxes_mm):
-            for number, ranges in enumerate(boxes, 1):
-                if isinstance(ranges, Box):
-                    ranges = list(zip(ranges.start, ranges.stop, strict=True))
-                with located(f"boxes {number}"):
-                    prompts.append(box_in(volume, ranges, coordinates))
-        for file in self.markups:
-            with located("markups"):
-                prompts += read_prompts(file, volume, axes=self.markup_axes, reading=reading)
-                check_count(len(prompts))
+        listed = [
+            (key, coordinates, getattr(self, f"{key}{suffix}"))
+            for key in _KINDS
+            for coordinates, suffix in _COORDINATES
+        ]
+        check_count(len(prompts) + sum(len(values) for _, _, values in listed))
+        for key, coordinates, values in listed:
+            for number, value in enumerate(values, 1):
+                with located(f"{key} {number}"):
+                    prompts.append(_KINDS[key](volume, value, coordinates))
+        for key, files in (("markups", self.markups), ("negative_markups", self.negative_markups)):
+            for file in files:
+                with located(key):
+                    read = read_prompts(file, volume, axes=self.markup_axes, reading=reading)
+                    prompts += read if key == "markups" else map(_negative, read)
+                    check_count(len(prompts))
         if self.mask is not None:
             with located("mask"):
                 mask, notes = self._mask(volume, read_label)
@@ -186,7 +190,51 @@ class Example:
         return inside, (*notes, *remarks.on_mask(label, inside, self.labels))
 
 
-def _both(
-    voxel: Sequence | np.ndarray, mm: Sequence | np.ndarray
-) -> tuple[tuple[Sequence | np.ndarray, Coordinates], ...]:
-    return (voxel, "voxel"), (mm, "mm")
+def scribble_in(
+    volume: Volume, path: Sequence[Position] | np.ndarray, coordinates: Coordinates
+) -> Scribble:
+    """Joined positions as a scribble of the image.
+
+    Raises:
+        PromptError: there is no position, or too many; or as `point_in`.
+    """
+    if not len(path):
+        raise PromptError("a scribble needs at least one position")
+    check_count(len(path), "positions", MOST_POSITIONS)
+    return Scribble(tuple(tuple(point_in(volume, p, coordinates)) for p in path))
+
+
+def _box(volume: Volume, ranges: Ranges | Box, coordinates: Coordinates) -> Box:
+    if isinstance(ranges, Box):
+        ranges = list(zip(ranges.start, ranges.stop, strict=True))
+    return box_in(volume, ranges, coordinates)
+
+
+def _negative_point(volume: Volume, position: Position, coordinates: Coordinates) -> Negative:
+    return Negative(point_in(volume, position, coordinates))
+
+
+def _negative_scribble(
+    volume: Volume, path: Sequence[Position] | np.ndarray, coordinates: Coordinates
+) -> Negative:
+    return Negative(scribble_in(volume, path, coordinates))
+
+
+def _negative(prompt: Prompt) -> Negative:
+    if not isinstance(prompt, Point | Scribble):
+        raise PromptError(
+            f"holds a {kind_of(prompt)}; only points and scribbles can be outside the structure"
+        )
+    return Negative(prompt)
+
+
+_KINDS: dict[str, Callable[[Volume, Any, Coordinates], Prompt]] = {
+    "points": point_in,
+    "scribbles": scribble_in,
+    "boxes": _box,
+    "negative_points": _negative_point,
+    "negative_scribbles": _negative_scribble,
+}
+"""Lists of prompts, each also with the suffix `_mm`."""
+
+_COORDINATES: tuple[tuple[Coordinates, str], ...] = (("voxel", ""), ("mm", "_mm"))

@@ -25,7 +25,10 @@ from wsicl_jax.storage.documents import (
 )
 
 _PROMPTS = ("points", "scribbles", "boxes", "mask", "markups")
+_NEGATIVE = ("negative_points", "negative_scribbles", "negative_markups")
 _NOT_BESIDE_STRUCTURES = ("structure", "labels", "points", "scribbles", "boxes", "markups")
+_NOT_BESIDE_STRUCTURES += _NEGATIVE
+_MARKUPS = ("markups", "negative_markups")
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Position = tuple[_Number, _Number, _Number]
@@ -71,15 +74,16 @@ class ContextEntry(BaseModel):
         title="Context image",
         json_schema_extra={
             "anyOf": [
-                {"required": [key], "properties": {key: {"minItems": 1}}} for key in _PROMPTS
+                {"required": [key], "properties": {key: {"minItems": 1}}}
+                for key in (*_PROMPTS, *_NEGATIVE)
             ],
             "dependentRequired": {
                 "labels": ["mask"],
                 "structures": ["mask"],
-                "markup_axes": ["markups"],
             },
             "dependentSchemas": {
-                "structures": {"properties": dict.fromkeys(_NOT_BESIDE_STRUCTURES, False)}
+                "structures": {"properties": dict.fromkeys(_NOT_BESIDE_STRUCTURES, False)},
+                "markup_axes": {"anyOf": [{"required": [key]} for key in _MARKUPS]},
             },
         },
     )
@@ -94,6 +98,10 @@ class ContextEntry(BaseModel):
     """Lines inside the structure, each a list of joined positions."""
     boxes: Annotated[list[tuple[_Range, _Range, _Range]], _Most] = []
     """Tight boxes around the structure, [[x0, x1], [y0, y1], [z0, z1]] each."""
+    negative_points: Annotated[list[_Position], _Most] = []
+    """Positions outside the structure, [x, y, z] each."""
+    negative_scribbles: Annotated[list[_Line], _Most] = []
+    """Lines outside the structure, each a list of joined positions."""
     mask: _Path | None = None
     """File of a label map on the image's grid."""
     labels: _Labels | None = None
@@ -102,6 +110,8 @@ class ContextEntry(BaseModel):
     """Instead of `structure` and `labels`: each structure with its labels of the mask."""
     markups: list[_Path] = []
     """Files of prompts from 3D Slicer, napari or another tool."""
+    negative_markups: list[_Path] = []
+    """Files from the same tools, whose points and scribbles are outside the structure."""
     markup_axes: Literal["xyz", "zyx"] = "xyz"
     """Order of the axes in files with voxel indices, such as those of napari."""
 
@@ -117,9 +127,9 @@ class ContextEntry(BaseModel):
                     f"structures: it goes with mask alone, not with {', '.join(also)}; give these "
                     "in an entry of their own"
                 )
-        if "markup_axes" in self.model_fields_set and not self.markups:
+        if "markup_axes" in self.model_fields_set and not (self.markups or self.negative_markups):
             raise _rule("markup_axes: there are no markups whose axes it could say")
-        if not any(getattr(self, key) for key in _PROMPTS):
+        if not any(getattr(self, key) for key in (*_PROMPTS, *_NEGATIVE)):
             raise _rule(f"image has no prompt; give {', '.join(_PROMPTS[:-1])} or {_PROMPTS[-1]}")
         return self
 
@@ -208,12 +218,14 @@ def _example(
 ) -> Example:
     folder = path.parent
     suffix = "_mm" if coordinates == "mm" else ""
-    prompts = {f"{key}{suffix}": getattr(entry, key) for key in ("points", "scribbles", "boxes")}
+    listed = ("points", "scribbles", "boxes", "negative_points", "negative_scribbles")
+    prompts = {f"{key}{suffix}": getattr(entry, key) for key in listed}
     return Example(
         folder / entry.image,
         mask=None if entry.mask is None else folder / entry.mask,
         labels=labels,
         markups=[folder / file for file in entry.markups],
+        negative_markups=[folder / file for file in entry.negative_markups],
         markup_axes=entry.markup_axes,
         name=f"{path}: context {number}",
         **prompts,
@@ -270,6 +282,8 @@ _FORMS = {
     "points": "a point is [x, y, z]",
     "scribbles": "a scribble is a list of positions, [[x, y, z], ...]",
     "boxes": "a box is three ranges, [[x0, x1], [y0, y1], [z0, z1]]",
+    "negative_points": "a point is [x, y, z]",
+    "negative_scribbles": "a scribble is a list of positions, [[x, y, z], ...]",
 }
 """The form of a prompt, for errors."""
 

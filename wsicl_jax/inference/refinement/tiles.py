@@ -16,7 +16,7 @@ from wsicl_jax.inference.prepared_images import CroppedMask, PreparedContext, Pr
 from wsicl_jax.inference.refinement.composition import TileScore, coarse_prediction_of
 from wsicl_jax.metrics.overlap import dice
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import on_crop, to_channels
+from wsicl_jax.prompts import has_positive, on_crop, to_channels
 from wsicl_jax.terminal.progress import track
 
 _COARSER = 2 ** (1 / 3)
@@ -84,7 +84,7 @@ def _tile_score(
         placed = [on_crop(prompt, crop) for prompt in whole]
         prompts.append([prompt for prompt in placed if prompt is not None])
         images.append(context.image.on(crop))
-    if not any(prompts):
+    if not any(map(has_positive, prompts)):
         return None
     channels = to_channels(prompts, size, smoothing=network.volume.prompt_smoothing)
     weights = np.array([bool(placed) for placed in prompts], np.float32)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 
 from wsicl_jax.geometry.axes import Box, Shape3
-from wsicl_jax.prompts import Point, Prompt, Scribble, SliceMask
+from wsicl_jax.prompts import Negative, Point, Prompt, Scribble, SliceMask, positions_of
 
 Style = Literal["solid", "dotted"]
 Color = tuple[float, ...]
@@ -21,10 +21,15 @@ def draw_prompt(
 ) -> None:
     """Draw a prompt on the plane `index` across the axis `flat` of an image of this shape.
 
-    Data coordinates of `axis` are voxels. `radius` is that of a point's ball, in voxels.
+    Data coordinates of `axis` are voxels. `radius` is that of a point's ball, in voxels. A
+    negative prompt has crosses.
     """
     across, up = (a for a in range(3) if a != flat)
-    if isinstance(prompt, Point):
+    if isinstance(prompt, Negative):
+        draw_prompt(axis, prompt.prompt, shape, flat, index, radius, color)
+        path = positions_of(prompt.prompt)
+        axis.plot(path[:, across], path[:, up], "x", color=color, ms=7)
+    elif isinstance(prompt, Point):
         is_cut = abs(prompt[flat] - index) <= radius
         centre = (prompt[across], prompt[up])
         style = _style(is_cut)
@@ -57,8 +62,10 @@ def draw_outline(axis: Axes, mask: Bool[np.ndarray, "a b"], color: Color, style:
 def planes_of(prompt: Prompt, shape: Shape3, axis: int) -> Float[np.ndarray, " planes"]:
     """1 for each plane across `axis` that cuts a prompt, and the share of a mask's voxels on it."""
     planes = np.zeros(shape[axis])
+    if isinstance(prompt, Negative):
+        return planes_of(prompt.prompt, shape, axis)
     if isinstance(prompt, Point | Scribble):
-        path = np.array([prompt] if isinstance(prompt, Point) else prompt.path)[:, axis]
+        path = positions_of(prompt)[:, axis]
         planes[round(path.min()) : round(path.max()) + 1] = 1
     elif isinstance(prompt, Box):
         planes[prompt.start[axis] : prompt.stop[axis]] = 1
