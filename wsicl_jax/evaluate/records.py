@@ -80,6 +80,9 @@ class Score:
     psnr: float | None = None
     """In restoration, in dB."""
     ssim: float | None = None
+    removed: float | None = None
+    """In interactive rounds whose new prompt is negative: the share of the false positive under it
+    that the mask no longer has."""
 
 
 def _timed(about: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from rich.table import Table
 from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import Protocol, Score
 
+_REMOVED = 0.5
+"""Share of a false positive without which it counts as removed."""
+
 
 def mean_dice(scores: Sequence[Score]) -> dict[str, float]:
     """Mean Dice by `data set/structure/kind`, in the order of the scores.
@@ -70,6 +73,17 @@ def sweep_table(scores: Sequence[Score]) -> Table:
     return table
 
 
+def negative_prompts(scores: Sequence[Score]) -> str:
+    """How often a negative prompt removes the false positive that it marks; "" without any."""
+    removed = np.array([score.removed for score in scores if score.removed is not None])
+    if not removed.size:
+        return ""
+    return (
+        f"{np.mean(removed >= _REMOVED):.0%} of {removed.size} negative prompts removed at least "
+        f"{_REMOVED:.0%} of the false positive that they mark"
+    )
+
+
 def skipped_table(skipped: Mapping[str, str]) -> Table:
     """Structures that were skipped, each with the reason."""
     table = Table("not evaluated", "reason")
@@ -121,12 +135,14 @@ def _in_context_table(scores: Sequence[Score]) -> Table:
 
 def _interactive_table(scores: Sequence[Score]) -> Table:
     rounds = sorted({score.round for score in scores})
-    return _pivot(
+    table = _pivot(
         scores,
         "Dice after each prompt on the target",
         {"kind": lambda s: s.kind},
         {str(number): lambda s, number=number: s.round == number for number in rounds},
     )
+    table.caption = negative_prompts(scores) or None
+    return table
 
 
 def _pivot(

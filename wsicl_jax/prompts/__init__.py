@@ -7,7 +7,7 @@ Nothing here reads files or knows the network.
 """
 
 from wsicl_jax.geometry.axes import Box
-from wsicl_jax.prompts.correction import correct
+from wsicl_jax.prompts.correction import correct, false_positive
 from wsicl_jax.prompts.draw import draw
 from wsicl_jax.prompts.kinds import (
     ONCE_PER_IMAGE,
@@ -47,6 +47,7 @@ __all__ = [
     "correct",
     "draw",
     "draw_negative",
+    "false_positive",
     "has_positive",
     "kind_of",
     "on_crop",

@@ -13,7 +13,7 @@ from scipy import ndimage
 from wsicl_jax.config import InteractiveKind
 from wsicl_jax.geometry.axes import Box, occupied
 from wsicl_jax.prompts.draw import boxes_on_slices, scribble_on
-from wsicl_jax.prompts.kinds import Mask, Negative, Point, Prompt, Scribble
+from wsicl_jax.prompts.kinds import Mask, Negative, Point, Prompt, Scribble, positions_of
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 
@@ -55,6 +55,13 @@ def _line_through(region: Mask) -> Scribble:
     slices = [(axis, index) for axis in range(3) for index in occupied(region, axis).tolist()]
     axis, index = max(slices, key=lambda place: np.count_nonzero(region.take(place[1], place[0])))
     return scribble_on(region, axis, index, 0)
+
+
+def false_positive(prompt: Negative, truth: Mask, mask: Mask) -> Mask:
+    """The connected region in excess that a negative prompt of `correct` marks."""
+    parts, _ = ndimage.label(mask & ~truth, _NEIGHBOURS)
+    x, y, z = positions_of(prompt.prompt)[0].astype(int)
+    return parts == parts[x, y, z]
 
 
 def deepest(region: Mask, spacing_mm: tuple[float, float, float]) -> Point:

@@ -7,6 +7,7 @@ import numpy as np
 
 from wsicl_jax.config import BaselineName
 from wsicl_jax.evaluate.protocols.target_dependence import Replacement
+from wsicl_jax.evaluate.summaries import negative_prompts
 from wsicl_jax.report.results import Results
 from wsicl_jax.report.wording import listed, number, signed
 
@@ -23,11 +24,12 @@ class _Cell(NamedTuple):
 
 
 def headlines(results: Results) -> list[str]:
-    """Sentences about each network; none without baselines and scores of target dependence."""
+    """Sentences about each network; none without baselines, target dependence, negative prompts."""
     means = _mean_dice(results)
     networks = [name for name in results.models if name not in get_args(BaselineName)]
     sentences = [_against_baselines(name, means) for name in networks]
     sentences += [_target_dependence(name, results) for name in networks]
+    sentences += [_negative_prompts(name, results) for name in networks]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -94,6 +96,11 @@ def _target_dependence(model: str, results: Results) -> str:
         "the true one, compared with its own masks on the true one. Lower is better; 1 means that "
         "the masks come from the prompts alone."
     )
+
+
+def _negative_prompts(model: str, results: Results) -> str:
+    found = negative_prompts([one for one in results.scores if one.model == model])
+    return f"Negative prompts with {model}: {found}." if found else ""
 
 
 def _signed_mean(differences: Sequence[float]) -> str:

@@ -10,6 +10,7 @@ from evaluate.small_evaluations import SHAPE, FakeNetwork, planned
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.case_sources import structure_mask
 from wsicl_jax.evaluate.protocols.interactive import score_interactive
+from wsicl_jax.evaluate.summaries import negative_prompts
 from wsicl_jax.prompts import ball_radius, smoothed_prompts
 
 ROUNDS = 3
@@ -169,3 +170,30 @@ def test_an_excess_gets_a_negative_point_only_if_the_protocol_allows_it(data):
         assert (first > 0).any() and not (first < 0).any()
         assert (second < 0).any() == negative
         assert {s.prompts for s in scores if s.round == 2} == {2 if negative else 1}
+        # The mask stays as it is, so nothing of the false positive goes.
+        assert {s.removed for s in scores if s.round == 2} == {0.0 if negative else None}
+        assert {s.removed for s in scores if s.round == 1} == {None}
+
+
+def test_the_share_of_a_false_positive_that_a_negative_point_removes_is_recorded(data):
+    def without_negative(episode, size):
+        channel = episode.context_prompts[0, ..., 0]
+        kept = np.ones(channel.shape)
+        if (channel < 0).any():
+            kept[: channel.shape[0] // 2] = 0
+        return kept
+
+    scores = score_interactive(
+        FakeNetwork(without_negative),
+        *data,
+        model="it",
+        kind="point",
+        rounds=2,
+        negative=True,
+        tolerance_mm=2.0,
+    )
+    removed = [s.removed for s in scores if s.round == 2]
+    assert all(0.3 < share < 0.7 for share in removed)
+    share = np.mean(np.array(removed) >= 0.5)
+    assert negative_prompts(scores).startswith(f"{share:.0%} of {len(removed)} negative prompts")
+    assert negative_prompts([s for s in scores if s.round == 1]) == ""

@@ -3,7 +3,7 @@
 Each prompt is put where the last mask was most wrong.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,18 +23,29 @@ from wsicl_jax.evaluate.prompted_episodes import (
 )
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import spacing_of
-from wsicl_jax.prompts import Prompt, annotation_seconds, box_around, correct, on_grid
+from wsicl_jax.prompts import (
+    Negative,
+    Prompt,
+    annotation_seconds,
+    box_around,
+    correct,
+    false_positive,
+    on_grid,
+)
 from wsicl_jax.terminal.progress import track
 
 
-class _Session(NamedTuple):
+@dataclass
+class _Session:
     episode: ListedEpisode
     truth: np.ndarray
     """On the target's own grid."""
-    prompts: list[Prompt]
-    """On the target, on its own grid."""
     others: PromptedEpisode | None
     """Context images of other subjects."""
+    prompts: list[Prompt] = field(default_factory=list)
+    """On the target, on its own grid."""
+    false_positive: np.ndarray | None = None
+    """What the last prompt marks, if it is negative."""
 
 
 def score_interactive(
@@ -75,7 +86,7 @@ def score_interactive(
                         network.volume, episodes, cases, listed[i], kind, prompts, contexts
                     )
                 truth = truth_of(episodes, cases, listed[i])
-                sessions.append(_Session(listed[i], truth, [], others))
+                sessions.append(_Session(listed[i], truth, others))
                 _add_prompt(sessions[-1], cases, kind, np.zeros_like(truth), negative)
             for number in range(1, rounds + 1):
                 batch = [_self_context(network, cases, session) for session in sessions]
@@ -96,6 +107,7 @@ def score_interactive(
                             protocol="interactive",
                             contexts=contexts,
                             round=number,
+                            removed=_removed(session, mask),
                             **about_prompts(others, kind, prompts) | own,
                         )
                     )
@@ -111,6 +123,13 @@ def _add_prompt(
     prompt = correct(kind, session.truth, mask, session.prompts, spacing_mm, negative=negative)
     if prompt is not None:
         session.prompts.append(prompt)
+    is_negative = isinstance(prompt, Negative)
+    session.false_positive = false_positive(prompt, session.truth, mask) if is_negative else None
+
+
+def _removed(session: _Session, mask: np.ndarray) -> float | None:
+    marked = session.false_positive
+    return None if marked is None else 1 - float(mask[marked].mean())
 
 
 def _self_context(network: Predictor, cases: Cases, session: _Session) -> Episode:
