@@ -1,6 +1,8 @@
 """A run's log is read whatever has become of it, and damaged lines are kept apart."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -52,3 +54,13 @@ def test_a_line_longer_than_any_entry_is_damaged(tmp_path):
     path.write_text('{"step": 1, "loss": 1' + " " * 2**16 + '}\n{"step": 2, "loss": 0.5}\n')
     with pytest.warns(UserWarning, match="damaged"):
         assert [entry["step"] for entry in read_log(tmp_path)] == [2]
+
+
+def test_a_log_does_not_import_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from wsicl_jax.train.log import RunLog\n"
+        f"with RunLog(Path({str(tmp_path)!r}), 0, leader=True) as log:\n"
+        "    log.write(1, {'loss': 1.0})\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,7 @@
 """The log of a run: values by step, as JSON lines and for TensorBoard."""
 
 import json
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,19 @@ def _warning(run: Path, damaged: Mapping[int, bytes], what: str) -> str:
     return f"{run / _FILE} has {len(damaged)} damaged lines ({numbers}), which are {what}"
 
 
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """While tensorboardX is imported: it would import PyTorch, which takes seconds, for no use."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class RunLog:
     """Writes the log of a run that continues from step `done`; removes later entries.
 
@@ -92,8 +106,9 @@ class RunLog:
         self._leader = leader
         if not leader:
             return
-        from tensorboardX.event_file_writer import EventsWriter  # slow to import, unlike reading
-        from tensorboardX.proto.event_pb2 import SessionLog
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import SessionLog
 
         self._path = run / _FILE
         lines = _read(run)
