@@ -5,6 +5,7 @@ receives the target as the shortcuts of its encoder, and returns only the mean o
 features, one map per stage.
 """
 
+import functools
 import itertools
 
 import jax
@@ -145,6 +146,12 @@ def _decode_target(
     return block(merge(x, shortcut), context)
 
 
+@functools.cache
+def _shapes_of(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure and shapes of a network; cached, as tracing its initialization takes a second."""
+    return nnx.split(nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0))))
+
+
 class DualBranch(nnx.Module):
     """The network: a target and its context set in, the target's mask out.
 
@@ -162,7 +169,7 @@ class DualBranch(nnx.Module):
     @classmethod
     def abstract(cls, config: ModelConfig) -> "DualBranch":
         """A network of shapes without values, to be filled from a file."""
-        return nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+        return nnx.merge(*_shapes_of(config), copy=True)
 
     def __call__(
         self,
