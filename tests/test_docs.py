@@ -290,20 +290,50 @@ def _source(module: str) -> str:
     return Path(spec.origin).read_text()
 
 
+def save_subjects(affine):
+    """The images that pages name, with label maps of two structures beside them."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((40, 50, 36), np.uint8)
+    label[10:22, 18:26, 10:24] = 1
+    label[10:22, 26:34, 10:24] = 2
+    hippocampi = Path("Task04_Hippocampus")
+    for folder in (hippocampi / "imagesTr", hippocampi / "labelsTr"):
+        folder.mkdir(parents=True)
+    numbers = ("001", "003", "006", "007", "124")
+    subjects = [Path(name) for name in ("sub1", "sub2", "sub3", "sub4", "sub5", "target", "a", "b")]
+    subjects += [hippocampi / f"imagesTr/hippocampus_{number}" for number in numbers]
+    for subject in subjects:
+        image = ((label > 0) + rng.normal(0, 0.1, label.shape)).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, affine), f"{subject}.nii.gz")
+        mask = Path(str(subject).replace("imagesTr", "labelsTr"))
+        end = "" if "Task04" in str(subject) else "_label"
+        nib.save(nib.Nifti1Image(label, affine), f"{mask}{end}.nii.gz")
+    return label.shape
+
+
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    label = np.zeros((40, 50, 36), np.uint8)
-    label[10:22, 18:34, 10:24] = 1
-    for name in ("sub1", "sub2", "sub3", "target"):
-        image = (label + rng.normal(0, 0.1, label.shape)).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, np.eye(4)), f"{name}.nii.gz")
-    nib.save(nib.Nifti1Image(label, np.eye(4)), "sub3_label.nii.gz")
+    shape = save_subjects(np.eye(4))
     (code,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "python")
     exec(compile(code, "README.md", "exec"), {})
     first, second = (nib.load(f"{name}.nii.gz") for name in ("prediction", "corrected"))
-    assert first.shape == second.shape == label.shape
+    assert first.shape == second.shape == shape
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shape = save_subjects(np.array([[1, 0, 0, 0], [0, 1, 0, -50], [0, 0, 1, -8], [0, 0, 0, 1]]))
+    bare = np.zeros((1, 48, 56, 48, 1), np.float32)
+    names = {"context_images": bare[:, None], "context_prompts": bare[:, None]}
+    for block in blocks(ROOT / "docs/how-to/python.md"):
+        if block.language == "python":
+            names |= {"target": bare} if "load_model" in block.text else {}
+            exec(compile(block.text, "python.md", "exec"), names)
+    assert nib.load("prediction.nii.gz").shape == shape
+    assert {file.name for file in Path("masks").iterdir()} == {"a.nii.gz", "b.nii.gz"}
+    assert names["prediction"].shape == bare.shape
 
 
 @written_page

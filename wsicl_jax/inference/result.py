@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Integer, UInt8, UInt16
 
 from wsicl_jax.data.formats.writing import write_label_map
-from wsicl_jax.errors import DataError
+from wsicl_jax.errors import DataError, reason
 from wsicl_jax.geometry.axes import Box
 
 _MM3_PER_ML = 1000
@@ -77,17 +77,21 @@ class Segmentation:
         return {name: count * voxel_ml for name, count in counts.items()}
 
     def save(self, path: str | os.PathLike, source: Sequence[str | os.PathLike] = ()) -> None:
-        """Write the label map in the format of the file's ending.
+        """Write the label map in the format of the file's ending; missing folders are made.
 
         NIfTI (.nii.gz, .nii), NRRD (.nrrd, .seg.nrrd), MetaImage (.mha), DICOM-SEG (.dcm). Of the
         target's `source` files, the result takes over NIfTI's geometry as it was written, or
         DICOM's patient and study.
 
         Raises:
-            DataError: as `data.formats.writing.write_label_map`.
+            DataError: as `data.formats.writing.write_label_map`, or the folder cannot be made.
         """
-        files = [Path(file) for file in source]
-        write_label_map(Path(path), self.label_map, self.affine, self.structures, files)
+        path, files = Path(path), [Path(file) for file in source]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{path.parent} cannot be made: {reason(error)}") from error
+        write_label_map(path, self.label_map, self.affine, self.structures, files)
 
 
 def count_voxels(
