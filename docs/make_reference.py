@@ -40,6 +40,7 @@ SECTIONS = {
 API = {
     "Segmenting": {
         "wsicl_jax.inference.segmenter": {"Segmenter": ("load", "task")},
+        "wsicl_jax.inference.ensemble": {"load_ensemble": ()},
         "wsicl_jax.inference.inputs.example": {"Example": ()},
         "wsicl_jax.inference.task": {
             "Task": (

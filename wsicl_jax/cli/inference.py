@@ -22,7 +22,7 @@ def _predict(options: argparse.Namespace) -> int:
     from wsicl_jax.inference.batch.outputs import refusals
     from wsicl_jax.inference.batch.predict import predict
     from wsicl_jax.inference.batch.targets import find_targets
-    from wsicl_jax.inference.segmenter import Segmenter
+    from wsicl_jax.inference.ensemble import load_ensemble
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.terminal.progress import console
 
@@ -57,7 +57,8 @@ def _predict(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         resume=options.resume,
     )
-    segmenter = functools.cache(lambda: Segmenter.load(options.checkpoint, **settings))
+    networks = [options.checkpoint, *options.ensemble]
+    segmenter = functools.cache(lambda: load_ensemble(networks, **settings))
 
     def make_task():
         return segmenter().task(context.structures, context.values)
@@ -284,6 +285,13 @@ def add_predict(verb: Verb) -> None:
         "--resume", action="store_true", help="continue an interrupted batch: only missing results"
     )
     work = predict.add_argument_group("processing")
+    work.add_argument(
+        "--ensemble",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="another network, whose output is averaged with the first; may be repeated",
+    )
     work.add_argument(
         "--dry-run",
         action="store_true",
