@@ -28,6 +28,7 @@ SECTIONS = {
         config.InferenceConfig,
         "Keyword arguments of `Segmenter.load`; some are options of `wsicl predict`.",
     ),
+    "Serving": (config.ServeConfig, "Options of `wsicl serve`."),
     "Conversion": (
         config.PreparationConfig,
         "Options of `wsicl convert`, as a store records them.",

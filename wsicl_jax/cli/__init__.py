@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from wsicl_jax import __version__
-from wsicl_jax.cli import bench, configurations, data, evaluation, exchange, inference, training
+from wsicl_jax.cli import (
+    bench,
+    configurations,
+    data,
+    evaluation,
+    exchange,
+    inference,
+    serve,
+    training,
+)
 from wsicl_jax.errors import WsiclError
 
 _USE_ERROR = 2
@@ -160,6 +169,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_eval(verb)
     evaluation.add_sweep(verb)
     inference.add_predict(verb)
+    serve.add_serve(verb)
     inference.add_show(verb)
     inference.add_info(verb)
     bench.add_bench(verb)

@@ -33,6 +33,7 @@ from wsicl_jax.config.model import ContextConfig, ModelConfig
 from wsicl_jax.config.preparation import PreparationConfig
 from wsicl_jax.config.prompts import PromptConfig
 from wsicl_jax.config.reading import ReadingConfig
+from wsicl_jax.config.serving import ServeConfig
 from wsicl_jax.config.synthesis import KindsConfig, PriorConfig, ScannerConfig, SynthConfig
 from wsicl_jax.config.training import ParallelConfig, TrainConfig
 from wsicl_jax.config.validation import config_from_dict, config_to_dict, validated
@@ -65,6 +66,7 @@ __all__ = [
     "ReadingConfig",
     "RestorationTask",
     "ScannerConfig",
+    "ServeConfig",
     "SweepConfig",
     "SynthConfig",
     "Task",

@@ -162,7 +162,7 @@ def prepare_contexts(
                 )
                 is_same = last is not None and last[0] is volume
                 content = last[1] if is_same else content_of(volume, config)
-                crop = _with_prompts(content, prompts, volume.image.shape)
+                crop = box_with_prompts(content, prompts, volume.image.shape)
                 if not is_same or last[2].crop != crop:
                     # At full resolution even if it is coarse: a target may be finer.
                     last = volume, content, prepare_image(volume, config, full=full, crop=crop)
@@ -195,8 +195,12 @@ def prepare_context(image: PreparedImage, prompts: Sequence[Prompt]) -> Prepared
     return PreparedContext(image, kept, channel, is_mask, turned_bounds(prompts, image.grid))
 
 
-def _with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box:
-    """The box around the content of an image and all of its prompts."""
+def box_with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box:
+    """The box around the content of an image and all of its prompts.
+
+    Raises:
+        PromptError: a prompt does not fit an image of this shape.
+    """
     if content == Box((0, 0, 0), shape):
         return content
     for prompt in prompts:
