@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 from inference.conftest import model  # noqa: F401
 from inference.volumes import VOLUME
+from starlette.testclient import TestClient
 
 from wsicl_jax.config import ServeConfig
+from wsicl_jax.serve.app import make_app
 from wsicl_jax.serve.engine import KeepingSegmenter
 from wsicl_jax.serve.service import Service
 
@@ -42,3 +44,9 @@ def start(folder, network):
     yield start
     for service in services:
         service.stop()
+
+
+@pytest.fixture
+def client(start):
+    """A browser on this machine."""
+    return TestClient(make_app(start()), base_url="http://localhost:8000")

@@ -1,61 +1,13 @@
 import gzip
 import json
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
+from serve.requests import A, B, C, D, ended, mark, new_session, prepared, segmented
 from starlette.testclient import TestClient
 
 from wsicl_jax.serve.app import make_app
-
-A, B, C, D = (f"{name}.nii.gz" for name in "abcd")
-
-
-@pytest.fixture
-def client(start):
-    return TestClient(make_app(start()), base_url="http://localhost:8000")
-
-
-def new_session(client, name="mine"):
-    answer = client.post("/api/sessions", json={"name": name})
-    assert answer.status_code == 201
-    return f"/api/sessions/{answer.json()['id']}"
-
-
-def mark(client, session, image, **prompt):
-    answer = client.post(f"{session}/images/{image}/prompts", json={"structure": 1, **prompt})
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-def use(client, session, image, role):
-    assert client.put(f"{session}/images/{image}/role", json={"role": role}).is_success
-
-
-def prepared(client):
-    """A session with two context images and two targets."""
-    session = new_session(client)
-    for image in (A, B):
-        use(client, session, image, "context")
-    for image in (C, D):
-        use(client, session, image, "target")
-    mark(client, session, A, point=[4, 3, 2])
-    mark(client, session, B, box=[[1, 5], [1, 6], [3, 4]])
-    return session
-
-
-def segmented(client, session, **request):
-    answer = client.post(f"{session}/jobs", json=request)
-    assert answer.status_code == 202, answer.text
-    job = f"{session}/jobs/{answer.json()['id']}"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        state = client.get(job).json()
-        if state["state"] in ("done", "cancelled"):
-            return state
-        time.sleep(0.01)
-    raise AssertionError("the job did not end")
 
 
 def test_images_of_the_folder_are_listed_with_their_geometry_and_voxels(client, folder):
@@ -184,10 +136,7 @@ def test_a_cancelled_job_ends(client):
     session = prepared(client)
     job = client.post(f"{session}/jobs", json={}).json()["id"]
     assert client.delete(f"{session}/jobs/{job}").is_success
-    deadline = time.monotonic() + 30
-    while client.get(f"{session}/jobs/{job}").json()["state"] not in ("cancelled", "done"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert ended(client, f"{session}/jobs/{job}")["state"] == "cancelled"
     assert segmented(client, session, images=[D])["finished"] == [D]
 
 

@@ -1,0 +1,55 @@
+import json
+
+import nibabel as nib
+import numpy as np
+from serve.requests import A, B, C, D, mark, prepared, segmented
+
+from wsicl_jax.inference.inputs.request import read_context
+from wsicl_jax.inference.segmenter import Segmenter
+
+
+def test_the_saved_task_gives_the_same_label_map_without_the_service(client, folder, network):
+    session = prepared(client)
+    segmented(client, session)
+    client.post(f"{session}/images/{C}/example")
+    mark(client, session, A, scribble=[[1, 1, 1], [3.5, 2, 1]])
+    assert segmented(client, session)["finished"] == [D]
+    saved = client.post(f"{session}/save", json={}).json()
+    output = folder / saved["folder"]
+    context = read_context(output / "task.json")
+    assert context.values == {"structure": 1}
+    assert len(context.structures["structure"]) == 3
+    task = Segmenter.task(network, context.structures, context.values)
+    alone = task.segment(folder / D).label_map
+    kept = np.asarray(nib.load(output / D).dataobj)
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_array_equal(alone, kept)
+
+
+def test_structures_keep_their_values_and_those_without_prompts_are_left_out(client, folder):
+    session = prepared(client)
+    structures = [
+        {"value": 1, "name": "structure", "colour": "#000000"},
+        {"value": 7, "name": "second", "colour": "#0000ff"},
+        {"value": 3, "name": "not marked", "colour": "#00ff00"},
+    ]
+    assert client.put(f"{session}/structures", json={"structures": structures}).is_success
+    mark(client, session, B, structure=7, point=[1, 1, 1])
+    task = client.get(f"{session}/task").json()
+    assert task["structures"] == {"structure": 1, "second": 7}
+    file = folder / "task.json"
+    file.write_text(json.dumps(task))
+    context = read_context(file)
+    assert list(context.structures) == ["structure", "second"]
+    assert [example.image for example in context.structures["second"]] == [folder / B]
+    result = segmented(client, session)
+    assert not result["failed"]
+    remarks = client.get(session).json()["images"][C]["result"]["remarks"]
+    assert "not marked has no prompt, and was left out" in remarks
+
+
+def test_a_task_without_context_prompts_is_refused_with_the_reason(client):
+    session = client.post("/api/sessions", json={}).json()["id"]
+    answer = client.get(f"/api/sessions/{session}/task")
+    assert answer.status_code == 422
+    assert "no context image has a prompt" in answer.json()["error"]
