@@ -65,6 +65,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # who opens the address too early waits instead of being refused
     except (OSError, UnicodeError) as error:
         listener.close()
         raise DataError(
