@@ -59,6 +59,27 @@ API = {
         "wsicl_jax.inference.inputs.request": {"read_context": (), "Context": ()},
         "wsicl_jax.inference.inputs.external": {"read_prompts": ()},
     },
+    "Service": {
+        "wsicl_jax.client": {
+            "Client": ("images", "add_image", "geometry", "new_session", "session"),
+            "RemoteSession": (
+                "state",
+                "set_structures",
+                "use",
+                "add_point",
+                "add_box",
+                "add_scribble",
+                "remove_prompt",
+                "segment",
+                "label_map",
+                "write_label_map",
+                "use_as_example",
+                "task",
+                "save",
+                "delete",
+            ),
+        },
+    },
     "Networks": {
         "wsicl_jax.weights.networks": {"load_model": ()},
         "wsicl_jax.model.dual_branch": {"DualBranch": ("__call__",)},

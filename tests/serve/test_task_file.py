@@ -13,12 +13,16 @@ def test_the_saved_task_gives_the_same_label_map_without_the_service(client, fol
     segmented(client, session)
     client.post(f"{session}/images/{C}/example")
     mark(client, session, A, scribble=[[1, 1, 1], [3.5, 2, 1]])
+    mark(client, session, A, point=[8, 0, 4], inside=False)
+    mark(client, session, B, scribble=[[7, 0, 4], [7, 2, 4]], inside=False)
     assert segmented(client, session)["finished"] == [D]
     saved = client.post(f"{session}/save", json={}).json()
     output = folder / saved["folder"]
     context = read_context(output / "task.json")
     assert context.values == {"structure": 1}
-    assert len(context.structures["structure"]) == 3
+    examples = context.structures["structure"]
+    assert [len(example.negative_points) for example in examples] == [1, 0, 0]
+    assert [len(example.negative_scribbles) for example in examples] == [0, 1, 0]
     task = Segmenter.task(network, context.structures, context.values)
     alone = task.segment(folder / D).label_map
     kept = np.asarray(nib.load(output / D).dataobj)

@@ -71,12 +71,16 @@ class Prompt(_Document):
         None
     )
     """A line inside the structure."""
+    inside: bool = True
+    """False: the point or scribble lies outside the structure."""
 
     @model_validator(mode="after")
     def _check(self) -> "Prompt":
         kinds = [kind for kind in ("point", "box", "scribble") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"expected one of point, box and scribble, got {kinds or 'none'}")
+        if self.box is not None and not self.inside:
+            raise ValueError("a box cannot be outside the structure; give a point or a scribble")
         return self
 
 

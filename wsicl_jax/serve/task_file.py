@@ -54,11 +54,11 @@ def marked(image: Image) -> list[int]:
 def prompts_of(image: Image, value: int) -> dict[str, list[Any]]:
     """The prompts of a structure on an image, by the keys of the JSON; without empty lists."""
     prompts = [prompt for prompt in image.prompts if prompt.structure == value]
-    by_key = {
-        "points": [list(p.point) for p in prompts if p.point is not None],
-        "scribbles": [[list(at) for at in p.scribble] for p in prompts if p.scribble is not None],
-        "boxes": [[list(ends) for ends in p.box] for p in prompts if p.box is not None],
-    }
+    by_key: dict[str, list[Any]] = {"boxes": [list(p.box) for p in prompts if p.box is not None]}
+    for inside, prefix in ((True, ""), (False, "negative_")):
+        chosen = [prompt for prompt in prompts if prompt.inside == inside]
+        by_key[f"{prefix}points"] = [list(p.point) for p in chosen if p.point is not None]
+        by_key[f"{prefix}scribbles"] = [list(p.scribble) for p in chosen if p.scribble is not None]
     return {key: given for key, given in by_key.items() if given}
 
 

@@ -4,13 +4,15 @@ import { make } from "./lists.js";
 import { cancel, segmentAll, segmentShown } from "./segmenting.js";
 import { redo, save, show, undo } from "./session.js";
 import { set, store } from "./store.js";
-import { axisUnderMouse, resetView, step, zoomBy } from "./viewer.js";
+import { resetView, step, zoomBy } from "./view.js";
+import { axisUnderMouse } from "./viewer.js";
 
 const SHORTCUTS = [
   ["v", "look: move the crosshair", () => set({ tool: "look" })],
   ["p", "point", () => set({ tool: "point" })],
   ["b", "box", () => set({ tool: "box" })],
   ["s", "scribble", () => set({ tool: "scribble" })],
+  ["n", "not here: points and scribbles outside the structure", () => set({ outside: !store.outside })],
   ["Ctrl+z", "undo", undo],
   ["Ctrl+y", "redo", redo],
   ["Enter", "segment the image shown", segmentShown],

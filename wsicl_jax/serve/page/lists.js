@@ -107,10 +107,11 @@ function fillPrompts() {
   list.replaceChildren(...items);
 }
 
-function describe({ point, box, scribble }) {
-  if (point) return `point ${point.map(Math.round).join(", ")}`;
+function describe({ point, box, scribble, inside }) {
+  const not = inside ? "" : "not here: ";
+  if (point) return `${not}point ${point.map(Math.round).join(", ")}`;
   if (box) return `box ${box.map(([low, high]) => (high - low === 1 ? low : `${low}-${high - 1}`)).join(", ")}`;
-  return `scribble of ${scribble.length}`;
+  return `${not}scribble of ${scribble.length}`;
 }
 
 function goTo({ point, box, scribble }) {

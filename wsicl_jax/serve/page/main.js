@@ -29,10 +29,12 @@ function startHeader() {
     byId(id).addEventListener("change", (event) => set({ [id]: event.target.checked }));
   }
   byId("opacity").value = store.opacity;
+  byId("outside").addEventListener("click", () => set({ outside: !store.outside }));
   subscribe(fillHeader);
 }
 
 function fillHeader(keys) {
+  if (keys.has("outside")) byId("outside").ariaPressed = String(store.outside);
   if (keys.has("tool")) {
     document.querySelectorAll("[data-tool]").forEach((button) => {
       button.ariaPressed = String(button.dataset.tool === store.tool);
@@ -88,7 +90,7 @@ async function start() {
   startResults();
   startKeys();
   startViewer();
-  set({ tool: "look" });
+  set({ tool: "look", outside: false });
   const info = await call("GET", "/api");
   document.title = `${info.folder} - wsicl`;
   takeImages(await call("GET", "/api/images"));

@@ -180,14 +180,25 @@ export class Pane {
       const [x, y] = this.toPixels(position);
       pen.beginPath();
       pen.arc(x, y, 5 * ratio, 0, 2 * Math.PI);
-      pen.fill();
-      pen.strokeStyle = "#ffffff";
+      if (prompt.inside) pen.fill();
+      else this.cross(pen, x, y, 4 * ratio);
+      if (prompt.inside) pen.strokeStyle = "#ffffff";
       pen.lineWidth = 1.5 * ratio;
       pen.stroke();
     } else {
       const line = prompt.scribble.map((voxel) => store.volume.toDisplay(voxel));
+      if (!prompt.inside) pen.setLineDash([1, 7 * ratio]);
       this.strokeLine(pen, line.filter((position) => Math.abs(position[w] - slice) <= 0.5), ratio);
+      pen.setLineDash([]);
     }
+  }
+
+  /** The sign of what is not the structure. */
+  cross(pen, x, y, size) {
+    pen.moveTo(x - size, y - size);
+    pen.lineTo(x + size, y + size);
+    pen.moveTo(x - size, y + size);
+    pen.lineTo(x + size, y - size);
   }
 
   strokeRanges(pen, ranges) {

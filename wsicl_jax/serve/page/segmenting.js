@@ -1,11 +1,18 @@
 /** Requests to the network: start, progress, cancel. */
 
 import { call, inSession } from "./api.js";
-import { setRole, take } from "./session.js";
+import { addPrompt, setRole, take } from "./session.js";
 import { attempt, entry, nameOf, say, set, store } from "./store.js";
 
 const POLL_MS = [60, 120, 250, 500];
 let isAskedAgain = false; // a correction arrived while its target was being segmented
+
+/** Add a prompt to the image shown; a target that was segmented before is segmented again. */
+export async function mark(prompt) {
+  const isAdded = await addPrompt(prompt);
+  const { role, result } = entry();
+  if (isAdded && store.follow && role === "target" && result) await segmentShown();
+}
 
 /** Segment the image shown. */
 export async function segmentShown() {

@@ -1,9 +1,8 @@
 /** Changes of the session, each saved by the service before it counts. */
 
 import { call, image, inSession, voxels } from "./api.js";
-import { segmentShown } from "./segmenting.js";
 import { attempt, entry, nameOf, say, set, store } from "./store.js";
-import { resetView } from "./viewer.js";
+import { resetView } from "./view.js";
 import { Volume } from "./volume.js";
 
 const KEPT_VOLUMES = 6;
@@ -19,7 +18,7 @@ export function take(session) {
   return loadLabels();
 }
 
-/** Show an image; `again` keeps place and zoom. */
+/** Show an image. */
 export async function show(id) {
   if (id === undefined) return;
   set({ shown: id });
@@ -63,16 +62,15 @@ export async function setRole(id, role) {
   await attempt(async () => take(await call("PUT", `${inSession(store.session, id)}/role`, { role })));
 }
 
-/** Add a prompt of the chosen structure to the image shown. */
-export async function addPrompt(prompt) {
+/** Add a prompt of the chosen structure to the image shown; says whether it was added. */
+export function addPrompt(prompt) {
   const { shown, session } = store;
-  await attempt(async () => {
+  return attempt(async () => {
     if (entry().role === "unused") await setRole(shown, "context");
-    const body = { structure: store.structure, ...prompt };
+    const body = { structure: store.structure, inside: Boolean(prompt.box) || !store.outside, ...prompt };
     const answer = await call("POST", `${inSession(session, shown)}/prompts`, body);
     await take(answer.session);
-    const { role, result } = entry(shown);
-    if (store.follow && role === "target" && result) await segmentShown();
+    return true;
   });
 }
 

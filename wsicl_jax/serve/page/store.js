@@ -9,6 +9,7 @@ export const store = {
   labels: null, // the label map over it
   structure: 1,
   tool: "look",
+  outside: false, // whether points and scribbles mark what is not the structure
   slice: [0, 0, 0], // of the crosshair, in display axes: right, front, up
   centre: [0, 0, 0],
   zoom: 1,

@@ -3,7 +3,7 @@
 import { rgb } from "./pane.js";
 import { store } from "./store.js";
 
-const LIGHT = [0.35, 0.5, 0.79]; // from the right, above and the front
+const LIGHT = [0.3, 0.5, 0.81]; // from the right, above, and where one looks from
 const REACH = 2; // voxels around a voxel that its normal depends on
 const angles = { turn: 0.6, tilt: 0.35 };
 let surface = null; // of which labels, and their surface voxels
@@ -39,10 +39,10 @@ export function drawSurface(canvas) {
   canvas.width = width;
   canvas.height = height;
   const pen = canvas.getContext("2d");
+  if (surface.voxels.length) paint(pen, width, height);
   pen.fillStyle = "#9fd8d2";
   pen.font = `${12 * ratio}px system-ui, sans-serif`;
-  if (surface.voxels.length) paint(pen, width, height);
-  else pen.fillText("the segmentation in 3D appears here", 8 * ratio, 16 * ratio);
+  pen.fillText(surface.voxels.length ? "3D, drag to turn" : "the segmentation in 3D appears here", 8 * ratio, 16 * ratio);
 }
 
 /** Of each labelled voxel with a free side: position in mm, normal, value. */
@@ -110,10 +110,10 @@ function paint(pen, width, height) {
   const size = Math.ceil(Math.max(...spacing) * scale) + 1;
   const [c, s] = [Math.cos(angles.turn), Math.sin(angles.turn)];
   const [ct, st] = [Math.cos(angles.tilt), Math.sin(angles.tilt)];
-  // From the front: x to the right, z up, y away from the person who looks.
+  // From behind and above: x to the right, z up, the depth to the front of the subject.
   const turned = ([x, y, z]) => {
     const [a, b] = [x * c - y * s, x * s + y * c];
-    return [a, z * ct - b * st, b * ct + z * st];
+    return [a, z * ct + b * st, b * ct - z * st];
   };
   const colours = new Map(store.session.structures.map((one) => [one.value, rgb(one.colour)]));
   const pixels = pen.createImageData(width, height);

@@ -1,9 +1,10 @@
 /** The three panes and the mouse: slices, zoom, window and level, and tools that draw prompts. */
 
-import { addPrompt } from "./session.js";
 import { Pane } from "./pane.js";
+import { mark } from "./segmenting.js";
 import { say, set, store, subscribe } from "./store.js";
 import { drawSurface, turnable } from "./surface.js";
+import { step, zoomBy } from "./view.js";
 
 const panes = {};
 let isDrawn = true;
@@ -37,24 +38,6 @@ function redraw() {
     Object.values(panes).forEach((pane) => pane.draw());
     drawSurface(document.getElementById("surface"));
   });
-}
-
-/** Show the whole image, from its middle. */
-export function resetView() {
-  const middle = store.volume.dims.map((n) => Math.floor((n - 1) / 2));
-  const centre = store.volume.dims.map((n) => (n - 1) / 2);
-  set({ slice: middle, centre, zoom: 1, window: [...store.volume.window] });
-}
-
-/** Move the crosshair along an axis. */
-export function step(axis, by) {
-  const slice = [...store.slice];
-  slice[axis] = Math.min(Math.max(slice[axis] + by, 0), store.volume.dims[axis] - 1);
-  set({ slice });
-}
-
-export function zoomBy(factor) {
-  set({ zoom: Math.min(Math.max(store.zoom * factor, 0.5), 20) });
 }
 
 /** The axis into the depth of the pane under the mouse, or of the first. */
@@ -110,13 +93,13 @@ function release(event, pane) {
   stop(pane);
   const { volume } = store;
   if (kind === "point") {
-    addPrompt({ point: volume.toVoxel(start) });
+    mark({ point: volume.toVoxel(start) });
   } else if (kind === "box") {
     const isClick = [0, 1, 2].every((d) => Math.abs(position[d] - start[d]) < 0.5);
     if (isClick) say("Hold the button and draw the box.");
-    else addPrompt({ box: volume.toVoxelRanges(draft.box) });
+    else mark({ box: volume.toVoxelRanges(draft.box) });
   } else if (kind === "scribble") {
-    addPrompt({ scribble: thinned(line).map((one) => volume.toVoxel(one)) });
+    mark({ scribble: thinned(line).map((one) => volume.toVoxel(one)) });
   }
 }
 
