@@ -28,7 +28,8 @@ from wsicl_jax.errors import WsiclError
 API = 1
 """Version of the service's addresses that this client knows."""
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = (0.02, 0.5)
+"""Shortest and longest time between two questions for a job's state."""
 
 Role = Literal["unused", "context", "target"]
 Position = Sequence[float | int] | np.ndarray
@@ -205,10 +206,12 @@ class RemoteSession:
         body = {"doubt": doubt, "images": None if images is None else list(images)}
         job = self._client.call("POST", f"{self._path}/jobs", body)
         path = f"{self._path}/jobs/{job['id']}"
+        pause, longest = _POLL_SECONDS
         try:
             while job["state"] not in ("done", "cancelled"):
                 progress(job)
-                time.sleep(_POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(1.3 * pause, longest)
                 job = self._client.call("GET", path)
         except BaseException:
             self._client.call("DELETE", path)

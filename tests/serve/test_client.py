@@ -21,7 +21,7 @@ TOKEN = "a token"
 def address(start):
     """A service with a token that listens on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(start(), TOKEN), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(make_app(start(), TOKEN), log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -11,6 +11,7 @@ _BENCH_SECTIONS = {
     "loader": ("data", "volume", "synth", "episode", "prompts", "augment", "train"),
     "model": ("model", "volume", "train"),
     "predict": ("model", "volume"),
+    "serve": (),
 }
 """Sections that `wsicl bench` may change; the others do not affect the cost."""
 
@@ -53,6 +54,19 @@ def _bench(options: argparse.Namespace) -> int:
             repeats=max(options.repeats, 1),
             show=console().print,
         )
+    elif options.what == "serve":
+        from wsicl_jax.cli.serve import check_installed
+
+        check_installed()
+        from wsicl_jax.tools.bench.service_time import bench_serve
+
+        numbers = bench_serve(
+            options.checkpoint or "small",
+            options.shape,
+            contexts=max(options.contexts or [3]),
+            repeats=max(options.repeats, 1),
+            show=console().print,
+        )
     elif options.what == "context":
         from wsicl_jax.tools.bench.context_cost import bench_context
 
@@ -84,25 +98,26 @@ def add_bench(verb: Verb) -> None:
     bench = verb(
         "bench",
         _bench,
-        "measure speed and memory of the network, context sets, device exchange, data loading "
-        "and prediction",
+        "measure speed and memory of the network, context sets, device exchange, data loading, "
+        "prediction and the service",
         "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
     )
     bench.add_argument(
         "what",
-        choices=("model", "context", "exchange", "loader", "predict"),
+        choices=("model", "context", "exchange", "loader", "predict", "serve"),
         help="model: a training step and a forward pass against the PyTorch network; "
         "context: memory and time by size of the context set and by remat; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "
-        "predict: one target, from its file to that of its label map",
+        "predict: one target, from its file to that of its label map; "
+        "serve: a correction in the service of the page",
     )
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     bench.add_argument(
         "--contexts",
         type=lambda text: [at_least(1)(size) for size in text.split(",")],
         metavar="L,L,...",
-        help="sizes of the context set (2,8,32); for model: 4, for predict: 8",
+        help="sizes of the context set (2,8,32); for model: 4, for predict: 8, for serve: 3",
     )
     repeats = "timed runs (3); 0: memory only"
     bench.add_argument("--repeats", type=at_least(0), default=3, metavar="N", help=repeats)
@@ -120,9 +135,9 @@ def add_bench(verb: Verb) -> None:
         metavar="N",
         help="episodes for the loader's memory (1000)",
     )
-    predict = bench.add_argument_group("predict")
+    predict = bench.add_argument_group("predict and serve")
     predict.add_argument(
-        "--checkpoint", metavar="PATH", help="network to use instead of a random one"
+        "--checkpoint", metavar="PATH", help="network to use instead of a random one, or of small"
     )
     predict.add_argument(
         "--shape",

@@ -1,6 +1,7 @@
 """The verb serve."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 from wsicl_jax.cli.values import Verb, above_0, add_reading, at_least
@@ -11,14 +12,9 @@ def _serve(options: argparse.Namespace) -> int:
     from wsicl_jax.config import ServeConfig, validated
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
 
-    try:
-        from wsicl_jax.serve.run import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "anyio"):
-            raise
-        raise MissingExtraError(
-            f"{error.name} is not installed: pip install 'wsicl_jax[serve]'"
-        ) from error
+    check_installed()
+    from wsicl_jax.serve.run import serve
+
     config = validated(
         ServeConfig,
         {
@@ -42,6 +38,16 @@ def _serve(options: argparse.Namespace) -> int:
         reading=reading,
     )
     return 0
+
+
+def check_installed() -> None:
+    """Raises `MissingExtraError` if a package of the service is missing."""
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"{package}, which the service needs, is not installed: pip install "
+                "'wsicl_jax[serve]'"
+            )
 
 
 def add_serve(verb: Verb) -> None:

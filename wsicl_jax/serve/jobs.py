@@ -71,6 +71,7 @@ class Queue:
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         self._stopped = False
+        self._ready = threading.Event()
         self._worker = threading.Thread(target=self._work, daemon=True, name="network")
         self._worker.start()
 
@@ -108,6 +109,10 @@ class Queue:
         for job in [job for job in self._jobs.values() if job.session is session]:
             self.cancel(job)
 
+    def wait_until_ready(self) -> None:
+        """Wait until the network is compiled."""
+        self._ready.wait()
+
     def stop(self) -> None:
         """End the worker after the network's next use."""
         with self._changed:
@@ -126,6 +131,7 @@ class Queue:
             self._engine.network.warm_up()
         except Exception:
             traceback.print_exc()
+        self._ready.set()
         while True:
             with self._changed:
                 while not self._waiting and not self._stopped:

@@ -51,8 +51,7 @@ def serve(
                 threading.Timer(0.5, webbrowser.open, (address,)).start()
             settings = uvicorn.Config(
                 make_app(service, token),
-                log_level="warning",
-                access_log=False,
+                log_config=None,  # warnings and errors alone, on stderr
                 server_header=False,
                 timeout_graceful_shutdown=2,
             )
