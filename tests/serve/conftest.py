@@ -22,11 +22,12 @@ def network(model):  # noqa: F811
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four small images, with axes that are not those of RAS+."""
+    """Four small images, with axes that are not those of RAS+; the second has a margin."""
     folder = tmp_path / "images of mine"
     folder.mkdir()
     for seed, name in enumerate(NAMES):
         image = np.random.default_rng(seed).gamma(2, 100, SHAPE).astype(np.float32)
+        image[: 2 * (name == "b")] = 0
         nib.save(nib.Nifti1Image(image, np.diag([-1.5, -0.75, 3, 1])), folder / f"{name}.nii.gz")
     return folder
 

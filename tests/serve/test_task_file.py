@@ -2,13 +2,14 @@ import json
 
 import nibabel as nib
 import numpy as np
+from inference.volumes import VOLUME
 from serve.requests import A, B, C, D, mark, prepared, segmented
 
 from wsicl_jax.inference.inputs.request import read_context
 from wsicl_jax.inference.segmenter import Segmenter
 
 
-def test_the_saved_task_gives_the_same_label_map_without_the_service(client, folder, network):
+def test_the_saved_task_gives_the_same_label_map_without_the_service(client, folder, model):
     session = prepared(client)
     segmented(client, session)
     client.post(f"{session}/images/{C}/example")
@@ -23,7 +24,7 @@ def test_the_saved_task_gives_the_same_label_map_without_the_service(client, fol
     examples = context.structures["structure"]
     assert [len(example.negative_points) for example in examples] == [1, 0, 0]
     assert [len(example.negative_scribbles) for example in examples] == [0, 1, 0]
-    task = Segmenter.task(network, context.structures, context.values)
+    task = Segmenter(model, VOLUME).task(context.structures, context.values)
     alone = task.segment(folder / D).label_map
     kept = np.asarray(nib.load(output / D).dataobj)
     assert 0 < kept.sum() < kept.size
