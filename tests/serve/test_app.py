@@ -4,7 +4,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from serve.requests import A, B, C, D, ended, mark, new_session, prepared, segmented
+from serve.steps import A, B, C, D, ended, mark, new_session, prepared, segmented
 from starlette.testclient import TestClient
 
 from wsicl_jax.serve.app import make_app

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import uvicorn
-from serve.requests import A, B, C
+from serve.steps import A, B, C
 
 from wsicl_jax.client import Client, ClientError
 from wsicl_jax.serve.app import make_app

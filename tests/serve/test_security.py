@@ -3,7 +3,7 @@ import random
 import threading
 
 import pytest
-from serve.requests import A, C, D, ended, new_session, prepared, segmented
+from serve.steps import A, C, D, ended, new_session, prepared, segmented
 from starlette.testclient import TestClient
 
 from wsicl_jax.serve.app import make_app

@@ -3,7 +3,7 @@ import json
 import nibabel as nib
 import numpy as np
 from inference.volumes import VOLUME
-from serve.requests import A, B, C, D, mark, prepared, segmented
+from serve.steps import A, B, C, D, mark, prepared, segmented
 
 from wsicl_jax.inference.inputs.request import read_context
 from wsicl_jax.inference.segmenter import Segmenter

@@ -33,6 +33,11 @@ class KeptImages:
         """An image as it was read; raises `DataError` if it cannot be."""
         return self._read(file)[0]
 
+    def glance(self, file: ImageFile) -> Volume:
+        """An image that takes no place of others; raises `DataError` if it cannot be read."""
+        kept = self._volumes.peek(file.state)
+        return read_volume(file.path, self._reading) if kept is None else kept[0]
+
     def content(self, file: ImageFile) -> Box:
         """The box of an image without its margins."""
         return self._read(file)[1]
@@ -68,6 +73,11 @@ class _Kept:
         self._cache: LRUCache = LRUCache(most, size)
         # One value is made at a time, so that two requests do not read one image twice.
         self._lock = threading.Lock()
+
+    def peek(self, key: Hashable) -> Any:
+        """A value that is kept, or None."""
+        with self._lock:
+            return self._cache.get(key)
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self._lock:

@@ -11,7 +11,7 @@ from wsicl_jax import __version__
 from wsicl_jax.serve.operations import Operation
 
 _UPLOAD = {
-    "summary": "Add an image to the folder: one file as the body, its name as `name`",
+    "summary": "Add an image to the folder: one file as the body, its name as ?name=",
     "operationId": "add_image",
     "parameters": [{"name": "name", "in": "query", "required": True, "schema": {"type": "string"}}],
     "requestBody": {"content": {"application/octet-stream": {}}, "required": True},

@@ -100,7 +100,7 @@ class Service:
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with appearing(file) as temporary:
-                    temporary.write_bytes(picture(self.images.volume(image)))
+                    temporary.write_bytes(picture(self.images.glance(image)))
             return file.read_bytes()
 
     def segment(self, session: Session, request: SegmentRequest) -> Job:

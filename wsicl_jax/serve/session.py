@@ -159,11 +159,16 @@ class Session:
 
     def set_result(self, image: str, result: Result, write: Callable[[Path], None]) -> None:
         """Keep the result of a target; `write` writes its label map."""
-        with self._changing() as new:
-            file = self.result_file(image)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write(file)
-            new.images.setdefault(image, Image(role="target")).result = result
+        file = self.result_file(image)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A large file takes seconds, during which people go on.
+        write(file)
+        try:
+            with self._changing() as new:
+                new.images.setdefault(image, Image(role="target")).result = result
+        except MissingError:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            raise
 
     def accept(self, image: str) -> None:
         """Make a target with its result a context image with a mask.
@@ -194,25 +199,26 @@ class Session:
     def inputs_of(self, image: str) -> str:
         """Digest of all that the result of a target depends on, besides the network."""
         state = self._state
-        context = {id: used for id, used in state.images.items() if used.role == "context"}
-        relevant = {
-            id: [
-                [prompt.model_dump() for prompt in used.prompts],
-                used.accepted and [*used.accepted, _state_of(self.accepted_file(id))],
-            ]
-            for id, used in sorted({**context, image: state.images.get(image, Image())}.items())
-        }
-        return digest_of([relevant, sorted(structure.value for structure in state.structures)])
+        return _inputs(state, image, self._context_digest(state))
 
     def described(self) -> dict[str, Any]:
         """The session for its clients: the state, and whether each result is out of date."""
         state = self._state
         content = state.model_dump(mode="json", exclude={"undo", "redo", "next_number"})
         content["can_undo"], content["can_redo"] = bool(state.undo), bool(state.redo)
+        context = self._context_digest(state)
         for id, image in content["images"].items():
-            if image["result"] is not None:
-                image["result"]["outdated"] = image["result"].pop("inputs") != self.inputs_of(id)
+            if (result := image["result"]) is not None:
+                result["outdated"] = result.pop("inputs") != _inputs(state, id, context)
         return content
+
+    def _context_digest(self, state: State) -> str:
+        context = {
+            id: [_plain(image.prompts), list(image.accepted), _time_of(self.accepted_file(id))]
+            for id, image in state.images.items()
+            if image.role == "context"
+        }
+        return digest_of([context, sorted(structure.value for structure in state.structures)])
 
 
 class Sessions:
@@ -291,5 +297,13 @@ def _removed(state: State, image: str, number: int) -> PlacedPrompt:
     raise MissingError(f"{image} has no prompt {number}")
 
 
-def _state_of(file: Path) -> list[int]:
-    return [file.stat().st_mtime_ns] if file.exists() else []
+def _inputs(state: State, image: str, context: str) -> str:
+    return digest_of([context, _plain(state.images.get(image, Image()).prompts)])
+
+
+def _plain(prompts: list[PlacedPrompt]) -> list[dict[str, Any]]:
+    return [prompt.model_dump() for prompt in prompts]
+
+
+def _time_of(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None

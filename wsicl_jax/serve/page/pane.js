@@ -61,8 +61,11 @@ export class Pane {
     this.drawSlice(pen);
     if (store.labels && store.masks) this.drawMask(pen, ratio);
     this.drawCrosshair(pen);
+    pen.shadowColor = "#000000"; // so that prompts stand out from masks of their colour
+    pen.shadowBlur = 4 * ratio;
     if (store.masks) entry().prompts.forEach((prompt) => this.drawPrompt(pen, prompt, ratio));
     this.drawDraft(pen, ratio);
+    pen.shadowBlur = 0;
     this.drawText(pen, ratio);
   }
 
