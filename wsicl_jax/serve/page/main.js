@@ -70,7 +70,7 @@ async function open(id) {
 
 async function newSession() {
   await attempt(async () => {
-    const name = `Session of ${new Date().toLocaleString()}`;
+    const name = `Session ${new Date().toLocaleString("sv").slice(0, 16)}`;
     await open((await call("POST", "/api/sessions", { name })).id);
   });
 }
