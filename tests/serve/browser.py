@@ -1,5 +1,6 @@
 """A headless Chromium for tests of the page, and a service as people start it."""
 
+import base64
 import os
 import re
 import shutil
@@ -132,6 +133,13 @@ class Page:
         actions.release().perform()
         self.wait(lambda: self.text("#prompts li") != before, "new prompt")
 
+    def press(self, key: str, times: int = 1):
+        """Press a key, by Selenium's name of it."""
+        from selenium.webdriver.common.action_chains import ActionChains
+        from selenium.webdriver.common.keys import Keys
+
+        ActionChains(self.browser).send_keys(getattr(Keys, key) * times).perform()
+
     def draw_box(self, mask: np.ndarray):
         """A tight box around a mask (in RAS+ voxels) on the axial slice shown, the middle one."""
         u, v = np.nonzero(mask[:, :, (SHAPE[2] - 1) // 2])
@@ -143,6 +151,19 @@ class Page:
         """Click a button and wait for the network."""
         self.click(selector)
         return self.wait(lambda: self.status.startswith(said) and self.status, said)
+
+    def drop(self, name: str, content: bytes):
+        """Drop a file on the page."""
+        script = """
+            const bytes = Uint8Array.from(atob(arguments[1]), (x) => x.charCodeAt(0));
+            const files = new DataTransfer();
+            files.items.add(new File([bytes], arguments[0]));
+            const settings = { dataTransfer: files, cancelable: true };
+            document.dispatchEvent(new DragEvent("dragover", settings));
+            document.dispatchEvent(new DragEvent("drop", settings));
+        """
+        self.browser.execute_script(script, name, base64.b64encode(content).decode())
+        self.wait(lambda: self.status == f"Added {name}.", f"added {name}")
 
     def shows_mask(self) -> bool:
         """Whether the colour of the first structure is seen in the axial pane."""

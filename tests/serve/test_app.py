@@ -4,7 +4,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from serve.steps import A, B, C, D, ended, mark, new_session, prepared, segmented
+from serve.steps import A, B, C, D, mark, new_session, prepared, segmented
 from starlette.testclient import TestClient
 
 from wsicl_jax.serve.app import make_app
@@ -130,14 +130,6 @@ def test_an_added_file_is_an_image_of_the_folder_and_replaces_none(client, folde
     assert client.get(f"/api/images/{answer.json()['id']}").json()["shape"] == [9, 7, 5]
     assert client.post("/api/images?name=a.nii.gz", content=b"x").status_code == 409
     assert (folder / A).read_bytes() == content
-
-
-def test_a_cancelled_job_ends(client):
-    session = prepared(client)
-    job = client.post(f"{session}/jobs", json={}).json()["id"]
-    assert client.delete(f"{session}/jobs/{job}").is_success
-    assert ended(client, f"{session}/jobs/{job}")["state"] == "cancelled"
-    assert segmented(client, session, images=[D])["finished"] == [D]
 
 
 def test_a_deleted_session_is_gone_with_its_files(client, folder):

@@ -44,20 +44,34 @@ def test_boxes_on_three_images_segment_the_others_and_nothing_is_lost(tmp_path):
             paint = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
             assert browser.execute_script(paint) < 1000
             marked(page, masks)
+            # The box of the last image reaches through slices.
+            page.show("subject3")
+            page.click("[data-tool=look]")
+            page.press("ARROW_UP", 3)
+            page.click("#prompts li button.small")
+            page.wait(lambda: page.text("#prompts .what").endswith(", 19-22"), "box in 3D")
+            page.drop("dropped.nii.gz", (folder / "subject5.nii.gz").read_bytes())
+            assert page.find("#images li[data-image='dropped.nii.gz']")
 
             page.show("subject4")
             assert not page.shows_mask()
             said = page.segment("#segment", "Segmented subject4")
             print(said)
             page.wait(page.shows_mask, "mask over the image")
-            before = page.text("#results tr.shown")
 
             # A correction is segmented at once.
             page.click("[data-tool=point]")
             middle = np.argwhere(ras(masks["subject4.nii.gz"])).mean(axis=0)
             page.drag(middle[:2])
-            page.wait(lambda: page.text("#results tr.shown") != before, "corrected result")
+            page.wait(lambda: not page.find("#results tr.outdated"), "corrected result")
             page.wait(lambda: page.status.startswith("Segmented"), "end of the correction")
+
+            # A reload in the middle of the work shows its progress again.
+            page.click("#segment-all")
+            page = Page(browser, browser.current_url)
+            page.wait(lambda: not page.find("#cancel").is_displayed(), "end of the job")
+            page.show("subject4")
+            page.wait(page.shows_mask, "mask after the reload")
 
             # Accepted, it serves the last target.
             page.click("#results tr.shown button.small")

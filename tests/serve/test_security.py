@@ -88,7 +88,7 @@ def test_files_that_are_added_are_limited_in_size_and_number(folder, start):
     answer = client.post("/api/images?name=e.nii.gz", content=b"x" * 900)
     assert answer.status_code == 422
     assert answer.json()["error"].startswith("e.nii.gz")
-    assert client.post("/api/images?name=e.nii.gz", content=b"x").status_code == 413
+    assert client.post("/api/images?name=e.nii.gz", content=b"x").status_code == 429
     assert content_of(folder) == before
 
 

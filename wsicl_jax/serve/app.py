@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from wsicl_jax.errors import WsiclError
-from wsicl_jax.serve.folder import ExistsError, TooManyError
+from wsicl_jax.serve.folder import ExistsError, TooLargeError, TooManyError
 from wsicl_jax.serve.openapi import as_html, openapi
 from wsicl_jax.serve.operations import OPERATIONS, Operation
 from wsicl_jax.serve.security import Guard
@@ -29,7 +29,7 @@ _PAGE = Path(__file__).parent / "page"
 _LARGEST_BODY = 4 * 10**6
 """Of a request other than an added file, in bytes; the longest scribble has less."""
 
-_STATUS = {MissingError: 404, ExistsError: 409, TooManyError: 413}
+_STATUS = {MissingError: 404, ExistsError: 409, TooLargeError: 413, TooManyError: 429}
 """Of errors in requests; of all others 422."""
 
 

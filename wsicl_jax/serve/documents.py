@@ -103,8 +103,8 @@ class SegmentRequest(_Document):
 class SaveRequest(_Document):
     """A request to write results into the folder."""
 
-    format: Literal["nii.gz", "seg.nrrd", "mha"] = "nii.gz"
-    """Format of the label maps."""
+    format: Literal["nii.gz", "seg.nrrd", "nrrd", "mha", "dcm"] = "nii.gz"
+    """Format of the label maps; dcm: DICOM-SEG, for DICOM series."""
 
 
 class Result(_Document):

@@ -49,6 +49,10 @@ class TooManyError(DataError):
     """A limit of the service is reached."""
 
 
+class TooLargeError(DataError):
+    """A file is larger than the service takes."""
+
+
 class ExistsError(DataError):
     """There is such a file already."""
 
@@ -111,7 +115,8 @@ class Folder:
         Raises:
             DataError: the name has another ending, or the content is no image.
             ExistsError: there is a file of this name.
-            TooManyError: the file is too large, or too many were added.
+            TooLargeError: the file is too large.
+            TooManyError: too many files were added.
         """
         from starlette.concurrency import run_in_threadpool
 
@@ -133,7 +138,7 @@ class Folder:
                 async for part in content:
                     size += len(part)
                     if size > self._max_bytes:
-                        raise TooManyError(
+                        raise TooLargeError(
                             f"{path.name} has more than {self._max_bytes / 1e6:g} MB; copy it into "
                             "the folder"
                         )

@@ -96,6 +96,12 @@ class Queue:
             raise MissingError(f"there is no job {id[:40]!r} in this session")
         return job
 
+    def active(self, session: Session) -> list[Job]:
+        """The jobs of a session that have not ended."""
+        with self._changed:
+            jobs = list(self._jobs.values())
+        return [job for job in jobs if job.session is session and not job.ended.is_set()]
+
     def cancel(self, job: Job) -> None:
         """Cancel a job; a target that is being segmented stops at the network's next use."""
         with self._changed:

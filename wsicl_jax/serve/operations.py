@@ -75,7 +75,9 @@ def new_session(service: Service, path: Parts, body: NewSession) -> dict:
 
 
 def session(service: Service, path: Parts) -> dict:
-    return service.sessions[path["session"]].described()
+    found = service.sessions[path["session"]]
+    jobs = [job.described() for job in service.queue.active(found)]
+    return {**found.described(), "jobs": jobs}
 
 
 def rename(service: Service, path: Parts, body: NewSession) -> dict:
@@ -195,7 +197,7 @@ OPERATIONS = (
     Operation("GET", "/api/images/{image}/thumbnail", "A small picture, PNG", thumbnail),
     Operation("GET", "/api/sessions", "All sessions, the latest first", list_sessions),
     Operation("POST", "/api/sessions", "A new session", new_session, NewSession, 201),
-    Operation("GET", _S, "A session", session),
+    Operation("GET", _S, "A session, and its jobs that have not ended", session),
     Operation("PATCH", _S, "Rename a session", rename, NewSession),
     Operation("DELETE", _S, "Delete a session with its results", delete_session),
     Operation("PUT", f"{_S}/structures", "Replace the structures", set_structures, Structures),

@@ -1,7 +1,7 @@
 /** The lists beside the panes: images, structures, and prompts on the image shown. */
 
 import { call, image, upload } from "./api.js";
-import { removePrompt, setRole, setStructures, show } from "./session.js";
+import { extendBox, removePrompt, setRole, setStructures, show } from "./session.js";
 import { attempt, colourOf, entry, say, set, store, subscribe } from "./store.js";
 
 const ROLES = ["unused", "context", "target"];
@@ -98,7 +98,10 @@ function fillPrompts() {
     what.addEventListener("click", () => goTo(prompt));
     const remove = make("button", { className: "small", textContent: "×", title: "Remove this prompt" });
     remove.addEventListener("click", () => removePrompt(prompt.number));
-    return make("li", {}, dot, what, remove);
+    if (!prompt.box?.some(([low, high]) => high - low === 1)) return make("li", {}, dot, what, remove);
+    const extend = make("button", { className: "small", textContent: "3D", title: "Extend the box through the slices to the crosshair" });
+    extend.addEventListener("click", () => extendBox(prompt));
+    return make("li", {}, dot, what, extend, remove);
   });
   if (Object.keys(accepted).length) items.push(make("li", { textContent: "accepted mask" }));
   if (!items.length) {

@@ -4,7 +4,7 @@ import { call, inSession } from "./api.js";
 import { showKeys, startKeys } from "./keys.js";
 import { startLists, takeImages } from "./lists.js";
 import { startResults } from "./results.js";
-import { cancel, segmentAll, segmentShown } from "./segmenting.js";
+import { cancel, follow, segmentAll, segmentShown } from "./segmenting.js";
 import { redo, save, show, take, undo } from "./session.js";
 import { attempt, say, set, store, subscribe } from "./store.js";
 import { startViewer } from "./viewer.js";
@@ -30,6 +30,7 @@ function startHeader() {
   }
   byId("opacity").value = store.opacity;
   byId("outside").addEventListener("click", () => set({ outside: !store.outside }));
+  window.addEventListener("focus", refresh);
   subscribe(fillHeader);
 }
 
@@ -65,7 +66,13 @@ async function open(id) {
     window.location.hash = id;
     await take(session);
     await listSessions();
+    if (session.jobs.length && !store.job) follow(inSession(session), session.jobs[0]);
   });
+}
+
+/** Another window, or another person, may have changed the session. */
+async function refresh() {
+  if (store.session && !store.job) await attempt(async () => take(await call("GET", inSession(store.session))));
 }
 
 async function newSession() {

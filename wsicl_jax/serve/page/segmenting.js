@@ -45,10 +45,15 @@ export async function cancel() {
 
 async function run(request) {
   const base = inSession(store.session);
+  await attempt(async () => follow(base, await call("POST", `${base}/jobs`, request)));
+}
+
+/** Show the progress of a job until it ends; also of one that began before the page was loaded. */
+export async function follow(base, begun) {
   const begin = performance.now();
   await attempt(async () => {
-    let job = await call("POST", `${base}/jobs`, request);
-    let seen = 0;
+    let job = begun;
+    let seen = job.finished.length;
     for (let round = 0; !["done", "cancelled"].includes(job.state); round += 1) {
       set({ job: { ...job, base } });
       say(progress(job));

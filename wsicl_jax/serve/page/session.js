@@ -74,6 +74,18 @@ export function addPrompt(prompt) {
   });
 }
 
+/** Let a box on one slice reach through the slices to the crosshair. */
+export async function extendBox({ number, structure, box }) {
+  const { volume, slice, shown, session } = store;
+  const ranges = volume.toDisplayRanges(box).map(([low, high], d) =>
+    (high - low === 1 ? [Math.min(low, slice[d]), Math.max(high, slice[d] + 1)] : [low, high]));
+  const base = `${inSession(session, shown)}/prompts`;
+  await attempt(async () => {
+    await call("POST", base, { structure, box: volume.toVoxelRanges(ranges) });
+    await take(await call("DELETE", `${base}/${number}`));
+  });
+}
+
 export async function removePrompt(number) {
   const path = `${inSession(store.session, store.shown)}/prompts/${number}`;
   await attempt(async () => take(await call("DELETE", path)));
@@ -101,7 +113,7 @@ export async function useAsExample(id) {
 
 export async function save() {
   await attempt(async () => {
-    const saved = await call("POST", `${inSession(store.session)}/save`, {});
+    const saved = await call("POST", `${inSession(store.session)}/save`, { format: document.getElementById("format").value });
     const command = saved.command ? ` On a cluster: ${saved.command}` : "";
     say(`Saved ${saved.files.length} files in ${saved.folder}.${command}`);
   });
