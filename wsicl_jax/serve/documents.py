@@ -13,7 +13,6 @@ _Text = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1
 _Value = Annotated[int, Field(ge=1, le=255)]
 
 Role = Literal["unused", "context", "target"]
-Coordinates = Literal["voxel", "mm"]
 
 
 class _Document(BaseModel):
