@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from cachetools import LRUCache
 from jaxtyping import Array, Float
 
 from wsicl_jax.errors import DataError, PromptError, WsiclError
@@ -27,7 +27,7 @@ from wsicl_jax.metrics.overlap import dice
 from wsicl_jax.prompts import Prompt as AnyPrompt
 from wsicl_jax.serve.documents import Image, Prompt, Result, State
 from wsicl_jax.serve.folder import Folder, ImageFile
-from wsicl_jax.serve.kept_images import KeptImages
+from wsicl_jax.serve.kept_images import Kept, KeptImages, bytes_of
 from wsicl_jax.serve.session import Session
 from wsicl_jax.serve.task_file import marked, prompts_of
 
@@ -35,8 +35,11 @@ _CONTEXTS_AT_ONCE = 4
 """Context sets are filled up to multiples of this with images of weight 0, since every size is
 compiled anew."""
 
-_KEPT_ENCODINGS = 32
-_KEPT_CONTEXTS = 512
+_ENCODING_BYTES = 10**9
+"""Memory for the features of targets."""
+
+_PROMPT_BYTES = 2 * 10**8
+"""Memory for prompts as objects, mostly masks."""
 
 
 class CancelledError(WsiclError):
@@ -48,16 +51,15 @@ class KeepingSegmenter(Segmenter):
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self._encodings: LRUCache = LRUCache(_KEPT_ENCODINGS)
+        self._encodings = Kept(_ENCODING_BYTES, _bytes_of_arrays)
         self.interrupt: Callable[[], None] = lambda: None
         """Called before each use of the network; may raise `CancelledError`."""
 
     def encode(self, target: Float[np.ndarray, "x y z"]) -> Any:
         self.interrupt()
         key = hashlib.blake2b(np.ascontiguousarray(target)).digest()
-        if key not in self._encodings:
-            self._encodings[key] = super().encode(target)
-        return self._encodings[key]
+        encode = super().encode
+        return self._encodings.get(key, lambda: encode(target))
 
     def predict(
         self,
@@ -112,8 +114,8 @@ class Engine:
 
     def __init__(self, network: KeepingSegmenter, folder: Folder, images: KeptImages):
         self.network, self._folder, self._images = network, folder, images
-        self._contexts: LRUCache = LRUCache(_KEPT_CONTEXTS)
-        self._prompts: LRUCache = LRUCache(_KEPT_CONTEXTS)
+        self._contexts = Kept(images.prepared_bytes, _bytes_of_context)
+        self._prompts = Kept(_PROMPT_BYTES, _bytes_of_prompts)
 
     def segment(
         self, session: Session, id: str, *, doubt: bool, interrupt: Callable[[], None]
@@ -203,13 +205,15 @@ class Engine:
 
     def _context(self, session: Session, id: str, image: Image, value: int) -> PreparedContext:
         key, prompts = self._loaded(session, id, image, value)
-        if key not in self._contexts:
+
+        def prepare() -> PreparedContext:
             file = self._file(id)
             volume, content = self._images.volume(file), self._images.content(file)
             crop = box_with_prompts(content, prompts, volume.image.shape)
             prepared = self._images.prepared(file, full=self.network.may_refine, crop=crop)
-            self._contexts[key] = prepare_context(prepared, prompts)
-        return self._contexts[key]
+            return prepare_context(prepared, prompts)
+
+        return self._contexts.get(key, prepare)
 
     def _loaded(
         self, session: Session, id: str, image: Image, value: int
@@ -218,12 +222,14 @@ class Engine:
         file, given = self._file(id), prompts_of(image, value)
         mask = session.accepted_file(id) if value in image.accepted else None
         key = (file.state, repr(given), mask and (mask, mask.stat().st_mtime_ns), value)
-        if key not in self._prompts:
+
+        def load() -> Sequence[AnyPrompt]:
             volume = self._images.volume(file)
             labels = None if mask is None else [value]
             example = Example(file.path, mask=mask, labels=labels, name=file.name, **given)
-            self._prompts[key] = example.load(lambda _: volume, as_label_map).prompts
-        return key, self._prompts[key]
+            return example.load(lambda _: volume, as_label_map).prompts
+
+        return key, self._prompts.get(key, load)
 
 
 def disagreement(label_maps: Sequence[np.ndarray], structures: Mapping[str, int]) -> float:
@@ -231,3 +237,15 @@ def disagreement(label_maps: Sequence[np.ndarray], structures: Mapping[str, int]
     first, second = label_maps
     agreement = [dice(first == value, second == value) for value in structures.values()]
     return round(1 - sum(agreement) / len(agreement), 4)
+
+
+def _bytes_of_arrays(tree: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+def _bytes_of_context(context: PreparedContext) -> int:
+    return bytes_of(context.image) + context.channel.nbytes
+
+
+def _bytes_of_prompts(prompts: Sequence[AnyPrompt]) -> int:
+    return 1000 * len(prompts) + sum(x.nbytes for x in prompts if isinstance(x, np.ndarray))

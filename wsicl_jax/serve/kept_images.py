@@ -26,8 +26,10 @@ class KeptImages:
     def __init__(self, volume: VolumeConfig, reading: InferenceConfig, cache_gb: float):
         self._config, self._reading = volume, reading
         size = cache_gb * 10**9
-        self._volumes = _Kept(_SHARE_OF_VOLUMES * size, lambda v: v[0].image.nbytes)
-        self._prepared = _Kept((1 - _SHARE_OF_VOLUMES) * size, _bytes_of)
+        self._volumes = Kept(int(_SHARE_OF_VOLUMES * size), lambda v: v[0].image.nbytes)
+        self.prepared_bytes = int((1 - _SHARE_OF_VOLUMES) * size)
+        """Most memory of prepared images."""
+        self._prepared = Kept(self.prepared_bytes, bytes_of)
 
     def volume(self, file: ImageFile) -> Volume:
         """An image as it was read; raises `DataError` if it cannot be."""
@@ -66,11 +68,11 @@ def for_display(volume: Volume) -> UInt16[np.ndarray, "x y z"]:
     return np.clip(np.rint((volume.image - low) * scale), 0, _STEPS).astype(np.uint16)
 
 
-class _Kept:
+class Kept:
     """Values by key, made once, that share an amount of memory; a larger one is not kept."""
 
-    def __init__(self, most: float, size: Callable[[Any], int]):
-        self._cache: LRUCache = LRUCache(most, size)
+    def __init__(self, most_bytes: int, size: Callable[[Any], int]):
+        self._cache: LRUCache = LRUCache(most_bytes, size)
         # One value is made at a time, so that two requests do not read one image twice.
         self._lock = threading.Lock()
 
@@ -89,5 +91,6 @@ class _Kept:
             return value
 
 
-def _bytes_of(image: PreparedImage) -> int:
+def bytes_of(image: PreparedImage) -> int:
+    """Memory of a prepared image."""
     return image.image.nbytes + (0 if image.full is None else image.full.nbytes)
