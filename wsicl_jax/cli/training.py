@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsicl_jax.cli.values import Verb, add_configuration, at_least, write_json
+from wsicl_jax.cli.values import (
+    Verb,
+    add_configuration,
+    at_least,
+    check_writable,
+    command,
+    write_json,
+)
 from wsicl_jax.errors import WsiclError
 
 if TYPE_CHECKING:
@@ -117,15 +124,22 @@ def _check(options: argparse.Namespace) -> int:
     from wsicl_jax.tools.check.check import check
 
     config = load_config(options.config, options.overrides)
-    keep_compiled_programs(simulated=True)
-    check(
+    if options.json:
+        check_writable(Path(options.json))
+    if not options.chip:  # whose compiler's seconds are a result
+        keep_compiled_programs(simulated=True)
+    found = check(
         config,
         show=console().print,
         devices=options.devices,
         hosts=options.hosts,
         memory=options.memory,
         resume=options.resume,
+        chip=options.chip,
+        every_size=options.every_size,
     )
+    if options.json:
+        write_json(Path(options.json), {"command": command(), **found})
     return 0
 
 
@@ -194,7 +208,24 @@ def add_check(verb: Verb) -> None:
     add_configuration(check)
     check.add_argument("--resume", action="store_true", help="check resuming the run")
     check.add_argument(
-        "--devices", type=int, metavar="N", help="devices of all hosts (default: those here)"
+        "--devices",
+        type=int,
+        metavar="N",
+        help="devices of all hosts (default: those here; with --chip 1)",
     )
     check.add_argument("--hosts", type=int, default=1, metavar="H", help="number of hosts (1)")
-    check.add_argument("--memory", type=float, metavar="GB", help="memory of one device")
+    check.add_argument(
+        "--memory", type=float, metavar="GB", help="memory of one device (default: the chip's)"
+    )
+    check.add_argument(
+        "--chip",
+        metavar="NAME",
+        help="compile with this chip's own compiler, which needs no device but the extra cuda or "
+        "tpu: a100, a100-40, b200, h100, h100-pcie, h200, l4, l40s, v4, v5e, v5p, v6e",
+    )
+    check.add_argument(
+        "--every-size",
+        action="store_true",
+        help="with --chip: compile for each size of context set, not only for the largest",
+    )
+    check.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")

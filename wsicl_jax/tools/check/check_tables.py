@@ -1,6 +1,6 @@
 """Tables of `wsicl check`: network, mesh, placement of arrays, memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
 
 from jax.sharding import Mesh
@@ -8,10 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.distributed.hardware import Chip, GpuTarget
 from wsicl_jax.distributed.mesh import DATA
 from wsicl_jax.distributed.placement import AXES
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import count_parameters
+from wsicl_jax.tools.check.chip_compiler import Compiled
 from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
 
 GB = 10**9
@@ -19,6 +21,9 @@ GB = 10**9
 
 _TIGHT = 0.9
 """Share of a device's memory above which the error of the estimate matters."""
+
+_OF_GPU = 0.75
+"""Share of a GPU's memory that JAX takes by default."""
 
 
 def model_table(config: ExperimentConfig) -> Table:
@@ -140,12 +145,30 @@ def _state_kind(array: Placed) -> str:
     return f"{optimizer} {kind}"
 
 
+def compiled_table(compiled: Sequence[Compiled], programs: int) -> Table:
+    """What the chip's compiler plans for each size of context set, and its time."""
+    table = Table(title=f"compiled {len(compiled)} of {programs} programs")
+    for heading in ("context images", "arguments", "results", "reused", "temporary", "total"):
+        table.add_column(heading, justify="right")
+    table.add_column("compiled in", justify="right")
+    for one in compiled:
+        sizes = (one.arguments, one.results, one.reused, one.temporary, one.total)
+        row = (f"{size / GB:.3f} GB" for size in sizes)
+        table.add_row(str(one.contexts), *row, f"{one.seconds:.0f} s")
+    return table
+
+
 def memory_table(
-    needed: Mapping[str, int], memory: float | None, compiled_for: int, devices: int
+    needed: Mapping[str, int],
+    memory: float | None,
+    compiled_for: int,
+    devices: int,
+    chip: Chip | None = None,
 ) -> Table:
-    """The memory that a device needs, by purpose."""
+    """The memory that a device needs, by purpose; with a chip, as its own compiler plans it."""
     part = f", compiled for {compiled_for:,} of {devices:,}" if compiled_for < devices else ""
-    table = Table(title=f"estimated memory per device{part}")
+    by = f"memory per device, as the compiler of {chip.kind} plans it" if chip else ""
+    table = Table(title=f"{by or 'estimated memory per device, compiled for CPU'}{part}")
     table.add_column("for")
     table.add_column("bytes", justify="right")
     table.add_column("GB", justify="right")
@@ -161,13 +184,17 @@ def memory_table(
     table.add_section()
     add("total", total := sum(needed.values()))
     if memory:
-        table.caption = _fits(total / (memory * GB))
+        on_gpu = chip is not None and isinstance(chip.target, GpuTarget)
+        table.caption = _fits(total / (memory * GB), on_gpu)
     return table
 
 
-def _fits(share: float) -> str:
+def _fits(share: float, on_gpu: bool) -> str:
     if share > 1:
         return "does not fit"
+    if on_gpu and share > _OF_GPU:
+        more = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95"
+        return f"fits if JAX may take more than its {_OF_GPU:.0%} of a GPU: {more}"
     return "fits narrowly: the error of the estimate may be larger" if share > _TIGHT else "fits"
 
 
