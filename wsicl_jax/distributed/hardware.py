@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from wsicl_jax.errors import ConfigError, hint
 
-_MIB = 2**20
-
 
 @dataclass(frozen=True)
 class GpuTarget:
@@ -107,92 +105,85 @@ class Chip:
     kind: str
     """JAX's name of the device; of a GPU its beginning."""
     flops: float
-    """Dense bfloat16 operations, without sparsity (V100: float16)."""
+    """Dense bfloat16 operations, without sparsity."""
     memory: float
     """GB (10^9 bytes)."""
     bandwidth: float
     """Bytes to and from its memory."""
     link: float
     """Bytes that it sends to its neighbours, over all links: NVLink, PCIe or a TPU's own."""
-    neighbours: int
-    """Devices that these links connect: of a host, or of a TPU pod."""
     network: float | None
     """Bytes that it sends to devices of other hosts; None: not planned for."""
-    target: GpuTarget | TpuTarget | None
-    """None: no compiler for it is at hand."""
+    neighbours: int
+    """Devices that these links connect: of a host, or of a TPU pod."""
+    target: GpuTarget | TpuTarget
+
+
+_Number = int | float
+
+
+def _gpu(
+    kind: str,
+    flops: int,
+    memory: int,
+    rates: tuple[int, int, _Number],
+    capability: tuple[int, int],
+    cores: int,
+    clock: float,
+    cache: _Number,
+) -> Chip:
+    """`flops` are 10^12, `rates` GB per second of memory, link and network, `cache` MiB."""
+    target = GpuTarget(capability, cores, clock, int(cache * 2**20))
+    return Chip(kind, flops * 1e12, float(memory), *(rate * 1e9 for rate in rates), 8, target)
+
+
+def _tpu(
+    kind: str, flops: int, memory: int, rates: tuple[int, int], pod: int, target: TpuTarget
+) -> Chip:
+    """As `_gpu`, without a network."""
+    bandwidth, link = (rate * 1e9 for rate in rates)
+    return Chip(kind, flops * 1e12, float(memory), bandwidth, link, None, pod, target)
 
 
 CHIPS = {
-    "h200": Chip(
-        "NVIDIA H200", 989e12, 141, 4.8e12, 450e9, 8, 50e9, GpuTarget((9, 0), 132, 1.98, 50 * _MIB)
-    ),
-    "h100": Chip(
-        "NVIDIA H100", 989e12, 80, 3.35e12, 450e9, 8, 50e9, GpuTarget((9, 0), 132, 1.98, 50 * _MIB)
-    ),
-    "h100-pcie": Chip(
-        "NVIDIA H100 PCIe",
-        756e12,
-        80,
-        2.0e12,
-        64e9,
-        8,
-        25e9,
-        GpuTarget((9, 0), 114, 1.755, 50 * _MIB),
-    ),
-    "b200": Chip(
-        "NVIDIA B200",
-        2250e12,
-        180,
-        8.0e12,
-        900e9,
-        8,
-        50e9,
-        GpuTarget((10, 0), 148, 1.965, 132_644_864),
-    ),
-    "a100": Chip(
-        "NVIDIA A100", 312e12, 80, 2.039e12, 300e9, 8, 25e9, GpuTarget((8, 0), 108, 1.41, 40 * _MIB)
-    ),
-    "a100-40": Chip(
-        "NVIDIA A100", 312e12, 40, 1.555e12, 300e9, 8, 25e9, GpuTarget((8, 0), 108, 1.41, 40 * _MIB)
-    ),
-    "l4": Chip(
-        "NVIDIA L4", 121e12, 24, 300e9, 32e9, 8, 1.5e9, GpuTarget((8, 9), 58, 2.04, 48 * _MIB)
-    ),
-    "l40s": Chip(
-        "NVIDIA L40S", 362e12, 48, 864e9, 32e9, 8, 12.5e9, GpuTarget((8, 9), 142, 2.52, 96 * _MIB)
-    ),
-    "v100": Chip("Tesla V100", 125e12, 32, 900e9, 150e9, 8, 12.5e9, None),
-    "v4": Chip("TPU v4", 275e12, 32, 1.228e12, 300e9, 4096, None, TpuTarget("v4", 3, "megacore")),
-    "v5e": Chip("TPU v5 lite", 197e12, 16, 819e9, 200e9, 256, None, TpuTarget("v5e", 2)),
-    "v5p": Chip("TPU v5", 459e12, 95, 2.765e12, 600e9, 8960, None, TpuTarget("v5p", 3)),
-    "v6e": Chip("TPU v6 lite", 918e12, 32, 1.638e12, 400e9, 256, None, TpuTarget("v6e", 2)),
+    "h200": _gpu("NVIDIA H200", 989, 141, (4800, 450, 50), (9, 0), 132, 1.98, 50),
+    "h100": _gpu("NVIDIA H100", 989, 80, (3350, 450, 50), (9, 0), 132, 1.98, 50),
+    "h100-pcie": _gpu("NVIDIA H100 PCIe", 756, 80, (2000, 64, 25), (9, 0), 114, 1.755, 50),
+    "b200": _gpu("NVIDIA B200", 2250, 180, (8000, 900, 50), (10, 0), 148, 1.965, 126.5),
+    "a100": _gpu("NVIDIA A100", 312, 80, (2039, 300, 25), (8, 0), 108, 1.41, 40),
+    "a100-40": _gpu("NVIDIA A100", 312, 40, (1555, 300, 25), (8, 0), 108, 1.41, 40),
+    "l4": _gpu("NVIDIA L4", 121, 24, (300, 32, 12.5), (8, 9), 58, 2.04, 48),
+    "l40s": _gpu("NVIDIA L40S", 362, 48, (864, 32, 12.5), (8, 9), 142, 2.52, 96),
+    "v4": _tpu("TPU v4", 275, 32, (1228, 300), 4096, TpuTarget("v4", 3, "megacore")),
+    "v5e": _tpu("TPU v5 lite", 197, 16, (819, 200), 256, TpuTarget("v5e", 2)),
+    "v5p": _tpu("TPU v5", 459, 95, (2765, 600), 8960, TpuTarget("v5p", 3)),
+    "v6e": _tpu("TPU v6 lite", 918, 32, (1638, 400), 256, TpuTarget("v6e", 2)),
 }
-"""By the names of `wsicl check --chip`. GPUs of a host are joined by NVLink or, if they have none
-(L4, L40S, H100 PCIe), by PCIe; the network is that of the vendors' reference systems."""
+"""By the names of `wsicl check --chip`. TFLOP/s and GB are from data sheets. Links are NVLink, or
+PCIe for GPUs without it (L4, L40S, H100 PCIe). Networks are those of common servers: an adapter of
+400 Gbit/s a GPU for H100, H200 and B200, of 200 for A100 and H100 PCIe, of 100 for the others."""
 
-_OTHER_KINDS = {"TPU v5p": "v5p"}
-"""Further names of devices."""
+_OTHER_FLOPS = {"TPU v5p": CHIPS["v5p"].flops, "Tesla V100": 125e12}
+"""By other names of devices."""
 
 
-def chip_to_compile_for(name: str) -> Chip:
-    """The chip of a name of `CHIPS` that has a compiler.
+def chip_named(name: str) -> Chip:
+    """The chip of this name.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is none.
     """
-    known = [known for known, chip in CHIPS.items() if chip.target]
-    if name not in known:
-        raise ConfigError(f"--chip is {name!r}; {hint(name, known)}")
+    if name not in CHIPS:
+        raise ConfigError(f"--chip is {name!r}; {hint(name, CHIPS)}")
     return CHIPS[name]
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 floating-point operations per second of one device; None if unknown.
+    """Dense bfloat16 operations per second of one device (V100: float16); None if unknown.
 
     `device_kind` is that of `jax.Device`, such as `NVIDIA H100 80GB HBM3`.
     """
-    kinds = {chip.kind: chip for chip in CHIPS.values()}
-    kinds |= {kind: CHIPS[name] for kind, name in _OTHER_KINDS.items()}
+    kinds = {chip.kind: chip.flops for chip in CHIPS.values()} | _OTHER_FLOPS
     # A longer name is the same GPU with its form and memory, but another TPU.
     beginnings = [
         name
@@ -200,4 +191,4 @@ def peak_flops(device_kind: str) -> float | None:
         if device_kind == name
         or (name[:3] != "TPU" and device_kind.startswith((f"{name} ", f"{name}-")))
     ]
-    return kinds[max(beginnings, key=len)].flops if beginnings else None
+    return kinds[max(beginnings, key=len)] if beginnings else None

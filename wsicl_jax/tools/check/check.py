@@ -24,7 +24,7 @@ from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes.sampling import EpisodeSource, context_sizes
 from wsicl_jax.data.episodes.sources import StoreSource
-from wsicl_jax.distributed.hardware import Chip, TpuTarget, chip_to_compile_for
+from wsicl_jax.distributed.hardware import Chip, TpuTarget, chip_named
 from wsicl_jax.distributed.mesh import CONTEXT
 from wsicl_jax.distributed.placement import make_mesh, mesh_sizes, simulate_devices
 from wsicl_jax.errors import ConfigError, MissingExtraError, WsiclError
@@ -83,7 +83,7 @@ def check(
             meets them. All tables that can be made are shown before.
     """
     problems = _Problems()
-    on = chip_to_compile_for(chip) if chip else None
+    on = chip_named(chip) if chip else None
     if every_size and not on:
         raise ConfigError("--every-size compiles for a chip: add --chip NAME")
     if devices is None:
