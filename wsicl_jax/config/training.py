@@ -71,6 +71,9 @@ class ParallelConfig:
     """Devices that share each volume, split along its first axis, if it is too large for one."""
     shard_parameters: bool = False
     """Shard parameters and optimizer state over `data` instead of replicating them."""
+    overlap: bool | None = None
+    """On GPUs, overlap exchange between devices with computation; needs up to twice the memory of
+    activations. null: only if `context` or `space` is split."""
 
     @model_validator(mode="after")
     def _check(self):

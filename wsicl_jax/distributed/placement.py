@@ -122,6 +122,19 @@ def on_mesh(
     return spread
 
 
+def compiler_options(mesh: Mesh, config: ParallelConfig) -> dict[str, bool]:
+    """XLA's options for the training step on a mesh.
+
+    On GPUs, XLA schedules operations early to overlap them with exchange, and keeps their results:
+    1.7 times the temporary memory. Data alone is exchanged once a step, at its end.
+    """
+    if mesh.devices.flat[0].platform != "gpu":
+        return {}
+    overlap = mesh.shape[CONTEXT] * mesh.shape[SPACE] > 1
+    overlap = overlap if config.overlap is None else config.overlap
+    return {} if overlap else {"xla_gpu_enable_analytical_sol_latency_estimator": False}
+
+
 def local_rows(batch: int, mesh: Mesh) -> list[int]:
     """The rows of a batch that this process's devices hold parts of, in order."""
     placed = NamedSharding(mesh, PartitionSpec(DATA))

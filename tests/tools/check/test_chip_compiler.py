@@ -121,7 +121,6 @@ def test_all_that_the_compiler_plans_is_counted_once():
 
     compiled = Compiled(
         contexts=2,
-        devices=1,
         arguments=1000,
         results=600,
         reused=550,

@@ -40,18 +40,22 @@ from wsicl_jax.tools.check.check_tables import (
     model_table,
     optimizer_table,
     parameter_table,
+    time_table,
 )
 from wsicl_jax.tools.check.chip_compiler import chip_devices, compile_step
 from wsicl_jax.tools.check.device_memory import (
     memory_needed,
     memory_on_chip,
+    on_device,
     placed,
     shortened,
     temporary_bytes,
 )
+from wsicl_jax.tools.check.step_cost import step_cost
+from wsicl_jax.tools.check.step_time import devices_of, step_time
 from wsicl_jax.train.binding import find_start
 from wsicl_jax.train.initial_weights import find_weights
-from wsicl_jax.train.lowering import abstract_batch, abstract_state
+from wsicl_jax.train.lowering import abstract_batch, abstract_state, trace_step
 from wsicl_jax.train.run_directory import steps_done
 
 Show = Callable[[RenderableType], None]
@@ -117,7 +121,7 @@ def check(
     problems.raise_any()
     start = f"from step {done}" if done else "from the start"
     needed = f"{found['bytes_per_device'] / GB:.2f} GB per device"
-    by = "planned by the chip's compiler" if found["compiled"] else "an estimate"
+    by = "planned by the chip's compiler" if "compiled" in found else "an estimate"
     show(Text(f"ready: training {start}, {needed}, {by}"))
     return found
 
@@ -150,22 +154,33 @@ def _show_mesh(
     show(parameter_table(parameters))
     show(optimizer_table(optimizer))
     show(input_table(batch, contexts[-1]))
-    compiled = []
+    found: dict[str, Any] = {}
     if described:
-        config, mesh = shortened(config, mesh)
+        config, part = shortened(config, mesh)
         sizes = contexts if every_size else contexts[-1:]
-        compiled = [compile_step(config, mesh, size) for size in sizes]
+        traced = [trace_step(config, part, size) for size in sizes]
+        cost = step_cost(traced[-1])
+        state_bytes = on_device([*parameters, *optimizer])
+        time = step_time(cost, chip, mesh.shape, state_bytes)
+        show(time_table(cost, time, chip, mesh.shape, contexts[-1]))
+        compiled = [compile_step(*one) for one in zip(traced, sizes, strict=True)]
         show(compiled_table(compiled, len(contexts)))
-        needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), mesh.size
+        needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), part.size
+        found |= {
+            "compiled": [asdict(one) for one in compiled],
+            "least_seconds": asdict(time),
+            "flops": dict(cost.flops),
+            "exchanged_bytes": {
+                f"{one.kind} over {' and '.join(one.axes)}": size
+                for one, size in cost.exchanged.items()
+                if devices_of(one, mesh.shape) > 1
+            },
+        }
     else:
         temporary, compiled_for = temporary_bytes(config, mesh, contexts[-1])
         needed = memory_needed(parameters, optimizer, batch, temporary)
     show(memory_table(needed, memory, compiled_for, devices, chip if described else None))
-    return {
-        "memory": needed,
-        "bytes_per_device": sum(needed.values()),
-        "compiled": [asdict(one) for one in compiled],
-    }
+    return {"memory": needed, "bytes_per_device": sum(needed.values()), **found}
 
 
 def _check_arguments(devices: int, hosts: int, memory: float | None, chip: Chip | None) -> None:

@@ -15,6 +15,8 @@ from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import count_parameters
 from wsicl_jax.tools.check.chip_compiler import Compiled
 from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
+from wsicl_jax.tools.check.step_cost import StepCost
+from wsicl_jax.tools.check.step_time import StepTime, devices_of, exchanges, link_of
 
 GB = 10**9
 """Bytes in the GB of all memory figures."""
@@ -155,6 +157,29 @@ def compiled_table(compiled: Sequence[Compiled], programs: int) -> Table:
         sizes = (one.arguments, one.results, one.reused, one.temporary, one.total)
         row = (f"{size / GB:.3f} GB" for size in sizes)
         table.add_row(str(one.contexts), *row, f"{one.seconds:.0f} s")
+    return table
+
+
+def time_table(
+    cost: StepCost, time: StepTime, chip: Chip, mesh: Mapping[str, int], contexts: int
+) -> Table:
+    """The least time of a step on a device, by what takes it."""
+    table = Table(title=f"least time of a step on {chip.kind}, {contexts} context images")
+    table.add_column("what")
+    table.add_column("amount on a device", justify="right")
+    table.add_column("time", justify="right")
+    flops = ", ".join(f"{flops:.3e} in {dtype}" for dtype, flops in cost.flops.items())
+    table.add_row("FLOPs of the program", flops, f"{time.computing * 1e3:.2f} ms")
+    table.add_row("memory access", f"{cost.bytes / GB:.1f} GB", f"{time.memory * 1e3:.2f} ms")
+    for exchange, size in cost.exchanged.items():
+        if devices_of(exchange, mesh) > 1:
+            name = f"{exchange.kind} over {' and '.join(exchange.axes)}"
+            times = f"{size / GB:.3f} GB in {exchanges(cost, exchange)}"
+            table.add_row(name, times, link_of(exchange, chip, mesh))
+    table.add_row("exchange", "", f"{time.exchange * 1e3:.2f} ms")
+    table.add_section()
+    table.add_row("step", f"bound by {time.bound}", f"{time.total * 1e3:.2f} ms")
+    table.caption = "by data sheets, at their peak; not measured"
     return table
 
 

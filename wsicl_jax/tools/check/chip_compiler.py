@@ -4,7 +4,6 @@ XLA's compilers for GPUs and TPUs are libraries of their own, the extras `cuda` 
 compile for a description of devices.
 """
 
-import math
 import os
 import time
 from contextlib import suppress
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 
 import jax
 from jax.experimental import topologies
+from jax.stages import Traced
 
-from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.distributed.hardware import Chip, GpuTarget
 from wsicl_jax.errors import ConfigError, MissingExtraError, reason
-from wsicl_jax.train.lowering import lower_step
 
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -32,8 +30,6 @@ class Compiled:
 
     contexts: int
     """Number of context images."""
-    devices: int
-    """Of the program."""
     arguments: int
     """State and batch, as the compiler lays them out."""
     results: int
@@ -84,13 +80,13 @@ def chip_devices(chip: Chip, count: int, hosts: int = 1) -> list[jax.Device]:
         ) from error
 
 
-def compile_step(config: ExperimentConfig, mesh: jax.sharding.Mesh, contexts: int) -> Compiled:
-    """Compile the training step for a mesh of `chip_devices`.
+def compile_step(traced: Traced, contexts: int) -> Compiled:
+    """Compile a training step that was traced for a mesh of `chip_devices`.
 
     Raises:
         ConfigError: the compiler found that the step does not fit the chip's memory.
     """
-    lowered = lower_step(config, mesh, contexts)
+    lowered = traced.lower()
     start = time.perf_counter()
     try:
         compiled = lowered.compile()
@@ -102,7 +98,6 @@ def compile_step(config: ExperimentConfig, mesh: jax.sharding.Mesh, contexts: in
     plan = compiled.memory_analysis()
     return Compiled(
         contexts=contexts,
-        devices=math.prod(mesh.shape.values()),
         arguments=plan.argument_size_in_bytes,
         results=plan.output_size_in_bytes,
         reused=plan.alias_size_in_bytes,
