@@ -3,7 +3,6 @@
 The rates are those of data sheets, which no program reaches: the result is a bound from below.
 """
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ def step_time(cost: StepCost, chip: Chip, mesh: Mapping[str, int], state: int) -
     Raises:
         ConfigError: nothing is known about links between so many devices.
     """
-    computing = sum(flops / _rate(chip, dtype) for dtype, flops in cost.flops.items())
+    computing = math.fsum(flops / _rate(chip, dtype) for dtype, flops in cost.flops.items())
     memory = (cost.bytes + 2 * state) / chip.bandwidth
     exchange = 0.0
     for one, size in cost.exchanged.items():
@@ -109,9 +108,8 @@ def _seconds(exchange: Exchange, size: int, chip: Chip, mesh: Mapping[str, int])
 
 def _within_and_hosts(exchange: Exchange, chip: Chip, mesh: Mapping[str, int]) -> tuple[int, int]:
     """Of the devices of an exchange: how many share a host or pod, and over how many it extends."""
-    sizes = [mesh[axis] for axis in AXES]
+    numbers = np.arange(math.prod(mesh.values())).reshape([mesh[axis] for axis in AXES])
     # The first group has position 0 along all other axes.
-    moving = [range(mesh[axis]) if axis in exchange.axes else (0,) for axis in AXES]
-    numbers = [np.ravel_multi_index(place, sizes) for place in itertools.product(*moving)]
-    within = sum(number < chip.neighbours for number in numbers)
-    return within, -(-len(numbers) // within)
+    group = numbers[tuple(slice(None if axis in exchange.axes else 1) for axis in AXES)]
+    within = int((group < chip.neighbours).sum())
+    return within, -(-group.size // within)
