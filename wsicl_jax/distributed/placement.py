@@ -5,7 +5,7 @@ exchange between parts. Everything else in a step, such as loss and optimizer, s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -122,15 +122,17 @@ def on_mesh(
     return spread
 
 
-def compiler_options(mesh: Mesh, config: ParallelConfig) -> dict[str, bool]:
-    """XLA's options for the training step on a mesh.
+def compiler_options(
+    platform: str, mesh: Mapping[str, int], config: ParallelConfig
+) -> dict[str, bool]:
+    """XLA's options for the training step on a mesh, given by its devices along each axis.
 
     On GPUs, XLA schedules operations early to overlap them with exchange, and keeps their results:
     1.7 times the temporary memory. Data alone is exchanged once a step, at its end.
     """
-    if mesh.devices.flat[0].platform != "gpu":
+    if platform != "gpu":
         return {}
-    overlap = mesh.shape[CONTEXT] * mesh.shape[SPACE] > 1
+    overlap = mesh[CONTEXT] * mesh[SPACE] > 1
     overlap = overlap if config.overlap is None else config.overlap
     return {} if overlap else {"xla_gpu_enable_analytical_sol_latency_estimator": False}
 

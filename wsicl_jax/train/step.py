@@ -98,11 +98,12 @@ def make_step(
         }
         return new, metrics
 
+    platform = mesh.devices.flat[0].platform
     return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(placement, replicated(mesh)),
-        compiler_options=compiler_options(mesh, config.parallel),
+        compiler_options=compiler_options(platform, mesh.shape, config.parallel),
     )
 
 
