@@ -12,6 +12,7 @@ from wsicl_jax.cli.values import (
     at_least,
     check_writable,
     command,
+    numbers,
     write_json,
 )
 from wsicl_jax.errors import WsiclError
@@ -121,23 +122,29 @@ def _check(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.tools.check.check import check
+    from wsicl_jax.tools.check.check import check, show_scaling
 
     config = load_config(options.config, options.overrides)
     if options.json:
         check_writable(Path(options.json))
     if not options.chip:  # whose compiler's seconds are a result
         keep_compiled_programs(simulated=True)
-    found = check(
-        config,
-        show=console().print,
-        devices=options.devices,
-        hosts=options.hosts,
-        memory=options.memory,
-        resume=options.resume,
-        chip=options.chip,
-        every_size=options.every_size,
-    )
+    show, devices = console().print, options.devices
+    if options.table:
+        found = show_scaling(config, options.chip, devices or (1,), show=show)
+    elif devices and len(devices) > 1:
+        raise WsiclError("--devices has several numbers, which are for --table: add it")
+    else:
+        found = check(
+            config,
+            show=show,
+            devices=devices[0] if devices else None,
+            hosts=options.hosts,
+            memory=options.memory,
+            resume=options.resume,
+            chip=options.chip,
+            every_size=options.every_size,
+        )
     if options.json:
         write_json(Path(options.json), {"command": command(), **found})
     return 0
@@ -209,9 +216,9 @@ def add_check(verb: Verb) -> None:
     check.add_argument("--resume", action="store_true", help="check resuming the run")
     check.add_argument(
         "--devices",
-        type=int,
+        type=numbers,
         metavar="N",
-        help="devices of all hosts (default: those here; with --chip 1)",
+        help="devices of all hosts (default: those here; with --chip 1; with --table N,N,...)",
     )
     check.add_argument("--hosts", type=int, default=1, metavar="H", help="number of hosts (1)")
     check.add_argument(
@@ -227,5 +234,10 @@ def add_check(verb: Verb) -> None:
         "--every-size",
         action="store_true",
         help="with --chip: compile for each size of context set, not only for the largest",
+    )
+    check.add_argument(
+        "--table",
+        action="store_true",
+        help="with --chip: only predict the time of a step on each of several numbers of devices",
     )
     check.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")

@@ -30,6 +30,7 @@ from wsicl_jax.distributed.placement import make_mesh, mesh_sizes, simulate_devi
 from wsicl_jax.errors import ConfigError, MissingExtraError, WsiclError
 from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.evaluate.summaries import skipped_table
+from wsicl_jax.model import ops
 from wsicl_jax.tools.check.check_tables import (
     GB,
     compiled_table,
@@ -40,6 +41,7 @@ from wsicl_jax.tools.check.check_tables import (
     model_table,
     optimizer_table,
     parameter_table,
+    scaling_table,
     time_table,
 )
 from wsicl_jax.tools.check.chip_compiler import chip_devices, compile_step
@@ -51,6 +53,7 @@ from wsicl_jax.tools.check.device_memory import (
     shortened,
     temporary_bytes,
 )
+from wsicl_jax.tools.check.scaling import predict_scaling
 from wsicl_jax.tools.check.step_cost import step_cost
 from wsicl_jax.tools.check.step_time import devices_of, step_time
 from wsicl_jax.train.binding import find_start
@@ -126,6 +129,22 @@ def check(
     return found
 
 
+def show_scaling(
+    config: ExperimentConfig, chip: str | None, devices: Sequence[int], *, show: Show
+) -> dict[str, Any]:
+    """`show` predicted steps on each number of devices of a chip; returns the numbers.
+
+    Raises:
+        ConfigError: no chip, or numbers of devices that cannot be compared.
+    """
+    if not chip:
+        raise ConfigError("--table predicts steps on a chip: add --chip NAME")
+    predicted = predict_scaling(config, chip_named(chip), devices)
+    show(scaling_table(predicted, chip_named(chip)))
+    steps = [asdict(one) | {"step_seconds": one.time.total} for one in predicted]
+    return {"chip": chip, "steps": steps}
+
+
 def _show_mesh(
     config: ExperimentConfig,
     devices: int,
@@ -158,7 +177,8 @@ def _show_mesh(
     if described:
         config, part = shortened(config, mesh)
         sizes = contexts if every_size else contexts[-1:]
-        traced = [trace_step(config, part, size) for size in sizes]
+        with ops.native_lowering():
+            traced = [trace_step(config, part, size) for size in sizes]
         cost = step_cost(traced[-1])
         state_bytes = on_device([*parameters, *optimizer])
         time = step_time(cost, chip, mesh.shape, state_bytes)

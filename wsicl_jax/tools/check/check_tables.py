@@ -15,8 +15,9 @@ from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import count_parameters
 from wsicl_jax.tools.check.chip_compiler import Compiled
 from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
+from wsicl_jax.tools.check.scaling import Predicted
 from wsicl_jax.tools.check.step_cost import StepCost
-from wsicl_jax.tools.check.step_time import StepTime, devices_of, exchanges, link_of
+from wsicl_jax.tools.check.step_time import LATENCY, StepTime, devices_of, exchanges, link_of
 
 GB = 10**9
 """Bytes in the GB of all memory figures."""
@@ -180,6 +181,32 @@ def time_table(
     table.add_section()
     table.add_row("step", f"bound by {time.bound}", f"{time.total * 1e3:.2f} ms")
     table.caption = "by data sheets, at their peak; not measured"
+    return table
+
+
+def scaling_table(predicted: Sequence[Predicted], chip: Chip) -> Table:
+    """Predicted steps on growing numbers of devices."""
+    table = Table("more devices along", "mesh", title=f"predicted steps on {chip.kind}")
+    for heading in ("episodes", "contexts", "computing", "memory", "exchange", "step"):
+        table.add_column(heading, justify="right")
+    table.add_column("efficiency", justify="right")
+    for axis, steps in groupby(predicted, lambda one: one.axis):
+        for one in steps:
+            time = one.time
+            seconds = (time.computing, time.memory, time.exchange, time.total)
+            table.add_row(
+                axis,
+                _times(one.mesh.values()),
+                f"{one.episodes:,}",
+                str(one.contexts),
+                *(f"{1e3 * value:.2f} ms" for value in seconds),
+                f"{one.rate / predicted[0].rate:.1%}",
+            )
+        table.add_section()
+    table.caption = (
+        f"by data sheets, at their peak; {LATENCY * 1e6:g} us for each exchange assumed; "
+        "exchange does not overlap; not measured"
+    )
     return table
 
 

@@ -1,7 +1,7 @@
 """Counts what one device does in a training step, from the step's operations on shapes.
 
-A lower bound for every compiler: convolutions and matrix products, the arrays that they read and
-write, and the exchange that the network itself asks for. All else is taken as fused with them.
+It counts convolutions and matrix products, the arrays that they read and write, and the exchange
+that the network itself asks for. All else is taken as fused with them.
 """
 
 import math
