@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 import yaml
 
@@ -106,6 +107,65 @@ def test_without_the_compiler_the_cpus_estimate_follows_with_advice(
     assert "estimated memory per device, compiled for CPU" in printed
     assert f"of {CHIPS[chip].memory:g} GB" in printed
     assert "an estimate" in printed.splitlines()[-1]
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """A compiler for any chip that plans 20 GB of temporary memory."""
+
+    def compiled(_, contexts: int, advice: str) -> Compiled:
+        sizes = {"arguments": 10**9, "results": 10**8, "reused": 10**8}
+        return Compiled(contexts, **sizes, temporary=20 * 10**9, code=0, seconds=1.0)
+
+    monkeypatch.setattr(check_run, "chip_devices", lambda *_: jax.devices("cpu")[:1])
+    monkeypatch.setattr(check_run, "compile_step", compiled)
+
+
+def test_a_step_that_the_compiler_finds_too_large_comes_with_what_would_help(tiny, planned, capsys):
+    assert main(["check", str(tiny), "--chip", "v5e"]) == 2
+    printed, error = capsys.readouterr()
+    assert "does not fit" in printed
+    assert "the 21 GB that the compiler plans do not fit a device's 16 GB; try model." in error
+
+
+def test_a_gpu_that_jax_must_fill_further_than_it_does_by_default(tiny, planned, capsys):
+    assert main(["check", str(tiny), "--chip", "l4"]) == 0
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" in capsys.readouterr().out
+
+
+def test_every_size_of_context_set_can_be_compiled(tiny, planned, tmp_path, capsys):
+    numbers = tmp_path / "numbers.json"
+    assert main(["check", str(tiny), "--chip", "h200", "--every-size", "--json", str(numbers)]) == 0
+    found = json.loads(numbers.read_text())
+    assert [one["contexts"] for one in found["compiled"]] == [1, 2]
+    assert found["least_seconds"]["computing"] > 0
+    assert found["exchanged_bytes"] == {}  # on one device
+    assert "least time of a step on NVIDIA H200" in capsys.readouterr().out
+
+
+def test_steps_are_predicted_for_several_numbers_of_devices(tiny, tmp_path):
+    numbers = tmp_path / "numbers.json"
+    # Neither two context images nor 16 planes can be split in three.
+    arguments = ["--chip", "v5p", "--devices", "1,3", "--table", "--json", str(numbers)]
+    assert main(["check", str(tiny), *arguments]) == 0
+    one, three = json.loads(numbers.read_text())["steps"]
+    assert three["mesh"] == {"data": 3, "context": 1, "space": 1}
+    assert (one["episodes"], three["episodes"]) == (2, 6)
+    assert one["time"]["exchange"] == 0 < three["time"]["exchange"]
+    assert one["time"]["computing"] == three["time"]["computing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "1,2"], "add it"),
+        (["--devices", "1,2", "--table"], "add --chip"),
+        (["--devices", "2,3", "--table", "--chip", "h200"], "multiples of the smallest"),
+    ],
+)
+def test_several_numbers_of_devices_that_make_no_sense(tiny, capsys, arguments, message):
+    assert main(["check", str(tiny), *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_unknown_chip_is_named_with_the_nearest(tiny, capsys):

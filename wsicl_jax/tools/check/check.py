@@ -120,7 +120,8 @@ def check(
     if sizes:
         with problems.noted():
             found |= _show_mesh(config, devices, hosts, memory, on, every_size, show)
-            _check_memory(config, sizes, found["bytes_per_device"], memory, on)
+            needed, planned = found["bytes_per_device"], "compiled" in found
+            _check_memory(config, sizes, needed, memory, planned=planned)
     problems.raise_any()
     start = f"from step {done}" if done else "from the start"
     needed = f"{found['bytes_per_device'] / GB:.2f} GB per device"
@@ -183,7 +184,8 @@ def _show_mesh(
         state_bytes = on_device([*parameters, *optimizer])
         time = step_time(cost, chip, mesh.shape, state_bytes)
         show(time_table(cost, time, chip, mesh.shape, contexts[-1]))
-        compiled = [compile_step(*one) for one in zip(traced, sizes, strict=True)]
+        advice = _advice(config, tuple(mesh.shape.values()))
+        compiled = [compile_step(*one, advice) for one in zip(traced, sizes, strict=True)]
         show(compiled_table(compiled, len(contexts)))
         needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), part.size
         found |= {
@@ -293,14 +295,19 @@ def _check_memory(
     sizes: tuple[int, int, int],
     needed: int,
     memory: float | None,
-    chip: Chip | None,
+    *,
+    planned: bool,
 ) -> None:
+    """`planned`: by the chip's compiler, so that it is no estimate."""
     if memory is None or needed <= memory * GB:
         return
-    raise ConfigError(
-        f"an estimated {needed / GB:.3g} GB do not fit a device's {memory:g} GB; try "
-        f"{'; '.join(_savings(config, sizes)) or 'a smaller volume.grid or model.channels'}"
-    )
+    amount = f"{needed / GB:.3g} GB"
+    who = f"the {amount} that the compiler plans" if planned else f"an estimated {amount}"
+    raise ConfigError(f"{who} do not fit a device's {memory:g} GB; try {_advice(config, sizes)}")
+
+
+def _advice(config: ExperimentConfig, sizes: tuple[int, int, int]) -> str:
+    return "; ".join(_savings(config, sizes)) or "a smaller volume.grid or model.channels"
 
 
 def _savings(config: ExperimentConfig, sizes: tuple[int, int, int]) -> list[str]:

@@ -80,8 +80,10 @@ def chip_devices(chip: Chip, count: int, hosts: int = 1) -> list[jax.Device]:
         ) from error
 
 
-def compile_step(traced: Traced, contexts: int) -> Compiled:
+def compile_step(traced: Traced, contexts: int, advice: str) -> Compiled:
     """Compile a training step that was traced for a mesh of `chip_devices`.
+
+    `advice` is what to try if it needs too much memory.
 
     Raises:
         ConfigError: the compiler found that the step does not fit the chip's memory.
@@ -93,7 +95,9 @@ def compile_step(traced: Traced, contexts: int) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(f"the step does not fit the chip: {reason(error)}") from error
+        raise ConfigError(
+            f"the step does not fit the chip ({reason(error)}); try {advice}"
+        ) from error
     seconds = time.perf_counter() - start
     plan = compiled.memory_analysis()
     return Compiled(

@@ -15,7 +15,7 @@ from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes.sampling import context_sizes
 from wsicl_jax.distributed.hardware import Chip
 from wsicl_jax.distributed.mesh import CONTEXT, DATA, SPACE
-from wsicl_jax.distributed.placement import AXES, make_mesh, simulate_devices
+from wsicl_jax.distributed.placement import make_mesh, simulate_devices
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.model import ops
 from wsicl_jax.tools.check.device_memory import on_device, placed
@@ -54,22 +54,26 @@ def predict_scaling(
     if first < 1 or any(count % first for count in more):
         numbers = ",".join(map(str, devices))
         raise ConfigError(f"--devices is {numbers}; expected multiples of the smallest number")
-    simulate_devices(max(count // first for count in devices))
     each = max(1, config.train.batch // first)
+    splits = [
+        {axis: count // first}
+        for axis, count in itertools.product((CONTEXT, SPACE), more)
+        if _possible(config, **{axis: count // first})
+    ]
+    simulate_devices(max((math.prod(split.values()) for split in splits), default=1))
     # Along data, every device does the same: one stands for all.
-    alone = _on_mesh(config, each, {})
+    cost, state, contexts = _on_mesh(config, each, {})
     predicted = []
-    for axis, count in itertools.product(AXES, (first, *more)):
-        parts = {axis: count // first}
-        if axis == DATA:
-            mesh, (cost, state, contexts) = {DATA: count, CONTEXT: 1, SPACE: 1}, alone
-        elif count > first and _possible(config, **parts):
-            mesh = {DATA: first, CONTEXT: 1, SPACE: 1} | parts
-            cost, state, contexts = _on_mesh(config, each, parts)
-        else:
-            continue
+    for count in (first, *more):
+        mesh = {DATA: count, CONTEXT: 1, SPACE: 1}
         time = step_time(cost, chip, mesh, state)
-        predicted.append(Predicted(axis, mesh, each * mesh[DATA], contexts, time))
+        predicted.append(Predicted(DATA, mesh, each * count, contexts, time))
+    for split in splits:
+        [axis] = split
+        mesh = {DATA: first, CONTEXT: 1, SPACE: 1} | split
+        cost, state, contexts = _on_mesh(config, each, split)
+        time = step_time(cost, chip, mesh, state)
+        predicted.append(Predicted(axis, mesh, each * first, contexts, time))
     return predicted
 
 
