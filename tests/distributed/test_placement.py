@@ -181,3 +181,10 @@ def test_gpus_overlap_exchange_where_it_is_frequent_or_requested(
     config = config_from_dict({"run": "run", "data": "synthetic", "parallel": {"overlap": overlap}})
     mesh = dict(zip(parallel.AXES, sizes, strict=True))
     assert bool(parallel.compiler_options(platform, mesh, config.parallel)) == has_options
+
+
+def test_gpus_convolve_with_channels_last_where_requested():
+    settings = {"run": "run", "data": "synthetic", "parallel": {"channels_last": True}}
+    config, mesh = config_from_dict(settings), dict(zip(parallel.AXES, (1, 1, 1), strict=True))
+    assert parallel.compiler_options("gpu", mesh, config.parallel)["xla_gpu_force_conv_nhwc"]
+    assert parallel.compiler_options("cpu", mesh, config.parallel) == {}

@@ -132,9 +132,9 @@ def compiler_options(
     """
     if platform != "gpu":
         return {}
-    overlap = mesh[CONTEXT] * mesh[SPACE] > 1
-    overlap = overlap if config.overlap is None else config.overlap
-    return {} if overlap else {"xla_gpu_enable_analytical_sol_latency_estimator": False}
+    overlap = mesh[CONTEXT] * mesh[SPACE] > 1 if config.overlap is None else config.overlap
+    options = {} if overlap else {"xla_gpu_enable_analytical_sol_latency_estimator": False}
+    return options | ({"xla_gpu_force_conv_nhwc": True} if config.channels_last else {})
 
 
 def local_rows(batch: int, mesh: Mesh) -> list[int]:

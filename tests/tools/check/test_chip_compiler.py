@@ -48,6 +48,29 @@ text = CHIPS["h200"].target.description(CHIPS["h200"])
 print(json.dumps([plan(1), plan(2)]))
 """
 
+LAYOUTS = r"""
+import re
+import jax
+import numpy as np
+from wsicl_jax.config import ParallelConfig
+from wsicl_jax.distributed.hardware import CHIPS
+from wsicl_jax.distributed.placement import compiler_options
+from wsicl_jax.model import ops
+from wsicl_jax.tools.check.chip_compiler import chip_devices
+
+mesh = jax.sharding.Mesh(np.array(chip_devices(CHIPS["h200"], 1)), ("data",))
+here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+x, kernel = (
+    jax.ShapeDtypeStruct(shape, "bfloat16", sharding=here)
+    for shape in ((1, 8, 8, 8, 16), (3, 3, 3, 16, 16))
+)
+sizes = {"data": 1, "context": 1, "space": 1}
+for last in (False, True):
+    options = compiler_options("gpu", sizes, ParallelConfig(channels_last=last))
+    convolved = jax.jit(ops.conv3d, compiler_options=options).lower(x, kernel).compile()
+    print(*set(re.findall(r"dim_labels=(\w+)", convolved.as_text())))
+"""
+
 
 def installed(package: str, extra: str):
     found = importlib.util.find_spec(package) is not None
@@ -83,6 +106,13 @@ def test_the_memory_on_gpus_is_that_of_a_step_compiled_by_hand(tiny, tmp_path):
     assert [compiled["temporary"], compiled["arguments"]] == on_two
     # More devices along data need no more memory on each.
     assert on_two[0] <= 1.15 * on_one[0]
+
+
+@installed("jax_cuda13_plugin", "cuda")
+def test_gpus_convolve_with_channels_first_or_last():
+    command = [sys.executable, "-c", LAYOUTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["bf012_oi012", "b012f_o012i"]
 
 
 @installed("libtpu", "tpu")
