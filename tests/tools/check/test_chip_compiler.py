@@ -145,7 +145,7 @@ def planned(monkeypatch):
 
     def compiled(_, contexts: int, advice: str) -> Compiled:
         sizes = {"arguments": 10**9, "results": 10**8, "reused": 10**8}
-        return Compiled(contexts, **sizes, temporary=20 * 10**9, code=0, seconds=1.0)
+        return Compiled(contexts, **sizes, temporary=20 * 10**9, code=0, accessed=9, seconds=1.0)
 
     monkeypatch.setattr(check_run, "chip_devices", lambda *_: jax.devices("cpu")[:1])
     monkeypatch.setattr(check_run, "compile_step", compiled)
@@ -224,6 +224,7 @@ def test_all_that_the_compiler_plans_is_counted_once():
         reused=550,
         temporary=5000,
         code=7,
+        accessed=9,
         seconds=1.0,
     )
     parameters, optimizer, batch = array("p", 100), array("o", 200), array("b", 300)

@@ -109,11 +109,11 @@ def mesh(data: int = 1, context: int = 1, space: int = 1) -> dict[str, int]:
 
 def test_the_bound_of_a_step_is_its_slowest_resource():
     h200 = CHIPS["h200"]
-    cost = StepCost(flops=Counter(bfloat16=int(h200.flops)), bytes=int(h200.bandwidth / 2))
-    time = step_time(cost, h200, mesh(), 0)
+    cost = StepCost(flops=Counter(bfloat16=int(h200.flops)))
+    time = step_time(cost, h200, mesh(), int(h200.bandwidth / 2))
     assert (time.computing, time.memory, time.exchange) == (1, pytest.approx(0.5), 0)
     assert time.total == 1 and time.bound == "computing"
-    assert step_time(cost, h200, mesh(), int(h200.bandwidth)).bound == "memory"
+    assert step_time(cost, h200, mesh(), int(2 * h200.bandwidth)).bound == "memory"
 
 
 def test_gpus_multiply_float32_at_half_the_rate():

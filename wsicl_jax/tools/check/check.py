@@ -48,7 +48,6 @@ from wsicl_jax.tools.check.chip_compiler import chip_devices, compile_step
 from wsicl_jax.tools.check.device_memory import (
     memory_needed,
     memory_on_chip,
-    on_device,
     placed,
     shortened,
     temporary_bytes,
@@ -180,13 +179,12 @@ def _show_mesh(
         sizes = contexts if every_size else contexts[-1:]
         with ops.native_lowering():
             traced = [trace_step(config, part, size) for size in sizes]
-        cost = step_cost(traced[-1])
-        state_bytes = on_device([*parameters, *optimizer])
-        time = step_time(cost, chip, mesh.shape, state_bytes)
-        show(time_table(cost, time, chip, mesh.shape, contexts[-1]))
         advice = _advice(config, tuple(mesh.shape.values()))
         compiled = [compile_step(*one, advice) for one in zip(traced, sizes, strict=True)]
         show(compiled_table(compiled, len(contexts)))
+        cost = step_cost(traced[-1])
+        time = step_time(cost, chip, mesh.shape, compiled[-1].accessed)
+        show(time_table(cost, time, chip, mesh.shape, compiled[-1]))
         needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), part.size
         found |= {
             "compiled": [asdict(one) for one in compiled],

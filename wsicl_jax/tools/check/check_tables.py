@@ -162,16 +162,17 @@ def compiled_table(compiled: Sequence[Compiled], programs: int) -> Table:
 
 
 def time_table(
-    cost: StepCost, time: StepTime, chip: Chip, mesh: Mapping[str, int], contexts: int
+    cost: StepCost, time: StepTime, chip: Chip, mesh: Mapping[str, int], compiled: Compiled
 ) -> Table:
     """The least time of a step on a device, by what takes it."""
-    table = Table(title=f"least time of a step on {chip.kind}, {contexts} context images")
+    table = Table(title=f"least time of a step on {chip.kind}, {compiled.contexts} context images")
     table.add_column("what")
     table.add_column("amount on a device", justify="right")
     table.add_column("time", justify="right")
     flops = ", ".join(f"{flops:.3e} in {dtype}" for dtype, flops in cost.flops.items())
     table.add_row("FLOPs of the program", flops, f"{time.computing * 1e3:.2f} ms")
-    table.add_row("memory access", f"{cost.bytes / GB:.1f} GB", f"{time.memory * 1e3:.2f} ms")
+    accessed = f"{compiled.accessed / GB:.1f} GB"
+    table.add_row("memory access as compiled", accessed, f"{time.memory * 1e3:.2f} ms")
     for exchange, size in cost.exchanged.items():
         if devices_of(exchange, mesh) > 1:
             name = f"{exchange.kind} over {' and '.join(exchange.axes)}"

@@ -15,6 +15,7 @@ from jax.stages import Traced
 
 from wsicl_jax.distributed.hardware import Chip, GpuTarget
 from wsicl_jax.errors import ConfigError, MissingExtraError, reason
+from wsicl_jax.tools.check.memory_access import accessed_bytes
 
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -26,7 +27,7 @@ _NO_TPU_HERE = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """The memory of one device, in bytes, as XLA plans it, and how long it took to compile."""
+    """A compiled step on one device: its memory in bytes, as XLA plans it, and its compilation."""
 
     contexts: int
     """Number of context images."""
@@ -37,6 +38,8 @@ class Compiled:
     """Of the results, those in the memory of arguments."""
     temporary: int
     code: int
+    accessed: int
+    """Read from and written to memory in a step."""
     seconds: float
 
     @property
@@ -107,5 +110,6 @@ def compile_step(traced: Traced, contexts: int, advice: str) -> Compiled:
         reused=plan.alias_size_in_bytes,
         temporary=plan.temp_size_in_bytes,
         code=plan.generated_code_size_in_bytes,
+        accessed=accessed_bytes(compiled.as_text()),
         seconds=seconds,
     )

@@ -62,17 +62,17 @@ def predict_scaling(
     ]
     simulate_devices(max((math.prod(split.values()) for split in splits), default=1))
     # Along data, every device does the same: one stands for all.
-    cost, state, contexts = _on_mesh(config, each, {})
+    cost, accessed, contexts = _on_mesh(config, each, {})
     predicted = []
     for count in (first, *more):
         mesh = {DATA: count, CONTEXT: 1, SPACE: 1}
-        time = step_time(cost, chip, mesh, state)
+        time = step_time(cost, chip, mesh, accessed)
         predicted.append(Predicted(DATA, mesh, each * count, contexts, time))
     for split in splits:
         [axis] = split
         mesh = {DATA: first, CONTEXT: 1, SPACE: 1} | split
-        cost, state, contexts = _on_mesh(config, each, split)
-        time = step_time(cost, chip, mesh, state)
+        cost, accessed, contexts = _on_mesh(config, each, split)
+        time = step_time(cost, chip, mesh, accessed)
         predicted.append(Predicted(axis, mesh, each * first, contexts, time))
     return predicted
 
@@ -85,7 +85,7 @@ def _possible(config: ExperimentConfig, context: int = 1, space: int = 1) -> boo
 def _on_mesh(
     config: ExperimentConfig, episodes: int, parts: dict[str, int]
 ) -> tuple[StepCost, int, int]:
-    """Cost of a step on a device, bytes of its state, and the number of context images."""
+    """Cost of a step on a device, the least bytes it accesses, and the number of context images."""
     split = replace(config.parallel, **{DATA: 1, CONTEXT: 1, SPACE: 1} | parts)
     config = replace(config, parallel=split, train=replace(config.train, batch=episodes))
     mesh = make_mesh(config, jax.devices("cpu")[: math.prod(parts.values())])
@@ -94,5 +94,5 @@ def _on_mesh(
     with ops.native_lowering():
         cost = step_cost(trace_step(config, mesh, contexts))
     state, _ = abstract_state(config, mesh)
-    size = on_device([*placed(state.parameters), *placed(state.optimizer)])
-    return cost, size, contexts
+    updated = on_device([*placed(state.parameters), *placed(state.optimizer)])
+    return cost, cost.bytes + 2 * updated, contexts

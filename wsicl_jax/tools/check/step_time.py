@@ -47,17 +47,16 @@ class StepTime:
         return max(times, key=times.__getitem__)
 
 
-def step_time(cost: StepCost, chip: Chip, mesh: Mapping[str, int], state: int) -> StepTime:
+def step_time(cost: StepCost, chip: Chip, mesh: Mapping[str, int], accessed: int) -> StepTime:
     """The least time of a step; `mesh` has the devices along each axis, in its order.
 
-    `state` are the bytes of a device's parameters and optimizer state, which an update reads and
-    writes.
+    `accessed` are the bytes that a device reads from and writes to its memory.
 
     Raises:
         ConfigError: nothing is known about links between so many devices.
     """
     computing = math.fsum(flops / _rate(chip, dtype) for dtype, flops in cost.flops.items())
-    memory = (cost.bytes + 2 * state) / chip.bandwidth
+    memory = accessed / chip.bandwidth
     exchange = 0.0
     for one, size in cost.exchanged.items():
         if devices_of(one, mesh) > 1:
