@@ -203,6 +203,13 @@ def test_an_unknown_chip_is_named_with_the_nearest(tiny, capsys):
     assert "--chip is 'h20'; nearest is 'h200'" in capsys.readouterr().err
 
 
+def test_the_help_names_every_chip(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")  # no line is broken within a name
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    assert ", ".join(sorted(CHIPS)) in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_number_of_tpus_that_no_slice_has(tiny, capsys):
     assert main(["check", str(tiny), "--chip", "v5e", "--devices", "6"]) == 2
     assert "4 and 8 are possible" in capsys.readouterr().err
