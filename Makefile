@@ -10,7 +10,7 @@ HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 SMALL_LICENCE := Apache 2.0, as the package: any use is allowed, commercial too.
 
-.PHONY: demo test test-all small lint docs reference clean
+.PHONY: demo test test-all test-chips small lint docs reference clean
 
 demo: .venv/.installed
 	rm -rf demo
@@ -21,6 +21,10 @@ test: .venv/.installed-dev
 
 test-all: .venv/.installed-dev
 	$(PYTEST) -m "slow or not slow"
+
+# With the compilers of GPUs and TPUs, 6 GB, in their own environment; they need no device.
+test-chips: .venv-chips/.installed
+	.venv-chips/bin/pytest -rs tests/tools/check/test_chip_compiler.py
 
 # The weights that ship, from data to file (docs/model-small.md); goes on where it was cut off.
 small: .venv/.installed
@@ -44,11 +48,16 @@ docs: .venv/.installed-docs reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf .venv build demo dist site *.egg-info
+	rm -rf .venv .venv-chips build demo dist site *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsicl_jax needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv .venv
+
+.venv-chips/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-chips
+	.venv-chips/bin/pip install -q -e '.[dev,cuda,tpu]'
+	touch $@
 
 .venv/.installed: setup.cfg pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e .

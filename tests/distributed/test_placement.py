@@ -161,3 +161,30 @@ def test_the_users_own_cache_directory_is_left_alone(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
     monkeypatch.setattr(parallel.jax.config, "update", lambda *_: pytest.fail("changed"))
     compilation.keep_compiled_programs()
+
+
+@pytest.mark.parametrize(
+    ("platform", "sizes", "overlap", "has_options"),
+    [
+        ("gpu", (8, 1, 1), None, True),
+        ("gpu", (4, 2, 1), None, False),
+        ("gpu", (1, 1, 8), None, False),
+        ("gpu", (8, 1, 1), True, False),
+        ("gpu", (1, 1, 8), False, True),
+        ("cpu", (8, 1, 1), None, False),
+        ("tpu", (8, 1, 1), False, False),
+    ],
+)
+def test_gpus_overlap_exchange_where_it_is_frequent_or_requested(
+    platform, sizes, overlap, has_options
+):
+    config = config_from_dict({"run": "run", "data": "synthetic", "parallel": {"overlap": overlap}})
+    mesh = dict(zip(parallel.AXES, sizes, strict=True))
+    assert bool(parallel.compiler_options(platform, mesh, config.parallel)) == has_options
+
+
+def test_gpus_convolve_with_channels_last_where_requested():
+    settings = {"run": "run", "data": "synthetic", "parallel": {"channels_last": True}}
+    config, mesh = config_from_dict(settings), dict(zip(parallel.AXES, (1, 1, 1), strict=True))
+    assert parallel.compiler_options("gpu", mesh, config.parallel)["xla_gpu_force_conv_nhwc"]
+    assert parallel.compiler_options("cpu", mesh, config.parallel) == {}

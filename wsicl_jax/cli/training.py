@@ -6,7 +6,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsicl_jax.cli.values import Verb, add_configuration, at_least, write_json
+from wsicl_jax.cli.values import (
+    Verb,
+    add_configuration,
+    at_least,
+    check_writable,
+    command,
+    numbers,
+    write_json,
+)
 from wsicl_jax.errors import WsiclError
 
 if TYPE_CHECKING:
@@ -114,18 +122,31 @@ def _check(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.terminal.progress import console
-    from wsicl_jax.tools.check.check import check
+    from wsicl_jax.tools.check.check import check, show_scaling
 
     config = load_config(options.config, options.overrides)
-    keep_compiled_programs(simulated=True)
-    check(
-        config,
-        show=console().print,
-        devices=options.devices,
-        hosts=options.hosts,
-        memory=options.memory,
-        resume=options.resume,
-    )
+    if options.json:
+        check_writable(Path(options.json))
+    if not options.chip:  # whose compiler's seconds are a result
+        keep_compiled_programs(simulated=True)
+    show, devices = console().print, options.devices
+    if options.table:
+        found = show_scaling(config, options.chip, devices or (1,), show=show)
+    elif devices and len(devices) > 1:
+        raise WsiclError("--devices has several numbers, which are for --table: add it")
+    else:
+        found = check(
+            config,
+            show=show,
+            devices=devices[0] if devices else None,
+            hosts=options.hosts,
+            memory=options.memory,
+            resume=options.resume,
+            chip=options.chip,
+            every_size=options.every_size,
+        )
+    if options.json:
+        write_json(Path(options.json), {"command": command(), **found})
     return 0
 
 
@@ -194,7 +215,29 @@ def add_check(verb: Verb) -> None:
     add_configuration(check)
     check.add_argument("--resume", action="store_true", help="check resuming the run")
     check.add_argument(
-        "--devices", type=int, metavar="N", help="devices of all hosts (default: those here)"
+        "--devices",
+        type=numbers,
+        metavar="N",
+        help="devices of all hosts (default: those here; with --chip 1; with --table N,N,...)",
     )
     check.add_argument("--hosts", type=int, default=1, metavar="H", help="number of hosts (1)")
-    check.add_argument("--memory", type=float, metavar="GB", help="memory of one device")
+    check.add_argument(
+        "--memory", type=float, metavar="GB", help="memory of one device (default: the chip's)"
+    )
+    check.add_argument(
+        "--chip",
+        metavar="NAME",
+        help="compile with this chip's own compiler, which needs no device but the extra cuda or "
+        "tpu: a100, a100-40, b200, h100, h100-pcie, h200, l4, l40s, v4, v5e, v5p, v6e",
+    )
+    check.add_argument(
+        "--every-size",
+        action="store_true",
+        help="with --chip: compile for each size of context set, not only for the largest",
+    )
+    check.add_argument(
+        "--table",
+        action="store_true",
+        help="with --chip: only predict the time of a step on each of several numbers of devices",
+    )
+    check.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")

@@ -24,6 +24,16 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """The type of one or several integers: N,..."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number or several, such as 8,64"
+        ) from None
+
+
 def above_0(text: str) -> float:
     """The type of numbers above 0."""
     try:

@@ -71,6 +71,12 @@ class ParallelConfig:
     """Devices that share each volume, split along its first axis, if it is too large for one."""
     shard_parameters: bool = False
     """Shard parameters and optimizer state over `data` instead of replicating them."""
+    overlap: bool | None = None
+    """On GPUs, overlap exchange between devices with computation; needs up to twice the memory of
+    activations. null: only if `context` or `space` is split."""
+    channels_last: bool = False
+    """On GPUs, convolve in training with channels last, the layout of tensor cores, instead of
+    first, XLA's choice. Which one is faster has not been measured."""
 
     @model_validator(mode="after")
     def _check(self):

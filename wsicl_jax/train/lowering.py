@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.stages import Lowered
+from jax.stages import Lowered, Traced
 
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.episodes.sampling import Episode
@@ -43,12 +43,17 @@ def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episo
 
 def lower_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Lowered:
     """The lowered training step for so many context images, ready to compile."""
+    return trace_step(config, mesh, contexts).lower()
+
+
+def trace_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Traced:
+    """The training step for so many context images as operations on shapes."""
     graph = nnx.graphdef(DualBranch.abstract(config.model))
     state, placement = abstract_state(config, mesh)
     step = make_step(graph, make_optimizer(config.train), config, mesh, placement)
     by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     stop = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=by_device)
-    return step.lower(state, abstract_batch(config, mesh, contexts), stop)
+    return step.trace(state, abstract_batch(config, mesh, contexts), stop)
 
 
 def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -13,7 +13,7 @@ from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.distributed.placement import on_mesh, replicated
+from wsicl_jax.distributed.placement import compiler_options, on_mesh, replicated
 from wsicl_jax.model.losses import make_loss
 from wsicl_jax.train.state import COUNTERS, TrainState, learning_rate
 from wsicl_jax.train.stop import Stop
@@ -98,7 +98,13 @@ def make_step(
         }
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))
+    platform = mesh.devices.flat[0].platform
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(placement, replicated(mesh)),
+        compiler_options=compiler_options(platform, mesh.shape, config.parallel),
+    )
 
 
 def updated(

@@ -164,7 +164,7 @@ def test_more_devices_than_are_compiled_for_change_nothing_on_each(tmp_path):
     settings = {**SETTINGS, "run": "run", "train": {"batch": 600}, "parallel": {"data": 300}}
     config = config_from_dict(settings)
     mesh = jax.sharding.Mesh(np.array(300 * jax.devices()).reshape(300, 1, 1), AXES)
-    shorter, compiled_for = memory._shortened(config, mesh)
+    shorter, compiled_for = memory.shortened(config, mesh)
     assert compiled_for.shape == {"data": 256, "context": 1, "space": 1}
     assert shorter.train.batch == 2 * 256
 

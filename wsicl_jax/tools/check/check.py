@@ -1,7 +1,7 @@
 """Finds out what a training run needs and where it would fail, without its hardware.
 
-Works on shapes alone: it compiles the training step for simulated CPU devices and never runs it.
-`docs/how-to/check.md` says what the estimate does not include.
+Works on shapes alone: it compiles the training step and never runs it, for a chip by the chip's own
+compiler, otherwise for simulated CPU devices. `docs/how-to/check.md` says what is not included.
 """
 
 import math
@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,13 +24,16 @@ from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes.sampling import EpisodeSource, context_sizes
 from wsicl_jax.data.episodes.sources import StoreSource
+from wsicl_jax.distributed.hardware import Chip, TpuTarget, chip_named
 from wsicl_jax.distributed.mesh import CONTEXT
 from wsicl_jax.distributed.placement import make_mesh, mesh_sizes, simulate_devices
-from wsicl_jax.errors import ConfigError, WsiclError
+from wsicl_jax.errors import ConfigError, MissingExtraError, WsiclError
 from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.evaluate.summaries import skipped_table
+from wsicl_jax.model import ops
 from wsicl_jax.tools.check.check_tables import (
     GB,
+    compiled_table,
     context_table,
     input_table,
     memory_table,
@@ -37,11 +41,23 @@ from wsicl_jax.tools.check.check_tables import (
     model_table,
     optimizer_table,
     parameter_table,
+    scaling_table,
+    time_table,
 )
-from wsicl_jax.tools.check.device_memory import memory_needed, placed, temporary_bytes
+from wsicl_jax.tools.check.chip_compiler import chip_devices, compile_step
+from wsicl_jax.tools.check.device_memory import (
+    memory_needed,
+    memory_on_chip,
+    placed,
+    shortened,
+    temporary_bytes,
+)
+from wsicl_jax.tools.check.scaling import predict_scaling
+from wsicl_jax.tools.check.step_cost import step_cost
+from wsicl_jax.tools.check.step_time import devices_of, step_time
 from wsicl_jax.train.binding import find_start
 from wsicl_jax.train.initial_weights import find_weights
-from wsicl_jax.train.lowering import abstract_batch, abstract_state
+from wsicl_jax.train.lowering import abstract_batch, abstract_state, trace_step
 from wsicl_jax.train.run_directory import steps_done
 
 Show = Callable[[RenderableType], None]
@@ -58,22 +74,31 @@ def check(
     hosts: int = 1,
     memory: float | None = None,
     resume: bool = False,
-) -> None:
-    """`show` what `train(config, resume=resume)` needs on so many devices.
+    chip: str | None = None,
+    every_size: bool = False,
+) -> dict[str, Any]:
+    """`show` what `train(config, resume=resume)` needs on so many devices; returns the numbers.
 
     Call it before JAX starts, so that JAX can simulate the devices. The default is the number of
-    devices of this machine; they are spread evenly over the hosts. `memory` is that of one device
-    in GB (10^9 bytes).
+    devices of this machine, or 1 with a `chip`; they are spread evenly over the hosts. `memory` is
+    that of one device in GB (10^9 bytes), by default that of the chip. The chip's own compiler
+    compiles the step for the largest context set, or with `every_size` for each size.
 
     Raises:
         WsiclError: training would fail; one line for each problem, in the order in which training
             meets them. All tables that can be made are shown before.
     """
     problems = _Problems()
-    devices = _count_devices() if devices is None else devices
-    _check_arguments(devices, hosts, memory)
+    on = chip_named(chip) if chip else None
+    if every_size and not on:
+        raise ConfigError("--every-size compiles for a chip: add --chip NAME")
+    if devices is None:
+        devices = 1 if on else _count_devices()
+    memory = on.memory if on and memory is None else memory
+    _check_arguments(devices, hosts, memory, on)
     show(model_table(config))
-    sizes = datasets = episodes = needed = None
+    sizes = datasets = episodes = None
+    found: dict[str, Any] = {"chip": chip, "devices": devices}
     done = 0
     # In the order in which training meets them.
     with problems.noted():
@@ -92,20 +117,52 @@ def check(
         if episodes:
             _check_subjects(config, episodes)
     if sizes:
-        needed = _show_mesh(config, devices, hosts, memory, show)
         with problems.noted():
-            _check_memory(config, sizes, needed, memory)
+            found |= _show_mesh(config, devices, hosts, memory, on, every_size, show)
+            needed, planned = found["bytes_per_device"], "compiled" in found
+            _check_memory(config, sizes, needed, memory, planned=planned)
     problems.raise_any()
     start = f"from step {done}" if done else "from the start"
-    show(Text(f"ready: training {start}, an estimated {needed / GB:.2f} GB per device"))
+    needed = f"{found['bytes_per_device'] / GB:.2f} GB per device"
+    by = "planned by the chip's compiler" if "compiled" in found else "an estimate"
+    show(Text(f"ready: training {start}, {needed}, {by}"))
+    return found
+
+
+def show_scaling(
+    config: ExperimentConfig, chip: str | None, devices: Sequence[int], *, show: Show
+) -> dict[str, Any]:
+    """`show` predicted steps on each number of devices of a chip; returns the numbers.
+
+    Raises:
+        ConfigError: no chip, or numbers of devices that cannot be compared.
+    """
+    if not chip:
+        raise ConfigError("--table predicts steps on a chip: add --chip NAME")
+    predicted = predict_scaling(config, chip_named(chip), devices)
+    show(scaling_table(predicted, chip_named(chip)))
+    steps = [asdict(one) | {"step_seconds": one.time.total} for one in predicted]
+    return {"chip": chip, "steps": steps}
 
 
 def _show_mesh(
-    config: ExperimentConfig, devices: int, hosts: int, memory: float | None, show: Show
-) -> int:
-    """Show how arrays are placed on the mesh; returns the bytes that each device needs."""
-    simulate_devices(devices)
-    mesh = make_mesh(config, jax.devices("cpu")[:devices])
+    config: ExperimentConfig,
+    devices: int,
+    hosts: int,
+    memory: float | None,
+    chip: Chip | None,
+    every_size: bool,
+    show: Show,
+) -> dict[str, Any]:
+    """Show how arrays are placed on the mesh, and the memory; returns the numbers."""
+    described = None
+    if chip:
+        try:
+            described = chip_devices(chip, devices, hosts)
+        except MissingExtraError as error:
+            show(Text(f"{error}\nWithout it, an estimate from the CPU's compiler follows."))
+    simulate_devices(1 if described else devices)
+    mesh = make_mesh(config, described or jax.devices("cpu")[:devices])
     show(mesh_table(config, mesh, hosts))
     multiple = math.lcm(config.episode.context_multiple, mesh.shape[CONTEXT])
     contexts = context_sizes(config.episode, multiple)
@@ -116,13 +173,37 @@ def _show_mesh(
     show(parameter_table(parameters))
     show(optimizer_table(optimizer))
     show(input_table(batch, contexts[-1]))
-    temporary, compiled_for = temporary_bytes(config, mesh, contexts[-1])
-    needed = memory_needed(parameters, optimizer, batch, temporary)
-    show(memory_table(needed, memory, compiled_for, devices))
-    return sum(needed.values())
+    found: dict[str, Any] = {}
+    if described:
+        config, part = shortened(config, mesh)
+        sizes = contexts if every_size else contexts[-1:]
+        with ops.native_lowering():
+            traced = [trace_step(config, part, size) for size in sizes]
+        advice = _advice(config, tuple(mesh.shape.values()))
+        compiled = [compile_step(*one, advice) for one in zip(traced, sizes, strict=True)]
+        show(compiled_table(compiled, len(contexts)))
+        cost = step_cost(traced[-1])
+        time = step_time(cost, chip, mesh.shape, compiled[-1].accessed)
+        show(time_table(cost, time, chip, mesh.shape, compiled[-1]))
+        needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), part.size
+        found |= {
+            "compiled": [asdict(one) for one in compiled],
+            "least_seconds": asdict(time),
+            "flops": dict(cost.flops),
+            "exchanged_bytes": {
+                f"{one.kind} over {' and '.join(one.axes)}": size
+                for one, size in cost.exchanged.items()
+                if devices_of(one, mesh.shape) > 1
+            },
+        }
+    else:
+        temporary, compiled_for = temporary_bytes(config, mesh, contexts[-1])
+        needed = memory_needed(parameters, optimizer, batch, temporary)
+    show(memory_table(needed, memory, compiled_for, devices, chip if described else None))
+    return {"memory": needed, "bytes_per_device": sum(needed.values()), **found}
 
 
-def _check_arguments(devices: int, hosts: int, memory: float | None) -> None:
+def _check_arguments(devices: int, hosts: int, memory: float | None, chip: Chip | None) -> None:
     if devices < 1:
         raise ConfigError(f"--devices is {devices}; expected 1 or more")
     if hosts < 1 or devices % hosts:
@@ -131,6 +212,13 @@ def _check_arguments(devices: int, hosts: int, memory: float | None) -> None:
         )
     if memory is not None and not 0 < memory < math.inf:
         raise ConfigError(f"--memory is {memory:g}; expected the GB of one device, above 0")
+    if chip and isinstance(chip.target, TpuTarget):
+        whole = chip.target.devices_of_slice(devices)
+        if devices > 2 and devices != whole:
+            raise ConfigError(
+                f"--devices is {devices}, but no slice of {chip.kind} has so many; "
+                f"{whole // 2} and {whole} are possible"
+            )
 
 
 class _Problems:
@@ -201,14 +289,23 @@ def _check_writable(run: Path) -> None:
 
 
 def _check_memory(
-    config: ExperimentConfig, sizes: tuple[int, int, int], needed: int, memory: float | None
+    config: ExperimentConfig,
+    sizes: tuple[int, int, int],
+    needed: int,
+    memory: float | None,
+    *,
+    planned: bool,
 ) -> None:
+    """`planned`: by the chip's compiler, so that it is no estimate."""
     if memory is None or needed <= memory * GB:
         return
-    raise ConfigError(
-        f"an estimated {needed / GB:.3g} GB do not fit a device's {memory:g} GB; try "
-        f"{'; '.join(_savings(config, sizes)) or 'a smaller volume.grid or model.channels'}"
-    )
+    amount = f"{needed / GB:.3g} GB"
+    who = f"the {amount} that the compiler plans" if planned else f"an estimated {amount}"
+    raise ConfigError(f"{who} do not fit a device's {memory:g} GB; try {_advice(config, sizes)}")
+
+
+def _advice(config: ExperimentConfig, sizes: tuple[int, int, int]) -> str:
+    return "; ".join(_savings(config, sizes)) or "a smaller volume.grid or model.channels"
 
 
 def _savings(config: ExperimentConfig, sizes: tuple[int, int, int]) -> list[str]:

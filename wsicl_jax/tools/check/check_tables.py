@@ -1,6 +1,6 @@
 """Tables of `wsicl check`: network, mesh, placement of arrays, memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
 
 from jax.sharding import Mesh
@@ -8,17 +8,25 @@ from rich.table import Table
 from rich.text import Text
 
 from wsicl_jax.config import ExperimentConfig, config_to_dict
+from wsicl_jax.distributed.hardware import Chip, GpuTarget
 from wsicl_jax.distributed.mesh import DATA
 from wsicl_jax.distributed.placement import AXES
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import count_parameters
+from wsicl_jax.tools.check.chip_compiler import Compiled
 from wsicl_jax.tools.check.device_memory import Placed, on_device, rows_of_hosts
+from wsicl_jax.tools.check.scaling import Predicted
+from wsicl_jax.tools.check.step_cost import StepCost
+from wsicl_jax.tools.check.step_time import LATENCY, StepTime, devices_of, exchanges, link_of
 
 GB = 10**9
 """Bytes in the GB of all memory figures."""
 
 _TIGHT = 0.9
 """Share of a device's memory above which the error of the estimate matters."""
+
+_OF_GPU = 0.75
+"""Share of a GPU's memory that JAX takes by default."""
 
 
 def model_table(config: ExperimentConfig) -> Table:
@@ -140,12 +148,80 @@ def _state_kind(array: Placed) -> str:
     return f"{optimizer} {kind}"
 
 
-def memory_table(
-    needed: Mapping[str, int], memory: float | None, compiled_for: int, devices: int
+def compiled_table(compiled: Sequence[Compiled], programs: int) -> Table:
+    """What the chip's compiler plans for each size of context set, and its time."""
+    table = Table(title=f"compiled {len(compiled)} of {programs} programs")
+    for heading in ("context images", "arguments", "results", "reused", "temporary", "total"):
+        table.add_column(heading, justify="right")
+    table.add_column("compiled in", justify="right")
+    for one in compiled:
+        sizes = (one.arguments, one.results, one.reused, one.temporary, one.total)
+        row = (f"{size / GB:.3f} GB" for size in sizes)
+        table.add_row(str(one.contexts), *row, f"{one.seconds:.0f} s")
+    return table
+
+
+def time_table(
+    cost: StepCost, time: StepTime, chip: Chip, mesh: Mapping[str, int], compiled: Compiled
 ) -> Table:
-    """The memory that a device needs, by purpose."""
+    """The least time of a step on a device, by what takes it."""
+    table = Table(title=f"least time of a step on {chip.kind}, {compiled.contexts} context images")
+    table.add_column("what")
+    table.add_column("amount on a device", justify="right")
+    table.add_column("time", justify="right")
+    flops = ", ".join(f"{flops:.3e} in {dtype}" for dtype, flops in cost.flops.items())
+    table.add_row("FLOPs of the program", flops, f"{time.computing * 1e3:.2f} ms")
+    accessed = f"{compiled.accessed / GB:.1f} GB"
+    table.add_row("memory access as compiled", accessed, f"{time.memory * 1e3:.2f} ms")
+    for exchange, size in cost.exchanged.items():
+        if devices_of(exchange, mesh) > 1:
+            name = f"{exchange.kind} over {' and '.join(exchange.axes)}"
+            times = f"{size / GB:.3f} GB in {exchanges(cost, exchange)}"
+            table.add_row(name, times, link_of(exchange, chip, mesh))
+    table.add_row("exchange", "", f"{time.exchange * 1e3:.2f} ms")
+    table.add_section()
+    table.add_row("step", f"bound by {time.bound}", f"{time.total * 1e3:.2f} ms")
+    table.caption = "by data sheets, at their peak; not measured"
+    return table
+
+
+def scaling_table(predicted: Sequence[Predicted], chip: Chip) -> Table:
+    """Predicted steps on growing numbers of devices."""
+    table = Table("more devices along", "mesh", title=f"predicted steps on {chip.kind}")
+    for heading in ("episodes", "contexts", "computing", "memory", "exchange", "step"):
+        table.add_column(heading, justify="right")
+    table.add_column("efficiency", justify="right")
+    for axis, steps in groupby(predicted, lambda one: one.axis):
+        for one in steps:
+            time = one.time
+            seconds = (time.computing, time.memory, time.exchange, time.total)
+            table.add_row(
+                axis,
+                _times(one.mesh.values()),
+                f"{one.episodes:,}",
+                str(one.contexts),
+                *(f"{1e3 * value:.2f} ms" for value in seconds),
+                f"{one.rate / predicted[0].rate:.1%}",
+            )
+        table.add_section()
+    table.caption = (
+        f"by data sheets, at their peak; {LATENCY * 1e6:g} us for each exchange assumed; "
+        "exchange does not overlap; not measured"
+    )
+    return table
+
+
+def memory_table(
+    needed: Mapping[str, int],
+    memory: float | None,
+    compiled_for: int,
+    devices: int,
+    chip: Chip | None = None,
+) -> Table:
+    """The memory that a device needs, by purpose; with a chip, as its own compiler plans it."""
     part = f", compiled for {compiled_for:,} of {devices:,}" if compiled_for < devices else ""
-    table = Table(title=f"estimated memory per device{part}")
+    by = f"memory per device, as the compiler of {chip.kind} plans it" if chip else ""
+    table = Table(title=f"{by or 'estimated memory per device, compiled for CPU'}{part}")
     table.add_column("for")
     table.add_column("bytes", justify="right")
     table.add_column("GB", justify="right")
@@ -161,13 +237,17 @@ def memory_table(
     table.add_section()
     add("total", total := sum(needed.values()))
     if memory:
-        table.caption = _fits(total / (memory * GB))
+        on_gpu = chip is not None and isinstance(chip.target, GpuTarget)
+        table.caption = _fits(total / (memory * GB), on_gpu)
     return table
 
 
-def _fits(share: float) -> str:
+def _fits(share: float, on_gpu: bool) -> str:
     if share > 1:
         return "does not fit"
+    if on_gpu and share > _OF_GPU:
+        more = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95"
+        return f"fits if JAX may take more than its {_OF_GPU:.0%} of a GPU: {more}"
     return "fits narrowly: the error of the estimate may be larger" if share > _TIGHT else "fits"
 
 

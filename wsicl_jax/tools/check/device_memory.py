@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.distributed.mesh import DATA
 from wsicl_jax.model import ops
+from wsicl_jax.tools.check.chip_compiler import Compiled
 from wsicl_jax.train.lowering import lower_step
 
 _COMPILED_DEVICES = 256
@@ -64,7 +65,7 @@ def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tupl
     That number may be smaller than the mesh: `data` and the batch are shortened alike, so that
     each device has the same part.
     """
-    config, mesh = _shortened(config, mesh)
+    config, mesh = shortened(config, mesh)
     with ops.native_lowering():
         lowered = lower_step(config, mesh, contexts)
     # XLA plans memory before the optimizations that this skips.
@@ -86,6 +87,17 @@ def memory_needed(
         "inputs of the next step": on_device(batch),
         "activations and other temporary memory": temporary - gradients,
     }
+
+
+def memory_on_chip(
+    parameters: list[Placed], optimizer: list[Placed], batch: list[Placed], compiled: Compiled
+) -> dict[str, int]:
+    """As `memory_needed`, with all that the chip's compiler plans."""
+    needed = memory_needed(parameters, optimizer, batch, compiled.temporary)
+    given = on_device([*parameters, *optimizer, *batch])
+    needed["padding and counters"] = compiled.arguments - given
+    needed["results and code"] = compiled.results - compiled.reused + compiled.code
+    return needed
 
 
 class HostRows(NamedTuple):
@@ -114,7 +126,8 @@ def rows_of_hosts(batch: int, sizes: tuple[int, int, int], hosts: int) -> HostRo
     return HostRows(rows, max(readers))
 
 
-def _shortened(config: ExperimentConfig, mesh: Mesh) -> tuple[ExperimentConfig, Mesh]:
+def shortened(config: ExperimentConfig, mesh: Mesh) -> tuple[ExperimentConfig, Mesh]:
+    """The same with fewer devices along `data`, if there are many; each has the same part."""
     if mesh.size <= _COMPILED_DEVICES:
         return config, mesh
     data = max(1, _COMPILED_DEVICES * mesh.shape[DATA] // mesh.size)
