@@ -12,7 +12,8 @@ from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
-from wsicl_jax.weights.network_checkpoint import load_checkpoint
+from wsicl_jax.weights.network_checkpoint import load_checkpoint, model_digest
+from wsicl_jax.weights.networks import find_network
 
 
 def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):
@@ -74,6 +75,54 @@ def test_resuming_a_finished_run_changes_nothing(whole_run):
     before = (run / "log.jsonl").read_text()
     assert_equal_networks(train(tiny(run), resume=True), model)
     assert (run / "log.jsonl").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def averaged_run(tmp_path_factory):
+    """A run with averaged weights: its directory, to be left as it is, and its network."""
+    run = tmp_path_factory.mktemp("averaged") / "run"
+    return run, train(tiny(run, ema=0.9))
+
+
+def test_the_average_changes_no_parameter_and_is_what_is_loaded(whole_run, averaged_run):
+    run, model = averaged_run
+    assert_equal_networks(load_checkpoint(run), model)
+    assert find_network(run).digest == model_digest(model, tiny(run))
+    fingerprints = [read_metadata(one)["fingerprints"] for one in (whole_run[0], run)]
+    assert fingerprints[0]["parameters"] == fingerprints[1]["parameters"]
+    assert fingerprints[1]["parameters"] != fingerprints[1]["ema"]
+
+
+def test_a_run_with_an_average_goes_on_to_the_same_one_bit_for_bit(averaged_run, tmp_path):
+    whole, model = averaged_run
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    assert_equal_networks(train(tiny(run, ema=0.9), resume=True), model)
+    fingerprints = [read_metadata(one)["fingerprints"] for one in (run, whole)]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_the_network_that_is_evaluated_is_the_averaged_one(averaged_run, tmp_path):
+    run, evaluated = tmp_path / "run", []
+
+    def evaluate(model):
+        evaluated.append(model)
+        return {"dice": 0.5}
+
+    train(tiny(run, ema=0.9), evaluate=evaluate)
+    assert_equal_networks(evaluated[-1], averaged_run[1])
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run[0], run)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    del settings["train"]["ema"], settings["model"]["precision"]
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
+    with pytest.raises(ConfigError, match=r"another train\.ema"):
+        train(tiny(run, ema=0.9), resume=True)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def compiled_step(config: ExperimentConfig):
     """The compiled step, and its first state as NumPy arrays, since a state is used up."""
     graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer(config.train)
-    state = init_state(parameters, optimizer)
+    state = init_state(parameters, optimizer, config.train)
     placement = state_placement(state, MESH, config.parallel)
     return make_step(graph, optimizer, config, MESH, placement), jax.device_get(state)
 
@@ -87,6 +87,27 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
     jax.tree.map(np.testing.assert_array_equal, state.parameters, expected.parameters)
     # The third update made, in a warm-up of four.
     assert metrics["learning_rate"] == pytest.approx(0.1 * 2 / 4)
+
+
+def test_the_average_is_that_of_a_plain_loop_over_the_updates_made():
+    decay = 0.3
+    config = replace(CONFIG, train=replace(CONFIG.train, ema=decay))
+    step, state = compiled_step(config)
+    state = jax.device_put(state, replicated(MESH))
+    expected, updates = jax.tree.map(np.float64, jax.device_get(state.parameters)), 0
+    for value in (0.5, np.nan, 0.6, 0.7, 0.8):
+        state, _ = step(state, episodes(value), np.zeros(1, np.int32))
+        if np.isfinite(value):
+            updates += 1
+            share = min(decay, (1 + updates) / (10 + updates))
+            expected = jax.tree.map(
+                lambda old, new, share=share: share * old + (1 - share) * np.float64(new),
+                expected,
+                jax.device_get(state.parameters),
+            )
+    assert (1 + 2) / (10 + 2) < decay < (1 + 4) / (10 + 4)  # so that both terms are tested
+    for x, y in zip(*map(jax.tree.leaves, (state.ema, expected)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

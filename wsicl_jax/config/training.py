@@ -5,7 +5,16 @@ from typing import Literal
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from wsicl_jax.config.fields import RULES, AboveZero, Amount, Count, LocalPath, Positive, Shards
+from wsicl_jax.config.fields import (
+    RULES,
+    AboveZero,
+    Amount,
+    Count,
+    Decay,
+    LocalPath,
+    Positive,
+    Shards,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -36,6 +45,10 @@ class TrainConfig:
     """Steps over which the learning rate rises linearly from 0."""
     clip_norm: Amount = 0.25
     """Largest global norm of the gradient; larger gradients are scaled down. 0: no clipping."""
+    ema: Decay = 0.0
+    """Decay per update of the exponential moving average (EMA) of the weights, such as 0.999; after
+    n updates at most (1 + n) / (10 + n). Evaluation, prediction and export use the averaged
+    weights. 0: no average."""
     loss: Literal["smooth_l3_l1", "l1", "dice_ce"] = "smooth_l3_l1"
     """Training loss; `smooth_l3_l1` is the published one."""
     loss_weight: Amount = 50.0

@@ -93,7 +93,7 @@ def train(
         graph, parameters = nnx.split(model, nnx.Param)
         parameters = initial or parameters
         optimizer = make_optimizer(settings)
-        state = init_state(parameters, optimizer)
+        state = init_state(parameters, optimizer, settings)
         placement = state_placement(state, mesh, config.parallel)
         state = jax.device_put(state, placement)
         del model, parameters, initial  # otherwise the first device holds them twice
@@ -105,10 +105,10 @@ def train(
             run, done=done, keep=settings.keep_checkpoints, keep_best=settings.keep_best
         ) as checkpoints:
             if done:
-                *arrays, metadata = checkpoints.restore(done, state.parameters, state.optimizer)
+                arrays, metadata = checkpoints.restore(done, state.items)
                 counters = {name: np.int32(metadata[name]) for name in COUNTERS}
                 counters = jax.device_put(counters, replicated(mesh))
-                state = TrainState(*arrays, **counters)
+                state = TrainState(**arrays, **counters)
                 unlogged = metadata["unlogged"]
             data = _Data(
                 episodes,
@@ -133,8 +133,7 @@ def train(
                     counters = {name: int(getattr(state, name)) for name in COUNTERS}
                     checkpoints.save(
                         step,
-                        state.parameters,
-                        state.optimizer,
+                        state.items,
                         {
                             **counters,
                             "config": config_to_dict(config),
@@ -144,7 +143,7 @@ def train(
                     )
 
                 def score(step: int) -> DualBranch:
-                    network = nnx.merge(graph, gathered(state.parameters, mesh))
+                    network = nnx.merge(graph, gathered(state.weights, mesh))
                     if evaluate:
                         with steps.meter.paused(), bar.paused():
                             scores = evaluate(network)

@@ -19,9 +19,7 @@ from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.checkpoints import (
-    METADATA,
-    OPTIMIZER,
-    PARAMETERS,
+    ITEMS,
     STEPS,
     composite,
     newest_valid,
@@ -51,7 +49,7 @@ def newest_valid_step(run: Path) -> int:
         CheckpointError: all its checkpoints are damaged.
     """
     steps = step_directories(run.absolute() / STEPS)
-    return int(newest_valid(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
+    return int(newest_valid(steps).name) if steps else 0
 
 
 def read_score(checkpoint: Path) -> float | None:
@@ -84,7 +82,7 @@ class RunCheckpoints:
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
-                item_names=(PARAMETERS, OPTIMIZER, METADATA),
+                item_names=ITEMS,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_Preservation(self.kept),
                     # Incomplete checkpoints of killed processes.
@@ -132,8 +130,8 @@ class RunCheckpoints:
         ahead = {step for step in self._damaged if not valid or step > valid[-1]}
         return {*valid[-self._keep :], *(step for _, step in best), *ahead}
 
-    def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
-        """Save in the background; the arrays may be changed as soon as this returns.
+    def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Save trees by item in the background; their arrays may change once this returns.
 
         Raises:
             CheckpointError: this checkpoint or the one before cannot be written, for example on a
@@ -147,7 +145,7 @@ class RunCheckpoints:
                 self._damaged.remove(step)
             self._manager.save(
                 step,
-                args=composite({PARAMETERS: parameters, OPTIMIZER: optimizer}, metadata),
+                args=composite(items, metadata),
                 # By default Orbax refuses steps before its newest, which may be damaged.
                 force=True,
             )
@@ -182,21 +180,18 @@ class RunCheckpoints:
             content = json.dumps(with_digest({"dice": self._scores[step]}))
             write_whole(self._directory / str(step) / _SCORE, content.encode())
 
-    def restore(
-        self, step: int, parameters: Any, optimizer: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """Read parameters, optimizer state and metadata, placed like the input trees.
+    def restore(self, step: int, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read items, placed like these trees, and the metadata.
 
         Raises:
             CheckpointError: the checkpoint does not fit those trees, or is damaged.
         """
         checkpoint = self._directory / str(step)
         metadata = read_metadata(checkpoint)
-        return (
-            restore_arrays(checkpoint, PARAMETERS, parameters, metadata),
-            restore_arrays(checkpoint, OPTIMIZER, optimizer, metadata),
-            metadata,
-        )
+        items = {
+            item: restore_arrays(checkpoint, item, tree, metadata) for item, tree in like.items()
+        }
+        return items, metadata
 
     def _unwritten(self, error: Exception) -> CheckpointError:
         return CheckpointError(

@@ -8,7 +8,13 @@ from typing import Any
 import yaml
 
 import wsicl_jax
-from wsicl_jax.config import ExperimentConfig, config_to_dict, migrate_settings, read_settings
+from wsicl_jax.config import (
+    ExperimentConfig,
+    config_from_dict,
+    config_to_dict,
+    migrate_settings,
+    read_settings,
+)
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.train.run_checkpoints import has_steps, newest_valid_step
@@ -80,7 +86,7 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
 def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
     """Settings that differ from those that a run was started with, and may not."""
     truncated = config.model.context.gradient == "truncated"
-    differing = _differing(before, config_to_dict(config))
+    differing = _differing(_with_defaults(before), config_to_dict(config))
     return [key for key in differing if _binds(key, truncated)]
 
 
@@ -110,6 +116,14 @@ def saved_settings(run: Path) -> dict[str, Any]:
             "another run=DIRECTORY"
         )
     return migrate_settings(settings)
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Stored settings, with defaults for those that are newer than the run."""
+    try:
+        return config_to_dict(config_from_dict(settings))
+    except ConfigError:
+        return settings  # of a version that knew others: they differ
 
 
 def _binds(key: str, truncated: bool) -> bool:

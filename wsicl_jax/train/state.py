@@ -10,6 +10,7 @@ from jaxtyping import Array, Int32
 from optax.contrib import MuonDimensionNumbers
 
 from wsicl_jax.config import TrainConfig
+from wsicl_jax.storage.checkpoints import EMA, OPTIMIZER, PARAMETERS
 
 
 class TrainState(NamedTuple):
@@ -23,6 +24,19 @@ class TrainState(NamedTuple):
     """Steps without an update, because loss or gradient was not finite."""
     skipped_in_row: Int32[Array, ""]
     """Skipped steps since the last update."""
+    ema: nnx.State | None = None
+    """Exponential moving average of the parameters; None: no average (`train.ema` is 0)."""
+
+    @property
+    def weights(self) -> nnx.State:
+        """The parameters of the network that the run has trained: averaged ones, if there are."""
+        return self.parameters if self.ema is None else self.ema
+
+    @property
+    def items(self) -> dict[str, Any]:
+        """The trees of arrays in a checkpoint, by item."""
+        trees = {PARAMETERS: self.parameters, OPTIMIZER: self.optimizer, EMA: self.ema}
+        return {item: tree for item, tree in trees.items() if tree is not None}
 
 
 _ADAM_RMS = 0.2
@@ -67,7 +81,24 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(clip, muon)
 
 
-def init_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    parameters: nnx.State, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> TrainState:
     """The state before the first step."""
     zeros = (jnp.zeros((), jnp.int32) for _ in COUNTERS)
-    return TrainState(parameters, jax.jit(optimizer.init)(parameters), *zeros)
+    # Copies, because a step reuses the buffers of both.
+    ema = jax.tree.map(jnp.copy, parameters) if config.ema else None
+    return TrainState(parameters, jax.jit(optimizer.init)(parameters), *zeros, ema=ema)
+
+
+def averaged(
+    ema: nnx.State | None, parameters: nnx.State, updates: Int32[Array, ""], decay: float
+) -> nnx.State | None:
+    """The average after so many updates, of which the last one led to `parameters`.
+
+    The first averages have a smaller decay, because they would remember the initial weights.
+    """
+    if ema is None:
+        return None
+    decay = jnp.minimum(decay, (1 + updates) / (10 + updates))
+    return optax.incremental_update(parameters, ema, 1 - decay)

@@ -15,7 +15,7 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.distributed.placement import on_mesh, replicated
 from wsicl_jax.model.losses import make_loss
-from wsicl_jax.train.state import COUNTERS, TrainState, learning_rate
+from wsicl_jax.train.state import COUNTERS, TrainState, averaged, learning_rate
 from wsicl_jax.train.stop import Stop
 
 Metrics = dict[str, Array]
@@ -53,7 +53,7 @@ def make_step(
 
     The step first augments the batch's intensities (`config.augment`), seeded by the seed and the
     step's number. If loss or gradient is not finite, the update is skipped: parameters, optimizer
-    state and learning rate stay unchanged.
+    state, average and learning rate stay unchanged.
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
@@ -84,7 +84,7 @@ def make_step(
         reason = stop.max()
         counts = reason < Stop.NO_DATA
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-        new = updated(state, gradients, finite & counts, optimizer)
+        new = updated(state, gradients, finite & counts, optimizer, config.train.ema)
         new = new._replace(
             **{n: jnp.where(counts, getattr(new, n), getattr(state, n)) for n in COUNTERS}
         )
@@ -106,12 +106,16 @@ def updated(
     gradients: nnx.State,
     finite: Array,
     optimizer: optax.GradientTransformation,
+    ema_decay: float,
 ) -> TrainState:
     """The next state: with an update if `finite`, otherwise only with new counters."""
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-    moved = (optax.apply_updates(state.parameters, updates), optimizer_state)
-    parameters, optimizer_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), moved, (state.parameters, state.optimizer)
+    parameters = optax.apply_updates(state.parameters, updates)
+    ema = averaged(state.ema, parameters, state.step - state.skipped + 1, ema_decay)
+    parameters, optimizer_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (parameters, optimizer_state, ema),
+        (state.parameters, state.optimizer, state.ema),
     )
     skip = (~finite).astype(jnp.int32)
     return TrainState(
@@ -120,4 +124,5 @@ def updated(
         step=state.step + 1,
         skipped=state.skipped + skip,
         skipped_in_row=(state.skipped_in_row + 1) * skip,
+        ema=ema,
     )

@@ -117,7 +117,7 @@ def _show_mesh(
     show(optimizer_table(optimizer))
     show(input_table(batch, contexts[-1]))
     temporary, compiled_for = temporary_bytes(config, mesh, contexts[-1])
-    needed = memory_needed(parameters, optimizer, batch, temporary)
+    needed = memory_needed(parameters, optimizer, batch, temporary, placed(state.ema))
     show(memory_table(needed, memory, compiled_for, devices))
     return sum(needed.values())
 
