@@ -9,7 +9,14 @@ import optax
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import AugmentConfig, ExperimentConfig, ModelConfig, TrainConfig, VolumeConfig
+from wsicl_jax.config import (
+    AugmentConfig,
+    ContextConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainConfig,
+    VolumeConfig,
+)
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
@@ -87,6 +94,31 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
     jax.tree.map(np.testing.assert_array_equal, state.parameters, expected.parameters)
     # The third update made, in a warm-up of four.
     assert metrics["learning_rate"] == pytest.approx(0.1 * 2 / 4)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "accumulate"),
+    [("exact", 4), pytest.param("truncated", 2, marks=pytest.mark.slow)],
+)
+def test_accumulated_gradients_give_the_updates_of_the_whole_batch(gradient, accumulate):
+    rng = np.random.default_rng(0)
+    volumes = [rng.random((4, *n, 4, 4, 4, 1), np.float32) for n in ((), (), (3,), (3,))]
+    batch = Episode(*volumes, np.ones((4, 3), np.float32))
+    context = ContextConfig(mini_context=int(gradient == "truncated"), gradient=gradient)
+    found = []
+    for parts in (1, accumulate):
+        train = replace(CONFIG.train, batch=4, accumulate=parts, warmup_steps=0, loss="dice_ce")
+        model = replace(CONFIG.model, context=context)
+        # Noise, which must be that of the whole batch too.
+        augment = CONFIG.augment.only(noise=1.0)
+        step, state = compiled_step(replace(CONFIG, train=train, model=model, augment=augment))
+        state = jax.device_put(state, replicated(MESH))
+        for _ in range(2):
+            state, metrics = step(state, batch, np.zeros(1, np.int32))
+        found.append(jax.device_get((metrics, state.parameters)))
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        # An update moves parameters by 0.1; Adam divides small gradients with their rounding.
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-4)
 
 
 def test_the_average_is_that_of_a_plain_loop_over_the_updates_made():

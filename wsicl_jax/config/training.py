@@ -31,6 +31,9 @@ class TrainConfig:
     """Optimizer steps of the whole run."""
     batch: Positive = 4
     """Episodes per step, over all devices."""
+    accumulate: Positive = 1
+    """Parts into which each batch is split; their gradients are computed one after another and
+    added up before the update. More parts need less memory and change no result."""
     optimizer: Literal["adam", "muon"] = "adam"
     """`muon`: orthogonalized updates of convolution kernels, scaled to Adam's size; biases are
     updated by NAdam."""
@@ -70,6 +73,15 @@ class TrainConfig:
     """Steps between evaluations on validation cases; 0: only at the end."""
     workers: Count = 0
     """Processes that prepare episodes in advance; 0: threads of the training process."""
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"train.batch = {self.batch} cannot be split into train.accumulate = "
+                f"{self.accumulate} parts; make it a multiple"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)

@@ -25,6 +25,7 @@ LOCK = ".lock"
 
 _MAY_CHANGE = (
     *("run", "evaluation", "parallel", "volume.cache_gb", "episode.context_multiple"),
+    "train.accumulate",
     *("model.context.mini_context", "model.context.remat", "data.*.store"),
     *("train.log_every", "train.checkpoint_every", "train.evaluate_every", "train.workers"),
     *("train.keep_checkpoints", "train.keep_best", "train.max_skipped"),

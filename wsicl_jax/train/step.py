@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
@@ -13,7 +14,7 @@ from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.distributed.placement import on_mesh, replicated
+from wsicl_jax.distributed.placement import in_parts, on_mesh, replicated
 from wsicl_jax.model.losses import make_loss
 from wsicl_jax.train.state import COUNTERS, TrainState, averaged, learning_rate
 from wsicl_jax.train.stop import Stop
@@ -52,8 +53,10 @@ def make_step(
     """The compiled step: from state and a batch of episodes to the next state and metrics.
 
     The step first augments the batch's intensities (`config.augment`), seeded by the seed and the
-    step's number. If loss or gradient is not finite, the update is skipped: parameters, optimizer
-    state, average and learning rate stay unchanged.
+    step's number. Gradients of `train.accumulate` parts of the batch are computed one after
+    another; each loss is a mean over episodes, so their mean is that of the batch. If loss or
+    gradient is not finite, the update is skipped: parameters, optimizer state, average and learning
+    rate stay unchanged.
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
@@ -73,13 +76,28 @@ def make_step(
     def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
         return loss(predict(parameters, batch, key), batch.truth)
 
+    def loss_and_gradients(
+        parameters: nnx.State, batch: Episode, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], nnx.State]:
+        of_part = jax.value_and_grad(batch_loss)
+        if (parts := config.train.accumulate) == 1:
+            return of_part(parameters, batch, key)
+
+        def add(total, part: Episode):
+            return jax.tree.map(jnp.add, total, of_part(parameters, part, key)), None
+
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
+        zeros = lax.with_sharding_constraint(zeros, (replicated(mesh), placement.parameters))
+        total, _ = lax.scan(add, zeros, in_parts(batch, parts, mesh))
+        return jax.tree.map(lambda x: x / parts, total)
+
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(intensities, state.step)
         batch = augment_intensities(batch, key, config.augment, mesh)
         key = jax.random.fold_in(parts, state.step)
-        value, gradients = jax.value_and_grad(batch_loss)(state.parameters, batch, key)
+        value, gradients = loss_and_gradients(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         reason = stop.max()
         counts = reason < Stop.NO_DATA

@@ -328,6 +328,7 @@ def test_memory_that_does_not_suffice_with_what_would_help(told):
         "an estimated 5 GB do not fit a device's 4.5 GB",
         "model.context.mini_context=1",
         "model.context.remat=stage",
+        "train.accumulate=8",
         "parallel.data=8",
         "parallel.space=2",
     )

@@ -222,6 +222,8 @@ def _savings(config: ExperimentConfig, sizes: tuple[int, int, int]) -> list[str]
         settings.append("model.context.remat=stage")
     if data > 1 and not config.parallel.shard_parameters:
         settings.append("parallel.shard_parameters=true")
+    if (rows := config.train.batch // data) > config.train.accumulate:
+        settings.append(f"train.accumulate={rows}")
     if config.train.batch > data:
         settings.append(
             f"parallel.data={config.train.batch} on more devices, or a smaller train.batch"
