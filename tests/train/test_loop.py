@@ -5,13 +5,22 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, saved_steps, tiny
+from tiny_runs import (
+    STEPS,
+    assert_equal_networks,
+    learning,
+    parameters,
+    read_lines,
+    saved_steps,
+    tiny,
+)
 
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
+from wsicl_jax.train.run_directory import _has_no_share_of_steps
 from wsicl_jax.weights.network_checkpoint import load_checkpoint, model_digest
 from wsicl_jax.weights.networks import find_network
 
@@ -112,6 +121,58 @@ def test_the_network_that_is_evaluated_is_the_averaged_one(averaged_run, tmp_pat
 
     train(tiny(run, ema=0.9), evaluate=evaluate)
     assert_equal_networks(evaluated[-1], averaged_run[1])
+
+
+CONSTANT = {"schedule": "constant"}
+DECAYING = {"schedule": "warmup_stable_decay", "decay_steps": 2, "keep_checkpoints": 1}
+
+
+@pytest.fixture(scope="module")
+def decaying_run(tmp_path_factory):
+    """A run whose learning rate decays, and its network."""
+    run = tmp_path_factory.mktemp("decaying") / "run"
+    return run, train(tiny(run, **DECAYING, log_every=1))
+
+
+def test_a_decay_is_linear_over_the_last_steps(decaying_run):
+    rates = [line["learning_rate"] for line in read_lines(decaying_run[0])]
+    assert rates == pytest.approx([0, 5e-4, *[1e-3] * 5, 5e-4])
+
+
+def test_a_run_is_trained_on_from_before_its_decay_bit_for_bit(decaying_run, tmp_path):
+    whole, run = decaying_run[0], tmp_path / "run"
+    train(tiny(run, **DECAYING, log_every=1, steps=5, checkpoint_every=4))
+    assert saved_steps(run) == [3, 5]  # that of step 3, where the decay began, is kept
+    # As after a start that was killed before it saved anything.
+    config = tiny(run, **DECAYING, log_every=1, steps=8, checkpoint_every=4)
+    (run / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    with pytest.warns(UserWarning, match="trained on from before step 5"):
+        assert_equal_networks(train(config, resume=True), decaying_run[1])
+    assert learning(run) == learning(whole)
+    assert saved_steps(run) == [6, 8]
+
+
+def test_a_constant_run_gets_more_steps_and_a_decay(decaying_run, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(run, **CONSTANT, steps=6))
+    with pytest.raises(ConfigError, match=r"made 6 steps, .* train.steps = 5 .*initial_weights"):
+        train(tiny(run, **CONSTANT, steps=5), resume=True)
+    assert_equal_networks(train(tiny(run, **DECAYING), resume=True), decaying_run[1])
+
+
+def test_what_a_longer_run_would_have_done_otherwise_is_not_trained_on(whole_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"made 8 steps, .* schedule = cosine .*initial_weights"):
+        train(tiny(whole_run[0], steps=9), resume=True)
+    settings = config_to_dict(tiny(tmp_path / "run", **CONSTANT))
+    settings["episode"]["shuffled_prompts_share"] = 0.5
+    shuffled = config_from_dict(settings)
+    assert steps_bind(shuffled)
+    settings["episode"]["shuffled_prompts_from"] = 0.0
+    assert not steps_bind(config_from_dict(settings))
+
+
+def steps_bind(config) -> bool:
+    return not _has_no_share_of_steps(config)
 
 
 def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(whole_run, tmp_path):

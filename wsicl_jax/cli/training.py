@@ -26,13 +26,18 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
-    from wsicl_jax.distributed.processes import join_processes, watch_peers
+    from wsicl_jax.distributed.processes import JOIN_SECONDS, join_processes, watch_peers
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
 
     if options.accept_data_changes and not options.resume:
         raise WsiclError("--accept-data-changes is for resumed runs: add --resume")
     config = load_config(options.config, options.overrides)
-    join_processes(options.coordinator, options.num_processes, options.process_id)
+    join_processes(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        timeout=options.join_timeout or JOIN_SECONDS,
+    )
     keep_compiled_programs()
     from wsicl_jax.train.binding import open_run  # imports what may use devices: after joining
 
@@ -161,6 +166,12 @@ def add_train(verb: Verb) -> None:
     cluster.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
     cluster.add_argument(
         "--process-id", type=int, metavar="I", help="number of this process, from 0"
+    )
+    cluster.add_argument(
+        "--join-timeout",
+        type=at_least(1),
+        metavar="SECONDS",
+        help="how long processes wait for each other at the start (300)",
     )
 
 

@@ -42,8 +42,12 @@ class TrainConfig:
     weight_decay: Amount = 0.0
     """Decoupled weight decay; each step subtracts this times the learning rate times the
     parameter."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate after the warm-up; `cosine` ends at 0."""
+    schedule: Literal["constant", "cosine", "warmup_stable_decay"] = "cosine"
+    """Learning rate after the warm-up; `cosine` ends at 0. `warmup_stable_decay` is constant and
+    falls linearly to 0 over the last `decay_steps`. All but `cosine` can be trained on with more
+    `steps`."""
+    decay_steps: Count = 0
+    """Last steps of the run, over which `warmup_stable_decay` lowers the learning rate."""
     warmup_steps: Count = 100
     """Steps over which the learning rate rises linearly from 0."""
     clip_norm: Amount = 0.25
@@ -74,8 +78,24 @@ class TrainConfig:
     workers: Count = 0
     """Processes that prepare episodes in advance; 0: threads of the training process."""
 
+    @property
+    def stable_until(self) -> int:
+        """The step after which `warmup_stable_decay` decays: a run can be trained on from it."""
+        return self.steps - self.decay_steps
+
     @model_validator(mode="after")
     def _check(self):
+        has_decay = self.schedule == "warmup_stable_decay"
+        if has_decay and not 0 < self.decay_steps <= self.steps - self.warmup_steps:
+            raise ValueError(
+                f"train.decay_steps = {self.decay_steps} does not fit schedule = {self.schedule}; "
+                f"expected 1 to {self.steps - self.warmup_steps}: train.steps without warmup_steps"
+            )
+        if self.decay_steps and not has_decay:
+            raise ValueError(
+                f"train.decay_steps = {self.decay_steps} has no effect on schedule = "
+                f"{self.schedule}; set it to 0, or schedule to warmup_stable_decay"
+            )
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.batch = {self.batch} cannot be split into train.accumulate = "

@@ -102,7 +102,11 @@ def train(
         digest = start.manifest.digest
 
         with RunCheckpoints(
-            run, done=done, keep=settings.keep_checkpoints, keep_best=settings.keep_best
+            run,
+            done=done,
+            keep=settings.keep_checkpoints,
+            keep_best=settings.keep_best,
+            keep_step=settings.stable_until,
         ) as checkpoints:
             if done:
                 arrays, metadata = checkpoints.restore(done, state.items)
@@ -173,7 +177,8 @@ def train(
                     if runs_one_program_at_a_time():
                         jax.block_until_ready(state)
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
-                    due = step == settings.steps or _due(step, settings.checkpoint_every)
+                    due = step in (settings.stable_until, settings.steps)
+                    due = due or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
                         # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)

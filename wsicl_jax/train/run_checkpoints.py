@@ -7,7 +7,7 @@ directory of a step gets its name when it is complete.
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,15 +40,17 @@ def has_steps(run: Path) -> bool:
     return bool(step_directories(run / STEPS))
 
 
-def newest_valid_step(run: Path) -> int:
+def newest_valid_step(run: Path, can_lead: Callable[[Path], bool] = lambda _: True) -> int:
     """The step of a run's newest valid checkpoint, read by this process alone; 0: none.
+
+    Only checkpoints count for which `can_lead` is true.
 
     A warning names each newer, damaged checkpoint.
 
     Raises:
         CheckpointError: all its checkpoints are damaged.
     """
-    steps = step_directories(run.absolute() / STEPS)
+    steps = list(filter(can_lead, step_directories(run.absolute() / STEPS)))
     return int(newest_valid(steps).name) if steps else 0
 
 
@@ -65,13 +67,16 @@ def read_score(checkpoint: Path) -> float | None:
 class RunCheckpoints:
     """The newest and the best checkpoints of one run that continues from step `done`.
 
-    Checkpoints of later steps count as damaged; they are removed when the run reaches their steps.
+    The checkpoint of `keep_step` is kept as well. Those of later steps than `done` count as
+    damaged; they are removed when the run reaches their steps.
     As a context manager, it waits for the last write at the end.
     """
 
-    def __init__(self, run: Path, *, done: int, keep: int, keep_best: int):
+    def __init__(
+        self, run: Path, *, done: int, keep: int, keep_best: int, keep_step: int | None = None
+    ):
         self._directory = run.absolute() / STEPS
-        self._keep, self._keep_best = keep, keep_best
+        self._keep, self._keep_best, self._keep_step = keep, keep_best, keep_step
         existing = broadcast_from_leader(
             lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
         )
@@ -123,12 +128,13 @@ class RunCheckpoints:
         return self._newest
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """The checkpoints to keep: the newest, the best, and damaged ones of later steps."""
+        """The newest, the best, that of `keep_step`, and damaged ones of later steps."""
         valid = sorted(set(steps) - self._damaged)
         scored = sorted((self._scores[step], step) for step in valid if step in self._scores)
         best = scored[len(scored) - min(self._keep_best, len(scored)) :]
         ahead = {step for step in self._damaged if not valid or step > valid[-1]}
-        return {*valid[-self._keep :], *(step for _, step in best), *ahead}
+        chosen = {self._keep_step} & set(valid)
+        return {*valid[-self._keep :], *(step for _, step in best), *chosen, *ahead}
 
     def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         """Save trees by item in the background; their arrays may change once this returns.

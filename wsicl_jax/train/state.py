@@ -48,15 +48,20 @@ COUNTERS = ("step", "skipped", "skipped_in_row")
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine to 0; a function of the updates made."""
+    """Linear warm-up from 0, then as `schedule` says; a function of the updates made."""
     warmup = min(config.warmup_steps, config.steps)
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
             0.0, config.learning_rate, warmup, max(config.steps, warmup + 1)
         )
-    if not warmup:
-        return optax.constant_schedule(config.learning_rate)
-    return optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
+    if warmup:
+        stable = optax.warmup_constant_schedule(0.0, config.learning_rate, warmup)
+    else:
+        stable = optax.constant_schedule(config.learning_rate)
+    if not config.decay_steps:
+        return stable
+    decay = optax.linear_schedule(config.learning_rate, 0.0, config.decay_steps)
+    return optax.join_schedules([stable, decay], [config.stable_until])
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
