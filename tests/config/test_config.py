@@ -586,7 +586,7 @@ def test_a_tilde_is_the_home_directory(write, monkeypatch):
         ("train.learning_rat=1", "nearest is 'train.learning_rate'"),
         ("train.grid=1", "there is 'volume.grid'"),
         ("grid=1", "there is 'volume.grid'"),
-        ("train.ema=1", "expected one of train.initial_weights, train.initialization, "),
+        ("train.zoo=1", "expected one of train.initial_weights, train.initialization, "),
         ("data.0.wight=1", "nearest is 'data.0.weight'"),
     ],
 )

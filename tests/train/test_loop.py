@@ -160,6 +160,52 @@ def test_a_constant_run_gets_more_steps_and_a_decay(decaying_run, tmp_path):
     assert_equal_networks(train(tiny(run, **DECAYING), resume=True), decaying_run[1])
 
 
+PLATEAU = {"schedule": "plateau", "evaluate_every": 2, "plateau_patience": 1, "log_every": 1}
+
+
+def always_the_same(model):
+    return {"dice": 0.5}
+
+
+@pytest.fixture(scope="module")
+def plateau_run(tmp_path_factory):
+    """A run whose learning rate is halved, and its network."""
+    run = tmp_path_factory.mktemp("plateau") / "run"
+    config = tiny(run, **PLATEAU, keep_checkpoints=4)
+    return run, train(config, evaluate=always_the_same)
+
+
+def test_the_learning_rate_is_halved_while_the_validation_dice_does_not_rise(plateau_run):
+    rates = [x["learning_rate"] for x in read_lines(plateau_run[0]) if "learning_rate" in x]
+    # Evaluated after 2, 4 and 6 steps; that after 2 is the best one.
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize("was_scored", [True, False])
+def test_a_plateau_goes_on_bit_for_bit_wherever_the_run_was_stopped(
+    plateau_run, tmp_path, was_scored
+):
+    run = tmp_path / "run"
+    shutil.copytree(plateau_run[0], run)
+    for step in (6, 8):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    if not was_scored:  # stopped during the evaluation
+        (run / "checkpoints" / "4" / "score.json").unlink()
+    config = tiny(run, **PLATEAU, keep_checkpoints=4)
+    assert_equal_networks(train(config, resume=True, evaluate=always_the_same), plateau_run[1])
+    assert learning(run) == learning(plateau_run[0])
+
+
+def test_a_plateau_binds_its_evaluations(plateau_run, tmp_path):
+    settings = PLATEAU | {"evaluate_every": 3}
+    with pytest.raises(ConfigError, match=r"another train\.evaluate_every"):
+        train(tiny(plateau_run[0], **settings), resume=True, evaluate=always_the_same)
+    with pytest.raises(ConfigError, match="needs validation cases"):
+        train(tiny(tmp_path / "run", **PLATEAU))
+    with pytest.raises(ConfigError, match=r"train\.evaluate_every"):
+        tiny(tmp_path, schedule="plateau")
+
+
 def test_what_a_longer_run_would_have_done_otherwise_is_not_trained_on(whole_run, tmp_path):
     with pytest.raises(ConfigError, match=r"made 8 steps, .* schedule = cosine .*initial_weights"):
         train(tiny(whole_run[0], steps=9), resume=True)

@@ -1,8 +1,8 @@
 """Settings of optimization and of the device mesh."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from wsicl_jax.config.fields import (
@@ -14,7 +14,14 @@ from wsicl_jax.config.fields import (
     LocalPath,
     Positive,
     Shards,
+    Share,
 )
+
+
+def _check_profile(steps: tuple[int, ...]) -> tuple[int, ...]:
+    if steps and (len(steps) != 2 or steps[0] > steps[1]):
+        raise ValueError(f"{list(steps)}: expected the first and the last step, such as [20, 22]")
+    return steps
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -42,12 +49,17 @@ class TrainConfig:
     weight_decay: Amount = 0.0
     """Decoupled weight decay; each step subtracts this times the learning rate times the
     parameter."""
-    schedule: Literal["constant", "cosine", "warmup_stable_decay"] = "cosine"
+    schedule: Literal["constant", "cosine", "warmup_stable_decay", "plateau"] = "cosine"
     """Learning rate after the warm-up; `cosine` ends at 0. `warmup_stable_decay` is constant and
-    falls linearly to 0 over the last `decay_steps`. All but `cosine` can be trained on with more
-    `steps`."""
+    falls linearly to 0 over the last `decay_steps`. `plateau` is halved while the validation Dice
+    does not rise. All but `cosine` can be trained on with more `steps`."""
     decay_steps: Count = 0
     """Last steps of the run, over which `warmup_stable_decay` lowers the learning rate."""
+    plateau_patience: Positive = 10
+    """Evaluations in a row without a higher mean validation Dice, after which `plateau` halves the
+    learning rate."""
+    plateau_floor: Share = 0.01
+    """Smallest share of `learning_rate` that `plateau` leaves."""
     warmup_steps: Count = 100
     """Steps over which the learning rate rises linearly from 0."""
     clip_norm: Amount = 0.25
@@ -75,6 +87,9 @@ class TrainConfig:
     ends the run."""
     evaluate_every: Count = 0
     """Steps between evaluations on validation cases; 0: only at the end."""
+    profile: Annotated[tuple[Positive, ...], AfterValidator(_check_profile)] = ()
+    """First and last step of which process 0 writes a trace to the run's directory, for TensorBoard
+    and Perfetto, such as [20, 22]; empty: none."""
     workers: Count = 0
     """Processes that prepare episodes in advance; 0: threads of the training process."""
 
@@ -95,6 +110,11 @@ class TrainConfig:
             raise ValueError(
                 f"train.decay_steps = {self.decay_steps} has no effect on schedule = "
                 f"{self.schedule}; set it to 0, or schedule to warmup_stable_decay"
+            )
+        if self.schedule == "plateau" and not self.evaluate_every:
+            raise ValueError(
+                "train.schedule = plateau needs evaluations during training: set "
+                "train.evaluate_every to the steps between them"
             )
         if self.batch % self.accumulate:
             raise ValueError(

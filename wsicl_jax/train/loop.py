@@ -27,7 +27,7 @@ from wsicl_jax.distributed.placement import (
     to_devices,
 )
 from wsicl_jax.distributed.processes import PeerLostError, is_leader
-from wsicl_jax.errors import DataError, LoaderError, PreemptedError, TrainingError
+from wsicl_jax.errors import ConfigError, DataError, LoaderError, PreemptedError, TrainingError
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.initialization import initialize_prompt_mean
@@ -36,10 +36,15 @@ from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
 from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.plateau import Plateau
+from wsicl_jax.train.profiling import Profiler
 from wsicl_jax.train.run_checkpoints import RunCheckpoints
-from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
+from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
+
+PLATEAU = "plateau"
+"""Key of the schedule's record in the metadata of a checkpoint."""
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
 """Scores of a network by name; their mean ranks checkpoints."""
@@ -77,6 +82,11 @@ def train(
     with stop_request() as stop, ExitStack() as opened:
         run, settings = Path(config.run), config.train
         leader = is_leader()
+        if settings.schedule == "plateau" and evaluate is None:
+            raise ConfigError(
+                "train.schedule = plateau needs validation cases, but nothing can be evaluated; set "
+                "another schedule, or episode.validation_share above 0"
+            )
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
         if start is None:
@@ -99,6 +109,7 @@ def train(
         del model, parameters, initial  # otherwise the first device holds them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
+        plateau = Plateau(settings)
         digest = start.manifest.digest
 
         with RunCheckpoints(
@@ -112,8 +123,12 @@ def train(
                 arrays, metadata = checkpoints.restore(done, state.items)
                 counters = {name: np.int32(metadata[name]) for name in COUNTERS}
                 counters = jax.device_put(counters, replicated(mesh))
-                state = TrainState(**arrays, **counters)
+                state = state._replace(**arrays, **counters)
                 unlogged = metadata["unlogged"]
+                plateau = Plateau(settings, metadata.get(PLATEAU))
+                if checkpoints.is_scored(done) and _due(done, settings.evaluate_every):
+                    plateau.add(checkpoints.score_of(done))
+                state = plateau.applied(state, mesh)
             data = _Data(
                 episodes,
                 done,
@@ -125,6 +140,7 @@ def train(
             with (
                 RunLog(run, done, leader=leader) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
+                Profiler(run, settings.profile, leader=leader) as profiler,
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
@@ -143,16 +159,20 @@ def train(
                             "config": config_to_dict(config),
                             DATA: digest,
                             "unlogged": steps.meter.unlogged,
+                            PLATEAU: plateau.record,
                         },
                     )
 
                 def score(step: int) -> DualBranch:
+                    nonlocal state
                     network = nnx.merge(graph, gathered(state.weights, mesh))
                     if evaluate:
                         with steps.meter.paused(), bar.paused():
                             scores = evaluate(network)
                         log.write(step, scores)
                         checkpoints.score(step, float(np.mean(list(scores.values()))))
+                        plateau.add(checkpoints.score_of(step))
+                        state = plateau.applied(state, mesh)
                     return network
 
                 def evaluation_due(step: int) -> bool:
@@ -171,9 +191,11 @@ def train(
                     contexts = batch.context_weights.shape[1]
                     batch = to_devices(batch, mesh, settings.batch)
                     # The first call with a number of context images compiles the step.
-                    with nullcontext() if contexts in compiled else bar.paused():
+                    pause = nullcontext() if contexts in compiled else bar.paused()
+                    with pause, profiler.step(step):
                         state, metrics = step_once(state, batch, stop_flags(stop))
                     compiled.add(contexts)
+                    profiler.after(step, state)
                     if runs_one_program_at_a_time():
                         jax.block_until_ready(state)
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)

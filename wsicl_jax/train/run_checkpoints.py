@@ -173,6 +173,10 @@ class RunCheckpoints:
         """Whether a step's checkpoint has a score."""
         return step in self._scores
 
+    def score_of(self, step: int) -> float:
+        """The score of a step that `is_scored`; the same in all processes."""
+        return self._scores[step]
+
     def score(self, step: int, dice: float) -> None:
         """Record the mean validation Dice of a saved step, which decides what is kept.
 

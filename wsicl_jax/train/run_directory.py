@@ -35,6 +35,7 @@ _MAY_CHANGE = (
     *("model.context.mini_context", "model.context.remat", "data.*.store"),
     *("train.log_every", "train.checkpoint_every", "train.evaluate_every", "train.workers"),
     *("train.keep_checkpoints", "train.keep_best", "train.max_skipped"),
+    "train.profile",
 )
 """Settings that a resumed run may change: the result stays equal, up to rounding. Stores may move;
 their content is compared."""
@@ -99,9 +100,13 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
 
 def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
     """Settings that differ from those that a run was started with, and may not."""
-    truncated = config.model.context.gradient == "truncated"
+    binding = [
+        *(["model.context.mini_context"] if config.model.context.gradient == "truncated" else []),
+        # The learning rate depends on them.
+        *(["evaluation", "train.evaluate_every"] if config.train.schedule == "plateau" else []),
+    ]
     differing = _differing(_with_defaults(before), config_to_dict(config))
-    return [key for key in differing if _binds(key, truncated)]
+    return [k for k in differing if _is_among(binding, k) or not _is_among(_MAY_CHANGE, k)]
 
 
 def write_config(run: Path, config: ExperimentConfig) -> None:
@@ -185,12 +190,6 @@ def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return config_to_dict(config_from_dict(settings))
     except ConfigError:
         return settings  # of a version that knew others: they differ
-
-
-def _binds(key: str, truncated: bool) -> bool:
-    if truncated and key == "model.context.mini_context":
-        return True  # the gradient depends on it
-    return not _is_among(_MAY_CHANGE, key)
 
 
 def _is_among(names: Iterable[str], key: str) -> bool:

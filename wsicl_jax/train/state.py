@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Float, Int32
 from optax.contrib import MuonDimensionNumbers
 
 from wsicl_jax.config import TrainConfig
@@ -26,6 +26,8 @@ class TrainState(NamedTuple):
     """Skipped steps since the last update."""
     ema: nnx.State | None = None
     """Exponential moving average of the parameters; None: no average (`train.ema` is 0)."""
+    rate_scale: Float[Array, ""] | None = None
+    """Share of the schedule's learning rate, for the schedule `plateau`; None: all of it."""
 
     @property
     def weights(self) -> nnx.State:
@@ -93,7 +95,9 @@ def init_state(
     zeros = (jnp.zeros((), jnp.int32) for _ in COUNTERS)
     # Copies, because a step reuses the buffers of both.
     ema = jax.tree.map(jnp.copy, parameters) if config.ema else None
-    return TrainState(parameters, jax.jit(optimizer.init)(parameters), *zeros, ema=ema)
+    scale = jnp.ones(()) if config.schedule == "plateau" else None
+    optimizer_state = jax.jit(optimizer.init)(parameters)
+    return TrainState(parameters, optimizer_state, *zeros, ema=ema, rate_scale=scale)
 
 
 def averaged(

@@ -74,7 +74,9 @@ def make_step(
     predict = make_predict(graph, config, mesh)
 
     def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
-        return loss(predict(parameters, batch, key), batch.truth)
+        prediction = predict(parameters, batch, key)
+        with jax.named_scope("loss"):
+            return loss(prediction, batch.truth)
 
     def loss_and_gradients(
         parameters: nnx.State, batch: Episode, key: PRNGKeyArray
@@ -95,21 +97,23 @@ def make_step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(intensities, state.step)
-        batch = augment_intensities(batch, key, config.augment, mesh)
+        with jax.named_scope("augmentation"):
+            batch = augment_intensities(batch, key, config.augment, mesh)
         key = jax.random.fold_in(parts, state.step)
         value, gradients = loss_and_gradients(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         reason = stop.max()
         counts = reason < Stop.NO_DATA
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-        new = updated(state, gradients, finite & counts, optimizer, config.train.ema)
+        with jax.named_scope("optimizer"):
+            new = updated(state, gradients, finite & counts, optimizer, config.train.ema)
         new = new._replace(
             **{n: jnp.where(counts, getattr(new, n), getattr(state, n)) for n in COUNTERS}
         )
         metrics = {
             "loss": value,
             "gradient_norm": gradient_norm,
-            "learning_rate": schedule(state.step - state.skipped),
+            "learning_rate": schedule(state.step - state.skipped) * _share(state),
             "skipped": new.skipped,
             "skipped_in_row": new.skipped_in_row,
             "stop": reason,
@@ -128,6 +132,8 @@ def updated(
 ) -> TrainState:
     """The next state: with an update if `finite`, otherwise only with new counters."""
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+    # Updates are proportional to the learning rate.
+    updates = jax.tree.map(lambda x: x * _share(state), updates)
     parameters = optax.apply_updates(state.parameters, updates)
     ema = averaged(state.ema, parameters, state.step - state.skipped + 1, ema_decay)
     parameters, optimizer_state, ema = jax.tree.map(
@@ -143,4 +149,10 @@ def updated(
         skipped=state.skipped + skip,
         skipped_in_row=(state.skipped_in_row + 1) * skip,
         ema=ema,
+        rate_scale=state.rate_scale,
     )
+
+
+def _share(state: TrainState) -> Array | float:
+    """The share of the schedule's learning rate that counts."""
+    return 1.0 if state.rate_scale is None else state.rate_scale

@@ -208,7 +208,7 @@ def test_structures_are_counted_where_all_are_drawn_alike(experiment, sampling, 
     (store,) = data_sets([(2, "a")], labels=5)
     synthetic = DataSet(DatasetConfig(), None, {}, {})
     source = EpisodeSource(config, [store, synthetic])
-    np.testing.assert_allclose(source._source_shares, [share, 1 - share])
+    np.testing.assert_allclose(source.source_shares, [share, 1 - share])
 
 
 def test_two_data_sets_of_one_name_are_refused(experiment):

@@ -58,7 +58,10 @@ class EpisodeSource:
         weights = np.array([dataset.settings.weight for dataset in training], float)
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
-        self._source_shares = weights / weights.sum()
+        elif config.episode.sampling == "sqrt_cases":
+            weights *= np.sqrt([len(source.cases) or 1 for source in self.sources])
+        self.source_shares = weights / weights.sum()
+        """Share of the episodes of each source."""
         self._tasks = _WeightedNames(config.episode.tasks)
         self._kinds = _WeightedNames(config.prompts.kinds)
 
@@ -78,7 +81,7 @@ class EpisodeSource:
         config, settings = self.config, self.config.episode
         contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, RandomStream.EPISODE, index)
-        source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
+        source = self.sources[rng.choice(len(self.sources), p=self.source_shares)]
         task = self._tasks.sample(_rng(config.seed, RandomStream.TASK, index))
         kinds = self._sample_kinds(contexts, rng)
         is_synthetic = isinstance(source, SyntheticSource)

@@ -38,6 +38,9 @@ _MAX_INVISIBLE = 16
 class Source(Protocol):
     """Samples groups of subjects that share a structure."""
 
+    cases: Sequence[str]
+    """Names of its training cases; empty for synthetic cohorts."""
+
     @property
     def structure_weight(self) -> float:
         """The sum of its structures' weights."""
@@ -53,6 +56,7 @@ class SyntheticSource:
 
     structure_weight = 1.0
     """Its structures are never the same twice; they count as one."""
+    cases = ()
 
     def __init__(
         self,
