@@ -51,6 +51,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
+    import jax
+
     from wsicl_jax.distributed.processes import is_leader
     from wsicl_jax.errors import PreemptedError
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
@@ -73,7 +75,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     marked = functools.cache(lambda: [with_prompts(data) for data in planned])
 
     def evaluator(model):
-        network = Predictor(model, config.volume)
+        network = Predictor(model, config.volume, jax.devices())
         scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
         return mean_dice(scores) | mean_ssim(scores)
 
