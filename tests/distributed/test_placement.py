@@ -73,6 +73,7 @@ def test_a_batch_is_split_into_parts_without_any_exchange(eight):
     found = eight["parts"]
     # Of the 8 rows, 0 to 3 lie on the first devices along data, 4 to 7 on the others.
     assert found["rows"] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert found["in order"] == list(range(8))
     contexts, (x, *others) = eight_devices.CONTEXTS, eight_devices.GRID
     assert found["shape on a device"] == [2, 2, contexts // 2, x // 2, *others, 1]
     assert found["exchanged"] == {}

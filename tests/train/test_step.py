@@ -12,6 +12,7 @@ from flax import nnx
 from wsicl_jax.config import (
     AugmentConfig,
     ContextConfig,
+    DatasetConfig,
     ExperimentConfig,
     ModelConfig,
     TrainConfig,
@@ -111,11 +112,16 @@ def test_accumulated_gradients_give_the_updates_of_the_whole_batch(gradient, acc
         model = replace(CONFIG.model, context=context)
         # Noise, which must be that of the whole batch too.
         augment = CONFIG.augment.only(noise=1.0)
-        step, state = compiled_step(replace(CONFIG, train=train, model=model, augment=augment))
+        data = (DatasetConfig(), DatasetConfig(store="another"))  # a loss for each episode
+        step, state = compiled_step(
+            replace(CONFIG, train=train, model=model, augment=augment, data=data)
+        )
         state = jax.device_put(state, replicated(MESH))
         for _ in range(2):
             state, metrics = step(state, batch, np.zeros(1, np.int32))
         found.append(jax.device_get((metrics, state.parameters)))
+        assert len(set(metrics["losses"].tolist())) == 4
+        assert np.mean(metrics["losses"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
     for x, y in zip(*map(jax.tree.leaves, found), strict=True):
         # An update moves parameters by 0.1; Adam divides small gradients with their rounding.
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-4)

@@ -166,6 +166,13 @@ def in_parts(batch: Tree, count: int, mesh: Mesh) -> Tree:
     return type(batch)(*map(parts, batch._fields, batch))
 
 
+def in_order(values: jax.Array, mesh: Mesh) -> jax.Array:
+    """Values of rows in parts, `(part, row)`, in the order that the batch had before `in_parts`."""
+    shards = mesh.shape[DATA]
+    parts, rows = values.shape
+    return jnp.moveaxis(values.reshape(parts, shards, rows // shards), 0, 1).reshape(-1)
+
+
 def simulate_devices(count: int) -> None:
     """Simulate `count` CPU devices in this process; call before any device is used.
 

@@ -84,8 +84,8 @@ def train(
         leader = is_leader()
         if settings.schedule == "plateau" and evaluate is None:
             raise ConfigError(
-                "train.schedule = plateau needs validation cases, but nothing can be evaluated; set "
-                "another schedule, or episode.validation_share above 0"
+                "train.schedule = plateau needs validation cases, but nothing can be evaluated; "
+                "set another schedule, or episode.validation_share above 0"
             )
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
@@ -144,7 +144,7 @@ def train(
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
-                steps = _Steps(config, _meter(config, unlogged), log, bar.status, done)
+                steps = _Steps(episodes, _meter(config, unlogged), log, bar.status, done)
                 compiled: set[int] = set()
 
                 def save(step: int) -> None:
@@ -267,7 +267,7 @@ class _Steps:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        episodes: EpisodeSource,
         meter: Meter,
         log: RunLog,
         show: Callable[[str], None],
@@ -276,7 +276,8 @@ class _Steps:
         self.meter = meter
         self.completed = done
         """The last step that is part of the state."""
-        self._settings, self._log, self._show = config.train, log, show
+        self._episodes, self._settings = episodes, episodes.config.train
+        self._log, self._show = log, show
         self._pending: tuple[int, Metrics, int, float] | None = None
 
     def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
@@ -299,7 +300,9 @@ class _Steps:
         if stopping >= Stop.NO_DATA:
             return stopping
         self.completed = step
-        self.meter.add(metrics, contexts=contexts, seconds_waiting=waiting)
+        self.meter.add(
+            metrics, contexts=contexts, seconds_waiting=waiting, data_sets=self._data_sets(step)
+        )
         if step == self._settings.steps or _due(step, self._settings.log_every):
             values = self.meter.entry()
             self._log.write(step, values)
@@ -313,6 +316,13 @@ class _Steps:
                 f"kept: lower train.learning_rate, {clip}, or check the data"
             )
         return stopping
+
+    def _data_sets(self, step: int) -> list[str]:
+        """The data set of each episode of a step, if there are several."""
+        if len(self._episodes.names) < 2:
+            return []
+        batch = self._settings.batch
+        return [self._episodes.data_set_of(i) for i in range(batch * (step - 1), batch * step)]
 
 
 def _stop_error(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:

@@ -14,7 +14,7 @@ from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.distributed.placement import in_parts, on_mesh, replicated
+from wsicl_jax.distributed.placement import in_order, in_parts, on_mesh, replicated
 from wsicl_jax.model.losses import make_loss
 from wsicl_jax.train.state import COUNTERS, TrainState, averaged, learning_rate
 from wsicl_jax.train.stop import Stop
@@ -60,8 +60,9 @@ def make_step(
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
-    maximum of the third input (`stop.Stop`). From `Stop.NO_DATA` on, part of the batch is invalid
-    and the whole state stays unchanged.
+    maximum of the third input (`stop.Stop`); with several data sets also the `losses` of the
+    episodes. From `Stop.NO_DATA` on, part of the batch is invalid and the whole state stays
+    unchanged.
     The input state is donated: its buffers are reused for the next state, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
@@ -72,26 +73,35 @@ def make_step(
     )
 
     predict = make_predict(graph, config, mesh)
+    by_episode = sum(dataset.weight > 0 for dataset in config.data) > 1
 
-    def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
+    def batch_loss(
+        parameters: nnx.State, batch: Episode, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Float[Array, "episode"]]:
+        """The loss, and that of each episode if there are several data sets."""
         prediction = predict(parameters, batch, key)
         with jax.named_scope("loss"):
-            return loss(prediction, batch.truth)
+            losses = jnp.zeros(0)
+            if by_episode:
+                losses = jax.vmap(lambda p, t: loss(p[None], t[None]))(prediction, batch.truth)
+            return loss(prediction, batch.truth), losses
 
     def loss_and_gradients(
         parameters: nnx.State, batch: Episode, key: PRNGKeyArray
-    ) -> tuple[Float[Array, ""], nnx.State]:
-        of_part = jax.value_and_grad(batch_loss)
+    ) -> tuple[tuple[Float[Array, ""], Float[Array, "episode"]], nnx.State]:
+        of_part = jax.value_and_grad(batch_loss, has_aux=True)
         if (parts := config.train.accumulate) == 1:
             return of_part(parameters, batch, key)
 
         def add(total, part: Episode):
-            return jax.tree.map(jnp.add, total, of_part(parameters, part, key)), None
+            (value, losses), gradients = of_part(parameters, part, key)
+            return jax.tree.map(jnp.add, total, (value, gradients)), losses
 
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
         zeros = lax.with_sharding_constraint(zeros, (replicated(mesh), placement.parameters))
-        total, _ = lax.scan(add, zeros, in_parts(batch, parts, mesh))
-        return jax.tree.map(lambda x: x / parts, total)
+        total, losses = lax.scan(add, zeros, in_parts(batch, parts, mesh))
+        value, gradients = jax.tree.map(lambda x: x / parts, total)
+        return (value, in_order(losses, mesh)), gradients
 
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
@@ -100,7 +110,7 @@ def make_step(
         with jax.named_scope("augmentation"):
             batch = augment_intensities(batch, key, config.augment, mesh)
         key = jax.random.fold_in(parts, state.step)
-        value, gradients = loss_and_gradients(state.parameters, batch, key)
+        (value, losses), gradients = loss_and_gradients(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         reason = stop.max()
         counts = reason < Stop.NO_DATA
@@ -118,6 +128,8 @@ def make_step(
             "skipped_in_row": new.skipped_in_row,
             "stop": reason,
         }
+        if by_episode:
+            metrics["losses"] = losses
         return new, metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))

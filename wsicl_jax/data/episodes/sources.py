@@ -195,6 +195,18 @@ class StoreSource:
         self.structure_weight = float(np.sum(weights))
         self._shares = np.array(weights) / self.structure_weight
 
+    @property
+    def structure_shares(self) -> list[float]:
+        """Share of this source's episodes that show each of its structures.
+
+        The sum is above 1 if episodes unite several.
+        """
+        if not self.are_united:
+            return self._shares.tolist()
+        count = len(self.structures)
+        mean_united = (1 + min(self.max_labels, count)) / 2
+        return [mean_united / count] * count
+
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         channel = int(rng.choice(self.channels))
         for _ in range(_TRIES):
