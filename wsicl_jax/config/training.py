@@ -90,6 +90,9 @@ class TrainConfig:
     profile: Annotated[tuple[Positive, ...], AfterValidator(_check_profile)] = ()
     """First and last step of which process 0 writes a trace to the run's directory, for TensorBoard
     and Perfetto, such as [20, 22]; empty: none."""
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Services that also show the run: Weights & Biases, MLflow. Each is an extra; environment
+    variables of its own choose server and project."""
     workers: Count = 0
     """Processes that prepare episodes in advance; 0: threads of the training process."""
 

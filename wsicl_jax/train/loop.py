@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+import wsicl_jax
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes.loader import batches, empty_batch
 from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource
@@ -42,6 +43,7 @@ from wsicl_jax.train.run_checkpoints import RunCheckpoints
 from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
+from wsicl_jax.train.trackers import Trackers, check_trackers
 
 PLATEAU = "plateau"
 """Key of the schedule's record in the metadata of a checkpoint."""
@@ -95,6 +97,7 @@ def train(
             )
         done, episodes = start.done, EpisodeSource(config, start.datasets)
         initial = None if done else initial_parameters(config)
+        broadcast_from_leader(lambda: check_trackers(settings.trackers))
         broadcast_from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
@@ -138,7 +141,13 @@ def train(
             )
             opened.callback(data.close)
             with (
-                RunLog(run, done, leader=leader) as log,
+                Trackers(
+                    run,
+                    settings.trackers if leader else (),
+                    config_to_dict(config),
+                    {"version": wsicl_jax.__version__, DATA: digest},
+                ) as trackers,
+                RunLog(run, done, leader=leader, trackers=trackers) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
                 Profiler(run, settings.profile, leader=leader) as profiler,
             ):
