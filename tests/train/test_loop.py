@@ -200,6 +200,9 @@ def test_a_plateau_binds_its_evaluations(plateau_run, tmp_path):
     settings = PLATEAU | {"evaluate_every": 3}
     with pytest.raises(ConfigError, match=r"another train\.evaluate_every"):
         train(tiny(plateau_run[0], **settings), resume=True, evaluate=always_the_same)
+    constant = {"schedule": "constant", "evaluate_every": 2}
+    with pytest.raises(ConfigError, match=r"made 8 steps, .* schedule = constant does not"):
+        train(tiny(plateau_run[0], **constant, plateau_patience=1), resume=True)
     with pytest.raises(ConfigError, match="needs validation cases"):
         train(tiny(tmp_path / "run", **PLATEAU))
     with pytest.raises(ConfigError, match=r"train\.evaluate_every"):

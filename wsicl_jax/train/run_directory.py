@@ -176,6 +176,8 @@ def _leads_to(checkpoint: Path, config: ExperimentConfig) -> bool:
         return True  # whoever restores it says what is wrong
     if _schedule(trained) == _schedule(config.train):
         return True
+    if (trained.schedule == "plateau") != (config.train.schedule == "plateau"):
+        return False  # the rates of a plateau follow from its evaluations
     updates = np.arange(int(checkpoint.name) - metadata.get("skipped", 0))
     rates = [
         np.broadcast_to(learning_rate(settings)(updates), updates.shape)
