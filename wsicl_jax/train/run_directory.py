@@ -146,15 +146,15 @@ def _newest_that_leads_to(run: Path, config: ExperimentConfig) -> int:
     """The newest valid checkpoint with the learning rates of this configuration up to its step."""
     all_steps = [int(directory.name) for directory in step_directories(run / STEPS)]
     leading = {step for step in all_steps if _leads_to(run / STEPS / str(step), config)}
-    settings = config.train
-    if all_steps[0] > settings.steps or not leading:
+    skipped, settings = sorted(set(all_steps) - leading), config.train
+    if not leading or (skipped and skipped[-1] > settings.steps):
         raise ConfigError(
-            f"{run} has made {all_steps[0]} steps, which a run with train.steps = {settings.steps} "
+            f"{run} has made {skipped[-1]} steps, which a run with train.steps = {settings.steps} "
             f"and schedule = {settings.schedule} does not make: resume it with the same settings; "
             "schedules constant and warmup_stable_decay can be trained on to more steps, and any "
             f"run is a start for another one by train.initial_weights={run}"
         )
-    if skipped := sorted(set(all_steps) - leading):
+    if skipped:
         warnings.warn(
             f"{run} is trained on from before step {skipped[0]}, where its learning rate had begun "
             "to decay; later checkpoints are replaced when the run reaches their steps",
@@ -176,6 +176,8 @@ def _leads_to(checkpoint: Path, config: ExperimentConfig) -> bool:
         return True  # whoever restores it says what is wrong
     if _schedule(trained) == _schedule(config.train):
         return True
+    if int(checkpoint.name) > config.train.steps:
+        return False
     if (trained.schedule == "plateau") != (config.train.schedule == "plateau"):
         return False  # the rates of a plateau follow from its evaluations
     updates = np.arange(int(checkpoint.name) - metadata.get("skipped", 0))
