@@ -41,7 +41,7 @@ class Tracker(Protocol):
         self, run: Path, settings: Mapping[str, Any], facts: Mapping[str, str], known: str | None
     ): ...
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    def write(self, step: int, values: Mapping[str, int | float]) -> None: ...
 
     def close(self, *, has_failed: bool) -> None: ...
 
@@ -66,7 +66,7 @@ class WandB:
             settings=wandb.Settings(silent=True, console="off"),
         )
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         self._run.log(dict(values), step=step)
 
     def close(self, *, has_failed: bool) -> None:
@@ -96,7 +96,7 @@ class MLflow:
             self._client.set_tag(self.id, name, value)
         self._client.log_dict(self.id, dict(settings), "config.yaml")
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         metrics = [self._metric(name, float(v), 0, step) for name, v in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
@@ -133,7 +133,7 @@ class Trackers(AbstractContextManager):
         ids |= {name: tracker.id for name, tracker in self._open.items()}
         write_whole(run / _IDS, json.dumps(ids).encode())
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         """Add the values of a step to all of them."""
         for name, tracker in list(self._open.items()):
             try:
