@@ -20,7 +20,14 @@ from wsicl_jax.config import AugmentConfig, config_from_dict
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.distributed.collectives import collective_bytes
-from wsicl_jax.distributed.placement import make_mesh, state_placement, to_devices
+from wsicl_jax.distributed.placement import (
+    in_order,
+    in_parts,
+    make_mesh,
+    replicated,
+    state_placement,
+    to_devices,
+)
 from wsicl_jax.evaluate import predictor as network
 from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.model.dual_branch import DualBranch
@@ -92,6 +99,22 @@ def augmentation() -> dict:
             for x, y in zip(cut, before, strict=True)
         ),
         "exchanged without gin": collective_bytes(programs["without gin"].as_text()),
+    }
+
+
+def parts() -> dict:
+    """A batch in parts on a mesh that cuts everything: its rows, their places, exchanges."""
+    on_mesh = make_mesh(experiment("2 2 2", {}), jax.devices())
+    batch = to_devices(episodes(), on_mesh, BATCH)
+    split = jax.jit(lambda batch: in_parts(batch, 2, on_mesh)).lower(batch).compile()
+    whole, found = np.asarray(batch.target), np.asarray(split(batch).target)
+    rows = [[int(np.argmax((whole == row).all((1, 2, 3, 4)))) for row in part] for part in found]
+    numbers = jax.device_put(np.array(rows), replicated(on_mesh))
+    return {
+        "rows": rows,
+        "in order": in_order(numbers, on_mesh).tolist(),
+        "shape on a device": split(batch).context_images.addressable_shards[0].data.shape,
+        "exchanged": collective_bytes(split.as_text()),
     }
 
 
@@ -204,6 +227,7 @@ def main(path: str, every_mesh: str = "") -> None:
         results = deviations(FEW_MESHES)
         results["forward, contexts over devices"] = forward()
         results["augmentation"] = augmentation()
+        results["parts"] = parts()
         results["evaluation"] = evaluation()
     Path(path).write_text(json.dumps(results))
 

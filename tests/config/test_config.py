@@ -191,6 +191,23 @@ def test_overrides_reach_sections_lists_and_new_entries():
     assert config.run == "runs/a=b"
 
 
+def test_plus_appends_to_a_list_or_to_its_default(write):
+    path = write("a.yaml", {"data": [{"store": "a", "labels": [1]}]})
+    overrides = ["data+=b", "data+={store: c, weight: 2}", "data.0.labels+=[2, 3]"]
+    config = load_config(path, [*overrides, "evaluation.kinds+=point"])
+    assert [(one.store, one.weight) for one in config.data] == [("a", 1), ("b", 1), ("c", 2)]
+    assert config.data[0].labels == (1, 2, 3)
+    assert config.evaluation.kinds == ("box", "point")
+    assert override_config(ExperimentConfig(), ["data+=b"]).data[0].store == SYNTHETIC
+    assert "train.steps = [2000, 5] does not fit" in error_of(overrides=["train.steps+=5"])
+
+
+def test_what_an_ablation_appends_is_appended_in_every_cell(write):
+    path = write("a.yaml", {"base": "b.yaml", "output": "runs/a"})
+    ablation = load_ablation(path, ["data+=b", "data+=c", "output=runs/b"])
+    assert ablation.overrides == {"data+": ["b", "c"]} and ablation.output == "runs/b"
+
+
 def test_the_last_of_two_overrides_counts():
     overrides = ["train.steps=1", "train.steps=2"]
     assert override_config(ExperimentConfig(), overrides).train.steps == 2
@@ -569,7 +586,7 @@ def test_a_tilde_is_the_home_directory(write, monkeypatch):
         ("train.learning_rat=1", "nearest is 'train.learning_rate'"),
         ("train.grid=1", "there is 'volume.grid'"),
         ("grid=1", "there is 'volume.grid'"),
-        ("train.ema=1", "expected one of train.initial_weights, train.initialization, "),
+        ("train.zoo=1", "expected one of train.initial_weights, train.initialization, "),
         ("data.0.wight=1", "nearest is 'data.0.weight'"),
     ],
 )

@@ -69,6 +69,16 @@ def test_intensities_are_changed_without_any_exchange_but_for_gin(eight):
     assert eight["augmentation"]["exchanged without gin"] == {}
 
 
+def test_a_batch_is_split_into_parts_without_any_exchange(eight):
+    found = eight["parts"]
+    # Of the 8 rows, 0 to 3 lie on the first devices along data, 4 to 7 on the others.
+    assert found["rows"] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert found["in order"] == list(range(8))
+    contexts, (x, *others) = eight_devices.CONTEXTS, eight_devices.GRID
+    assert found["shape on a device"] == [2, 2, contexts // 2, x // 2, *others, 1]
+    assert found["exchanged"] == {}
+
+
 def test_evaluation_on_eight_devices_gives_the_outputs_of_one(eight):
     found = eight["evaluation"]
     assert found["at once"] == 8
@@ -101,12 +111,12 @@ def test_the_context_branch_takes_an_nth_of_the_flops_on_n_devices(eight):
     assert flops[1] - flops[8] == pytest.approx(branch * (1 - 1 / 8), rel=0.01)
 
 
-def experiment(batch: int = 4, grid=(16, 8, 8), **sizes):
+def experiment(batch: int = 4, grid=(16, 8, 8), accumulate: int = 1, **sizes):
     return config_from_dict(
         {
             "volume": {"grid": grid},
             "model": {"channels": [2, 4]},
-            "train": {"batch": batch},
+            "train": {"batch": batch, "accumulate": accumulate},
             "parallel": sizes,
         }
     )
@@ -132,6 +142,11 @@ def test_minus_1_takes_the_devices_that_the_others_leave(sizes, devices, expecte
         ({"context": 3}, 8, "context x space must be 1, 2, 4 or 8"),
         ({"data": 2, "context": 2, "space": 1}, 8, "data x context x space must be 8"),
         ({}, 3, "train.batch = 4 cannot be shared by parallel.data = 3.*1 or 2 as data"),
+        (
+            {"accumulate": 2},
+            4,
+            "train.batch = 4 / train.accumulate = 2 cannot .* multiple of 8 as batch, or 1 or 2",
+        ),
         ({"data": 1, "space": -1}, 3, "parallel.space = 3: .* multiple of 2, so use 1 or 2"),
     ],
 )

@@ -52,6 +52,23 @@ def on(store: Path, run: Path):
     return config_from_dict(plain)
 
 
+def test_the_log_tells_episodes_and_loss_of_each_data_set(data_set, tmp_path):
+    settings = config_to_dict(on(data_set, tmp_path / "run"))
+    settings["data"].append({"store": "synthetic"})
+    config = config_from_dict(settings)
+    train(config)
+    counts = dict.fromkeys(("blocks", "synthetic"), 0.0)
+    for line in read_lines(tmp_path / "run"):
+        shown = [name for name in counts if f"episodes_of/{name}" in line]
+        episodes = {name: line[f"episodes_of/{name}"] for name in shown}
+        total = sum(line[f"loss_of/{name}"] * count for name, count in episodes.items())
+        assert total / sum(episodes.values()) == pytest.approx(line["loss"])
+        for name in shown:
+            counts[name] += episodes[name]
+    assert sum(counts.values()) == STEPS * config.train.batch
+    assert all(counts.values())
+
+
 @pytest.fixture(scope="module")
 def trained(data_set, tmp_path_factory):
     """A run that was bound to the data set, and its network."""

@@ -5,14 +5,24 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from tiny_runs import STEPS, assert_equal_networks, parameters, read_lines, saved_steps, tiny
+from tiny_runs import (
+    STEPS,
+    assert_equal_networks,
+    learning,
+    parameters,
+    read_lines,
+    saved_steps,
+    tiny,
+)
 
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
-from wsicl_jax.weights.network_checkpoint import load_checkpoint
+from wsicl_jax.train.run_directory import _has_no_share_of_steps
+from wsicl_jax.weights.network_checkpoint import load_checkpoint, model_digest
+from wsicl_jax.weights.networks import find_network
 
 
 def test_the_same_configuration_gives_the_same_network(whole_run, tmp_path):
@@ -74,6 +84,155 @@ def test_resuming_a_finished_run_changes_nothing(whole_run):
     before = (run / "log.jsonl").read_text()
     assert_equal_networks(train(tiny(run), resume=True), model)
     assert (run / "log.jsonl").read_text() == before
+
+
+@pytest.fixture(scope="module")
+def averaged_run(tmp_path_factory):
+    """A run with averaged weights: its directory, to be left as it is, and its network."""
+    run = tmp_path_factory.mktemp("averaged") / "run"
+    return run, train(tiny(run, ema=0.9))
+
+
+def test_the_average_changes_no_parameter_and_is_what_is_loaded(whole_run, averaged_run):
+    run, model = averaged_run
+    assert_equal_networks(load_checkpoint(run), model)
+    assert find_network(run).digest == model_digest(model, tiny(run))
+    fingerprints = [read_metadata(one)["fingerprints"] for one in (whole_run[0], run)]
+    assert fingerprints[0]["parameters"] == fingerprints[1]["parameters"]
+    assert fingerprints[1]["parameters"] != fingerprints[1]["ema"]
+
+
+def test_a_run_with_an_average_goes_on_to_the_same_one_bit_for_bit(averaged_run, tmp_path):
+    whole, model = averaged_run
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / str(STEPS))
+    assert_equal_networks(train(tiny(run, ema=0.9), resume=True), model)
+    fingerprints = [read_metadata(one)["fingerprints"] for one in (run, whole)]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_the_network_that_is_evaluated_is_the_averaged_one(averaged_run, tmp_path):
+    run, evaluated = tmp_path / "run", []
+
+    def evaluate(model):
+        evaluated.append(model)
+        return {"dice": 0.5}
+
+    train(tiny(run, ema=0.9), evaluate=evaluate)
+    assert_equal_networks(evaluated[-1], averaged_run[1])
+
+
+CONSTANT = {"schedule": "constant"}
+DECAYING = {"schedule": "warmup_stable_decay", "decay_steps": 2, "keep_checkpoints": 1}
+
+
+@pytest.fixture(scope="module")
+def decaying_run(tmp_path_factory):
+    """A run whose learning rate decays, and its network."""
+    run = tmp_path_factory.mktemp("decaying") / "run"
+    return run, train(tiny(run, **DECAYING, log_every=1))
+
+
+def test_a_decay_is_linear_over_the_last_steps(decaying_run):
+    rates = [line["learning_rate"] for line in read_lines(decaying_run[0])]
+    assert rates == pytest.approx([0, 5e-4, *[1e-3] * 5, 5e-4])
+
+
+def test_a_run_is_trained_on_from_before_its_decay_bit_for_bit(decaying_run, tmp_path):
+    whole, run = decaying_run[0], tmp_path / "run"
+    train(tiny(run, **DECAYING, log_every=1, steps=5, checkpoint_every=4))
+    assert saved_steps(run) == [3, 5]  # that of step 3, where the decay began, is kept
+    # As after a start that was killed before it saved anything.
+    config = tiny(run, **DECAYING, log_every=1, steps=8, checkpoint_every=4)
+    (run / "config.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    with pytest.warns(UserWarning, match="trained on from before step 5"):
+        assert_equal_networks(train(config, resume=True), decaying_run[1])
+    assert learning(run) == learning(whole)
+    assert saved_steps(run) == [6, 8]
+
+
+def test_a_constant_run_gets_more_steps_and_a_decay(decaying_run, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(run, **CONSTANT, steps=6))
+    with pytest.raises(ConfigError, match=r"made 6 steps, .* train.steps = 5 .*initial_weights"):
+        train(tiny(run, **CONSTANT, steps=5), resume=True)
+    assert_equal_networks(train(tiny(run, **DECAYING), resume=True), decaying_run[1])
+
+
+PLATEAU = {"schedule": "plateau", "evaluate_every": 2, "plateau_patience": 1, "log_every": 1}
+
+
+def always_the_same(model):
+    return {"dice": 0.5}
+
+
+@pytest.fixture(scope="module")
+def plateau_run(tmp_path_factory):
+    """A run whose learning rate is halved, and its network."""
+    run = tmp_path_factory.mktemp("plateau") / "run"
+    config = tiny(run, **PLATEAU, keep_checkpoints=4)
+    return run, train(config, evaluate=always_the_same)
+
+
+def test_the_learning_rate_is_halved_while_the_validation_dice_does_not_rise(plateau_run):
+    rates = [x["learning_rate"] for x in read_lines(plateau_run[0]) if "learning_rate" in x]
+    # Evaluated after 2, 4 and 6 steps; that after 2 is the best one.
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize("was_scored", [True, False])
+def test_a_plateau_goes_on_bit_for_bit_wherever_the_run_was_stopped(
+    plateau_run, tmp_path, was_scored
+):
+    run = tmp_path / "run"
+    shutil.copytree(plateau_run[0], run)
+    for step in (6, 8):
+        shutil.rmtree(run / "checkpoints" / str(step))
+    if not was_scored:  # stopped during the evaluation
+        (run / "checkpoints" / "4" / "score.json").unlink()
+    config = tiny(run, **PLATEAU, keep_checkpoints=4)
+    assert_equal_networks(train(config, resume=True, evaluate=always_the_same), plateau_run[1])
+    assert learning(run) == learning(plateau_run[0])
+
+
+def test_a_plateau_binds_its_evaluations(plateau_run, tmp_path):
+    settings = PLATEAU | {"evaluate_every": 3}
+    with pytest.raises(ConfigError, match=r"another train\.evaluate_every"):
+        train(tiny(plateau_run[0], **settings), resume=True, evaluate=always_the_same)
+    constant = {"schedule": "constant", "evaluate_every": 2}
+    with pytest.raises(ConfigError, match=r"made 8 steps, .* schedule = constant does not"):
+        train(tiny(plateau_run[0], **constant, plateau_patience=1), resume=True)
+    with pytest.raises(ConfigError, match="needs validation cases"):
+        train(tiny(tmp_path / "run", **PLATEAU))
+    with pytest.raises(ConfigError, match=r"train\.evaluate_every"):
+        tiny(tmp_path, schedule="plateau")
+
+
+def test_what_a_longer_run_would_have_done_otherwise_is_not_trained_on(whole_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"made 8 steps, .* schedule = cosine .*initial_weights"):
+        train(tiny(whole_run[0], steps=9), resume=True)
+    settings = config_to_dict(tiny(tmp_path / "run", **CONSTANT))
+    settings["episode"]["shuffled_prompts_share"] = 0.5
+    shuffled = config_from_dict(settings)
+    assert steps_bind(shuffled)
+    settings["episode"]["shuffled_prompts_from"] = 0.0
+    assert not steps_bind(config_from_dict(settings))
+
+
+def steps_bind(config) -> bool:
+    return not _has_no_share_of_steps(config)
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_goes_on(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run[0], run)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    del settings["train"]["ema"], settings["model"]["precision"]
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert_equal_networks(train(tiny(run), resume=True), whole_run[1])
+    with pytest.raises(ConfigError, match=r"another train\.ema"):
+        train(tiny(run, ema=0.9), resume=True)
 
 
 @pytest.mark.slow

@@ -85,6 +85,14 @@ def test_a_checkpoint_of_one_device_goes_on_with_many(whole_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_accumulates_on_many_devices_learns_as_on_one_at_once(whole_run, tmp_path):
+    sizes = ["parallel.data=1", "parallel.context=2", "parallel.space=4"]
+    config = whole_run[0] / "config.yaml"
+    train_on_eight(tmp_path / "run", config, "train.accumulate=2", *sizes)
+    assert_equal_results(tmp_path / "run", whole_run[0])
+
+
+@pytest.mark.slow
 def test_filled_context_sets_learn_as_unfilled_ones(whole_run, tmp_path):
     run = tmp_path / "run"
     train(override_config(tiny(run), ["episode.context_multiple=3"]))

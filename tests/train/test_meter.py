@@ -55,6 +55,37 @@ def test_an_entry_has_means_speeds_and_the_latest_rate(meter, clock):
     )
 
 
+def test_each_data_set_has_the_number_of_its_episodes_and_their_mean_loss(meter, clock):
+    meter.add(
+        step(2.0) | {"losses": [1.0, 3.0]},
+        contexts=1,
+        seconds_waiting=0.0,
+        data_sets=["liver", "heart"],
+    )
+    later = Meter(lambda _: 0.0, batch=2, peak=None, unlogged=meter.unlogged, clock=clock)
+    clock.now = 1.0
+    for each, skipped in ((5.0, 0), (math.nan, 1)):  # the second without an update
+        later.add(
+            step(each, skipped=skipped, in_row=skipped) | {"losses": [each, each]},
+            contexts=1,
+            seconds_waiting=0.0,
+            data_sets=["liver", "liver"],
+        )
+    clock.now = 2.0
+    entry = later.entry()
+    by_set = {name: value for name, value in entry.items() if "/" in name}
+    expected = {
+        "episodes_of/liver": 3,
+        "loss_of/liver": 11 / 3,
+        "episodes_of/heart": 1,
+        "loss_of/heart": 3,
+    }
+    assert by_set == pytest.approx(expected)
+    later.add(step(1.0), contexts=1, seconds_waiting=0.0)
+    clock.now = 3.0
+    assert not any("/" in name for name in later.entry())
+
+
 def test_each_entry_begins_anew(meter, clock):
     for loss in (1.0, 5.0):
         meter.add(step(loss), contexts=1, seconds_waiting=0.0)

@@ -9,7 +9,15 @@ import optax
 import pytest
 from flax import nnx
 
-from wsicl_jax.config import AugmentConfig, ExperimentConfig, ModelConfig, TrainConfig, VolumeConfig
+from wsicl_jax.config import (
+    AugmentConfig,
+    ContextConfig,
+    DatasetConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainConfig,
+    VolumeConfig,
+)
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
@@ -34,7 +42,7 @@ def compiled_step(config: ExperimentConfig):
     """The compiled step, and its first state as NumPy arrays, since a state is used up."""
     graph, parameters = nnx.split(DualBranch(config.model, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = make_optimizer(config.train)
-    state = init_state(parameters, optimizer)
+    state = init_state(parameters, optimizer, config.train)
     placement = state_placement(state, MESH, config.parallel)
     return make_step(graph, optimizer, config, MESH, placement), jax.device_get(state)
 
@@ -87,6 +95,57 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
     jax.tree.map(np.testing.assert_array_equal, state.parameters, expected.parameters)
     # The third update made, in a warm-up of four.
     assert metrics["learning_rate"] == pytest.approx(0.1 * 2 / 4)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "accumulate"),
+    [("exact", 4), pytest.param("truncated", 2, marks=pytest.mark.slow)],
+)
+def test_accumulated_gradients_give_the_updates_of_the_whole_batch(gradient, accumulate):
+    rng = np.random.default_rng(0)
+    volumes = [rng.random((4, *n, 4, 4, 4, 1), np.float32) for n in ((), (), (3,), (3,))]
+    batch = Episode(*volumes, np.ones((4, 3), np.float32))
+    context = ContextConfig(mini_context=int(gradient == "truncated"), gradient=gradient)
+    found = []
+    for parts in (1, accumulate):
+        train = replace(CONFIG.train, batch=4, accumulate=parts, warmup_steps=0, loss="dice_ce")
+        model = replace(CONFIG.model, context=context)
+        # Noise, which must be that of the whole batch too.
+        augment = CONFIG.augment.only(noise=1.0)
+        data = (DatasetConfig(), DatasetConfig(store="another"))  # a loss for each episode
+        step, state = compiled_step(
+            replace(CONFIG, train=train, model=model, augment=augment, data=data)
+        )
+        state = jax.device_put(state, replicated(MESH))
+        for _ in range(2):
+            state, metrics = step(state, batch, np.zeros(1, np.int32))
+        found.append(jax.device_get((metrics, state.parameters)))
+        assert len(set(metrics["losses"].tolist())) == 4
+        assert np.mean(metrics["losses"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
+        # An update moves parameters by 0.1; Adam divides small gradients with their rounding.
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-4)
+
+
+def test_the_average_is_that_of_a_plain_loop_over_the_updates_made():
+    decay = 0.3
+    config = replace(CONFIG, train=replace(CONFIG.train, ema=decay))
+    step, state = compiled_step(config)
+    state = jax.device_put(state, replicated(MESH))
+    expected, updates = jax.tree.map(np.float64, jax.device_get(state.parameters)), 0
+    for value in (0.5, np.nan, 0.6, 0.7, 0.8):
+        state, _ = step(state, episodes(value), np.zeros(1, np.int32))
+        if np.isfinite(value):
+            updates += 1
+            share = min(decay, (1 + updates) / (10 + updates))
+            expected = jax.tree.map(
+                lambda old, new, share=share: share * old + (1 - share) * np.float64(new),
+                expected,
+                jax.device_get(state.parameters),
+            )
+    assert (1 + 2) / (10 + 2) < decay < (1 + 4) / (10 + 4)  # so that both terms are tested
+    for x, y in zip(*map(jax.tree.leaves, (state.ema, expected)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -83,6 +83,15 @@ def _data_augment(options: argparse.Namespace) -> int:
     return 0
 
 
+def _data_mix(options: argparse.Namespace) -> int:
+    from wsicl_jax.config import load_config
+    from wsicl_jax.terminal.progress import console
+    from wsicl_jax.tools.show.mixture_tables import mixture
+
+    console().print(mixture(load_config(options.config, options.overrides)))
+    return 0
+
+
 def _data_verify(options: argparse.Namespace) -> int:
     from wsicl_jax.data.verify import damage_table, verify
     from wsicl_jax.terminal.progress import console
@@ -191,9 +200,9 @@ def add_convert(verb: Verb) -> None:
 
 
 def add_data(verbs, verb: Verb) -> None:
-    summary = "list, draw or verify the cases of a store, and draw augmentations"
+    summary = "list, draw or verify the cases of a store, and show what a training samples"
     group = verbs.add_parser("data", help=summary, description=f"{summary.capitalize()}.")
-    parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify|augment")
+    parts = group.add_subparsers(dest="part", required=True, metavar="list|show|verify|mix|augment")
 
     listed = verb(
         "list", _data_list, "list the cases of a store", "wsicl data list stores/liver", parts
@@ -220,6 +229,15 @@ def add_data(verbs, verb: Verb) -> None:
         parts,
     )
     verified.add_argument("store")
+
+    mixed = verb(
+        "mix",
+        _data_mix,
+        "print the share of each data set and structure in a training",
+        "wsicl data mix configs/synthetic.yaml data.0.weight=2",
+        parts,
+    )
+    add_configuration(mixed)
 
     augmented = verb(
         "augment",

@@ -34,13 +34,18 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from wsicl_jax.config import load_config
-    from wsicl_jax.distributed.processes import join_processes, watch_peers
+    from wsicl_jax.distributed.processes import JOIN_SECONDS, join_processes, watch_peers
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
 
     if options.accept_data_changes and not options.resume:
         raise WsiclError("--accept-data-changes is for resumed runs: add --resume")
     config = load_config(options.config, options.overrides)
-    join_processes(options.coordinator, options.num_processes, options.process_id)
+    join_processes(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        timeout=options.join_timeout or JOIN_SECONDS,
+    )
     keep_compiled_programs()
     from wsicl_jax.train.binding import open_run  # imports what may use devices: after joining
 
@@ -54,6 +59,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
+    import jax
+
     from wsicl_jax.distributed.processes import is_leader
     from wsicl_jax.errors import PreemptedError
     from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
@@ -76,7 +83,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     marked = functools.cache(lambda: [with_prompts(data) for data in planned])
 
     def evaluator(model):
-        network = Predictor(model, config.volume)
+        network = Predictor(model, config.volume, jax.devices())
         scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
         return mean_dice(scores) | mean_ssim(scores)
 
@@ -182,6 +189,12 @@ def add_train(verb: Verb) -> None:
     cluster.add_argument("--num-processes", type=int, metavar="N", help="number of processes")
     cluster.add_argument(
         "--process-id", type=int, metavar="I", help="number of this process, from 0"
+    )
+    cluster.add_argument(
+        "--join-timeout",
+        type=at_least(1),
+        metavar="SECONDS",
+        help="how long processes wait for each other at the start (300)",
     )
 
 

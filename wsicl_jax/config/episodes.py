@@ -26,10 +26,11 @@ class EpisodeConfig:
     structures: Literal["random", "named"] = "random"
     """`random`: random unions of labels, as published. `named`: the data set's `structures`, by
     `structure_weights`."""
-    sampling: Literal["dataset", "structure"] = "dataset"
+    sampling: Literal["dataset", "structure", "sqrt_cases"] = "dataset"
     """`dataset`: sample a data set by weight, then one of its structures. `structure`: sample
     from the structures of all data sets, times the weights; a synthetic data set counts as one
-    structure."""
+    structure. `sqrt_cases`: as `dataset`, with weights times the square root of the number of
+    training cases; a synthetic data set counts as one case."""
     max_labels: Positive = 5
     """Most labels in one random structure."""
     min_voxels: Positive = 8

@@ -42,6 +42,7 @@ Shards = Annotated[int, Field(ge=-1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -2,7 +2,7 @@
 
 A YAML file names the settings that differ from their defaults. `inherits: OTHER.yaml` starts from
 another file instead, which may inherit in turn. `section.key=value` on the command line comes
-last.
+last; `key+=value` appends to a list.
 
 Paths in YAML files are relative to the working directory, like paths on the command line. The
 exceptions are names of other YAML files (`inherits`, and `base` of an ablation): these are
@@ -48,13 +48,14 @@ def load_ablation(path: str | Path, overrides: Sequence[str] = ()) -> AblationCo
     other overrides apply to every cell. Raises `ConfigError` as `load_config` does.
     """
     names = [setting.name for setting in fields(AblationConfig)]
-    own = [text for text in overrides if re.split(r"[.=]", text)[0] in names]
+    own = [text for text in overrides if re.split(r"[.=+]", text)[0] in names]
     ablation = validated(AblationConfig, _settings(AblationConfig, path, own))
     common = dict(ablation.overrides)
     for override in overrides:
         if override not in own:
-            key, value = _parsed(override)
-            common[".".join(key)] = value
+            names_of_key, value, appends = _parsed(override)
+            key = ".".join(names_of_key) + "+" * appends
+            common[key] = [*_as_list(common.get(key, [])), *_as_list(value)] if appends else value
     return replace(ablation, base=str(Path(path).parent / ablation.base), overrides=common)
 
 
@@ -70,8 +71,8 @@ def override_config(
     """
     settings = config_to_dict(config)
     for override in overrides:
-        _apply_override(settings, override)
-        section = override.partition("=")[0].split(".")[0]
+        _apply_override(ExperimentConfig, settings, override)
+        section = re.split(r"[.=+]", override)[0]
         if sections is not None and section not in sections:
             raise ConfigError(
                 f"override {override!r}: only settings of {', '.join(sections)} may be changed here"
@@ -101,7 +102,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def _settings(kind: type, path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     settings = _inherited(kind, Path(path))
     for override in overrides:
-        _apply_override(settings, override)
+        _apply_override(kind, settings, override)
     return settings
 
 
@@ -129,22 +130,39 @@ def _merged(kind: type, base: Mapping[str, Any], top: Mapping[str, Any]) -> dict
     return merged
 
 
-def _parsed(override: str) -> tuple[list[str], Any]:
+def _parsed(override: str) -> tuple[list[str], Any, bool]:
+    """The path of a setting, its value, and whether the value is appended."""
     key, equals, text = override.partition("=")
-    path = key.split(".")
+    path = key.removesuffix("+").split(".")
     if not equals or not all(path):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
-        return path, parse_yaml(text)
+        return path, parse_yaml(text), key.endswith("+")
     except DocumentError as error:
         raise ConfigError(
             f"value of override {reprlib.repr(override)} is not valid YAML: {error}"
         ) from None
 
 
-def _apply_override(settings: dict[str, Any], override: str) -> None:
-    path, value = _parsed(override)
-    if path[0] == "data" and len(path) > 1:
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _default(kind: type, path: Sequence[str]) -> Any:
+    """The default of a list; empty if the path leads to no list."""
+    for part in path[:-1]:
+        kind = next((f.type for f in fields(kind) if f.name == part), None)
+        if not is_dataclass(kind):
+            return []
+    default = next((f.default for f in fields(kind) if f.name == path[-1]), ())
+    return list(default) if isinstance(default, tuple) else []
+
+
+def _apply_override(kind: type, settings: dict[str, Any], override: str) -> None:
+    path, value, appends = _parsed(override)
+    if appends and path == ["data"]:
+        value = [{"store": x} if isinstance(x, str) else x for x in _as_list(value)]
+    if path[0] == "data" and (len(path) > 1 or appends):
         data = settings.setdefault("data", SYNTHETIC)
         settings["data"] = [{"store": data}] if isinstance(data, str) else data
     node: Any = settings
@@ -157,7 +175,10 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             part = int(part)
         elif not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {part!r} lies below a single value")
-        if following is None:
+        if following is None and appends:
+            held = node.get(part, _default(kind, path)) if isinstance(node, dict) else node[part]
+            node[part] = [*_as_list(held), *_as_list(value)]
+        elif following is None:
             node[part] = value
         elif isinstance(node, dict):
             node = node.setdefault(part, {})

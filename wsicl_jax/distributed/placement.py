@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import mesh_utils
@@ -61,10 +62,13 @@ def mesh_sizes(config: ExperimentConfig, devices: int) -> tuple[int, int, int]:
     sizes = _filled(config.parallel, devices)
     data, _, space = sizes
     batch, side, multiple = config.train.batch, config.volume.grid[0], config.model.size_multiple
-    if batch % data:
+    part, parts = batch // config.train.accumulate, config.train.accumulate
+    if part % data:
+        what = f" / train.accumulate = {parts}" if parts > 1 else ""
         raise ConfigError(
-            f"train.batch = {batch} cannot be shared by parallel.data = {data}; use a multiple of "
-            f"{data} as batch, or {_either(n for n in range(1, data) if batch % n == 0)} as data"
+            f"train.batch = {batch}{what} cannot be shared by parallel.data = {data}; use a "
+            f"multiple of {parts * data} as batch, or "
+            f"{_either(n for n in range(1, data) if part % n == 0)} as data"
         )
     if side % (space * multiple):
         fitting = (n for n in range(1, space) if side % (n * multiple) == 0)
@@ -158,6 +162,30 @@ def to_devices(batch: Tree, mesh: Mesh, size: int) -> Tree:
         )
 
     return type(batch)(*map(globally, batch._fields, batch))
+
+
+def in_parts(batch: Tree, count: int, mesh: Mesh) -> Tree:
+    """A batch as `count` equal parts along a new first axis; no row leaves its devices.
+
+    Every part has as many rows of every device along `data`.
+    """
+    shards = mesh.shape[DATA]
+
+    def parts(name: str, x: jax.Array) -> jax.Array:
+        rows = x.shape[0] // count
+        x = x.reshape(shards, count, rows // shards, *x.shape[1:])
+        x = jnp.moveaxis(x, 1, 0).reshape(count, rows, *x.shape[3:])
+        placed = PartitionSpec(None, *PLACEMENT[name])
+        return lax.with_sharding_constraint(x, NamedSharding(mesh, placed))
+
+    return type(batch)(*map(parts, batch._fields, batch))
+
+
+def in_order(values: jax.Array, mesh: Mesh) -> jax.Array:
+    """Values of rows in parts, `(part, row)`, in the order that the batch had before `in_parts`."""
+    shards = mesh.shape[DATA]
+    parts, rows = values.shape
+    return jnp.moveaxis(values.reshape(parts, shards, rows // shards), 0, 1).reshape(-1)
 
 
 def simulate_devices(count: int) -> None:

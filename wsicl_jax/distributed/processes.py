@@ -108,8 +108,8 @@ def join_processes(
     # JAX's handler would ignore SIGTERM until training starts.
     jax.config.update("jax_enable_preemption_service", False)
     late = (
-        f"the processes did not find each other within {timeout} s (by {cluster.name}); "
-        "start all of them, with one coordinator address that all can reach"
+        f"the processes did not find each other within {timeout} s (by {cluster.name}); start all "
+        "of them, with one coordinator address that all can reach, or with a longer --join-timeout"
     )
     undo = _report_abort(late, _exit_code(ConfigError()))
     try:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from wsicl_jax.config import VolumeConfig
 from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.distributed.placement import gathered
 from wsicl_jax.model.dual_branch import DualBranch
 
 _VOXELS_AT_ONCE = 4 * 32**3
@@ -18,7 +19,10 @@ _VOXELS_AT_ONCE = 4 * 32**3
 
 
 class Predictor:
-    """A trained network for inference, on one device or spread over several of this process."""
+    """A trained network for inference, on one device or with episodes spread over several.
+
+    With devices of several processes, all of them call it with the same episodes.
+    """
 
     def __init__(
         self,
@@ -60,10 +64,13 @@ class Predictor:
         last = max(sizes)
         inputs = target, images[:, :last], prompts[:, :last]
         if self._mesh:
-            inputs = jax.device_put(inputs, NamedSharding(self._mesh, PartitionSpec("data")))
+            placed = NamedSharding(self._mesh, PartitionSpec("data"))
+            inputs = [jax.make_array_from_callback(x.shape, placed, x.__getitem__) for x in inputs]
         requested = np.isin(np.arange(1, last + 1), sizes)
         outputs = _after_each(self._graph, self._parameters, *inputs, requested)
-        return np.asarray(outputs[np.array(sizes) - 1])[:, : len(episodes), ..., 0]
+        if self._mesh:
+            outputs = gathered(outputs, self._mesh)
+        return np.asarray(outputs)[np.array(sizes) - 1][:, : len(episodes), ..., 0]
 
 
 # One function for all networks, so that each architecture and shape is compiled once.

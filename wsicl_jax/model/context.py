@@ -53,16 +53,19 @@ def mean_over_contexts(
 
     def weighted_sum(parameters, images, prompts, shares, shortcuts) -> Features:
         inputs = jnp.concatenate([images, prompts], axis=-1).astype(shortcuts[0].dtype)
-        features = nnx.merge(graph, parameters)(inputs.reshape(-1, *inputs.shape[2:]), shortcuts)
-        return tuple(
-            jnp.einsum(
-                "bl,blxyzc->bxyzc",
-                shares,
-                f.reshape(*shares.shape, *f.shape[1:]),
-                preferred_element_type=jnp.float32,
+        inputs = inputs.reshape(-1, *inputs.shape[2:])
+        with jax.named_scope("context_branch"):
+            features = nnx.merge(graph, parameters)(inputs, shortcuts)
+        with jax.named_scope("aggregation"):
+            return tuple(
+                jnp.einsum(
+                    "bl,blxyzc->bxyzc",
+                    shares,
+                    f.reshape(*shares.shape, *f.shape[1:]),
+                    preferred_element_type=jnp.float32,
+                )
+                for f in features
             )
-            for f in features
-        )
 
     size = config.mini_context or count
     parts = -(-count // size)

@@ -207,7 +207,8 @@ class DualBranch(nnx.Module):
             ShapeError: a size is no multiple of `config.size_multiple`.
         """
         _check_multiple(target, self.config.size_multiple)
-        return self.target_encoder(jnp.asarray(target, self.config.precision))
+        with jax.named_scope("encoder"):
+            return self.target_encoder(jnp.asarray(target, self.config.precision))
 
     def predict(
         self,
@@ -229,7 +230,8 @@ class DualBranch(nnx.Module):
             self.config.context,
             key,
         )
-        return self.target_decoder(x, shortcuts, features).astype(jnp.float32)
+        with jax.named_scope("decoder"):
+            return self.target_decoder(x, shortcuts, features).astype(jnp.float32)
 
     def after_each(
         self,

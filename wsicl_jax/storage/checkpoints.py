@@ -1,7 +1,8 @@
 """Checkpoints in Orbax: finding, validating and reading them.
 
 A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: configuration,
-counters, the fingerprints of its arrays) and, in a run, `optimizer`. A run keeps its checkpoints
+counters, the fingerprints of its arrays) and, in a run, `optimizer` and, with `train.ema`, `ema`:
+the averaged parameters. A run keeps its checkpoints
 by step under `checkpoints/`; `train/run_checkpoints.py` writes these.
 """
 
@@ -33,7 +34,7 @@ Tree = TypeVar("Tree")
 FORMAT = 2
 """Version of the layout; others are refused."""
 
-PARAMETERS, OPTIMIZER, METADATA = "parameters", "optimizer", "metadata"
+ITEMS = PARAMETERS, OPTIMIZER, EMA, METADATA = "parameters", "optimizer", "ema", "metadata"
 
 STEPS = "checkpoints"
 """Directory of the checkpoints in a run."""
@@ -55,7 +56,7 @@ def remove_unfinished(directory: Path, name: str = "") -> None:
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint that a path names: itself, or the newest valid one of a run.
 
-    Newer checkpoints of the run with damaged parameters are skipped with a warning.
+    Newer checkpoints of the run with damaged weights are skipped with a warning.
 
     Raises:
         CheckpointError: there is no checkpoint, or all are damaged.
@@ -67,7 +68,7 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     steps = step_directories(path / STEPS) or step_directories(path)
     if steps:
-        return newest_valid(steps, [PARAMETERS])
+        return newest_valid(steps, weights_only=True)
     raise CheckpointError(
         f"no checkpoint in {path}; expected a run's directory, one of its checkpoints, or "
         "what `wsicl import` wrote"
@@ -82,15 +83,15 @@ def step_directories(directory: Path) -> list[Path]:
     return sorted(steps, key=lambda d: int(d.name), reverse=True)
 
 
-def newest_valid(steps: Sequence[Path], items: Sequence[str]) -> Path:
-    """The first of these checkpoints whose items are valid; a warning names skipped ones.
+def newest_valid(steps: Sequence[Path], *, weights_only: bool = False) -> Path:
+    """The first of these checkpoints without `damage`; a warning names skipped ones.
 
     Raises:
         CheckpointError: none is valid.
     """
     reasons = []
     for checkpoint in steps:
-        reason = damage(checkpoint, items)
+        reason = damage(checkpoint, weights_only=weights_only)
         if reason is None:
             return checkpoint
         reasons.append(reason)
@@ -101,14 +102,20 @@ def newest_valid(steps: Sequence[Path], items: Sequence[str]) -> Path:
     )
 
 
-def damage(checkpoint: Path, items: Sequence[str] | None = None) -> str | None:
-    """Why a checkpoint's metadata or the arrays of these items are damaged; None if valid.
+def weights_item(metadata: Mapping[str, Any]) -> str:
+    """The item with the weights of the network: the averaged ones, if there are."""
+    return EMA if EMA in metadata[FINGERPRINTS] else PARAMETERS
 
-    Checks all items by default. Reads all their arrays, in this process alone.
+
+def damage(checkpoint: Path, *, weights_only: bool = False) -> str | None:
+    """Why a checkpoint's metadata or arrays are damaged; None if valid.
+
+    Reads all arrays, or those of the network's weights, in this process alone.
     """
     try:
-        expected = _valid_metadata(checkpoint)[FINGERPRINTS]
-        for item in expected if items is None else items:
+        metadata = _valid_metadata(checkpoint)
+        expected = metadata[FINGERPRINTS]
+        for item in [weights_item(metadata)] if weights_only else expected:
             arrays = _read_on_host(checkpoint / item, expected[item])
             fingerprints = {name: fingerprint_on_host(array) for name, array in arrays}
             if wrong := differing(fingerprints, expected[item]):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
 from wsicl_jax.errors import CheckpointError, TrainingError, reason
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.train.trackers import Trackers
 
 _FILE = "log.jsonl"
 _SET_ASIDE = "log.damaged.jsonl"
@@ -94,16 +95,16 @@ class RunLog:
     """Writes the log of a run that continues from step `done`; removes later entries.
 
     Damaged lines move to `log.damaged.jsonl`, with a warning. An entry that exists, of a repeated
-    evaluation, is not written twice. Only the leading process writes; in others, calls do nothing.
-    TensorBoard's file is written synchronously: a writer thread would die on a full disk, and
-    closing it would wait forever.
+    evaluation, is not written twice. New entries also go to `trackers`. Only the leading process
+    writes; in others, calls do nothing. TensorBoard's file is written synchronously: a writer
+    thread would die on a full disk, and closing it would wait forever.
 
     Raises:
         CheckpointError: the log cannot be written.
     """
 
-    def __init__(self, run: Path, done: int, *, leader: bool):
-        self._leader = leader
+    def __init__(self, run: Path, done: int, *, leader: bool, trackers: Trackers | None = None):
+        self._leader, self._trackers = leader, trackers
         if not leader:
             return
         with _without_torch():
@@ -158,6 +159,8 @@ class RunLog:
             for name, value in values.items():
                 self._to_board(step, summary=scalar(name, value))
             self._board.flush()
+        if self._trackers:
+            self._trackers.write(step, values)
 
     def _to_board(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+import wsicl_jax
 from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.data.episodes.loader import batches, empty_batch
 from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource
@@ -27,7 +28,7 @@ from wsicl_jax.distributed.placement import (
     to_devices,
 )
 from wsicl_jax.distributed.processes import PeerLostError, is_leader
-from wsicl_jax.errors import DataError, LoaderError, PreemptedError, TrainingError
+from wsicl_jax.errors import ConfigError, DataError, LoaderError, PreemptedError, TrainingError
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.initialization import initialize_prompt_mean
@@ -36,10 +37,16 @@ from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
 from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.plateau import Plateau
+from wsicl_jax.train.profiling import Profiler
 from wsicl_jax.train.run_checkpoints import RunCheckpoints
-from wsicl_jax.train.state import COUNTERS, TrainState, init_state, make_optimizer
+from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
+from wsicl_jax.train.trackers import Trackers, check_trackers
+
+PLATEAU = "plateau"
+"""Key of the schedule's record in the metadata of a checkpoint."""
 
 Evaluator = Callable[[DualBranch], Mapping[str, float]]
 """Scores of a network by name; their mean ranks checkpoints."""
@@ -77,6 +84,11 @@ def train(
     with stop_request() as stop, ExitStack() as opened:
         run, settings = Path(config.run), config.train
         leader = is_leader()
+        if settings.schedule == "plateau" and evaluate is None:
+            raise ConfigError(
+                "train.schedule = plateau needs validation cases, but nothing can be evaluated; "
+                "set another schedule, or episode.validation_share above 0"
+            )
         mesh = make_mesh(config)
         stop_flags = StopFlags(mesh)
         if start is None:
@@ -85,6 +97,7 @@ def train(
             )
         done, episodes = start.done, EpisodeSource(config, start.datasets)
         initial = None if done else initial_parameters(config)
+        broadcast_from_leader(lambda: check_trackers(settings.trackers))
         broadcast_from_leader(lambda: write_start(config, start))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
@@ -93,23 +106,32 @@ def train(
         graph, parameters = nnx.split(model, nnx.Param)
         parameters = initial or parameters
         optimizer = make_optimizer(settings)
-        state = init_state(parameters, optimizer)
+        state = init_state(parameters, optimizer, settings)
         placement = state_placement(state, mesh, config.parallel)
         state = jax.device_put(state, placement)
         del model, parameters, initial  # otherwise the first device holds them twice
         step_once = make_step(graph, optimizer, config, mesh, placement)
         unlogged: Mapping[str, float] = {}
+        plateau = Plateau(settings)
         digest = start.manifest.digest
 
         with RunCheckpoints(
-            run, done=done, keep=settings.keep_checkpoints, keep_best=settings.keep_best
+            run,
+            done=done,
+            keep=settings.keep_checkpoints,
+            keep_best=settings.keep_best,
+            keep_step=settings.stable_until,
         ) as checkpoints:
             if done:
-                *arrays, metadata = checkpoints.restore(done, state.parameters, state.optimizer)
+                arrays, metadata = checkpoints.restore(done, state.items)
                 counters = {name: np.int32(metadata[name]) for name in COUNTERS}
                 counters = jax.device_put(counters, replicated(mesh))
-                state = TrainState(*arrays, **counters)
+                state = state._replace(**arrays, **counters)
                 unlogged = metadata["unlogged"]
+                plateau = Plateau(settings, metadata.get(PLATEAU))
+                if checkpoints.is_scored(done) and _due(done, settings.evaluate_every):
+                    plateau.add(checkpoints.score_of(done))
+                state = plateau.applied(state, mesh)
             data = _Data(
                 episodes,
                 done,
@@ -119,12 +141,19 @@ def train(
             )
             opened.callback(data.close)
             with (
-                RunLog(run, done, leader=leader) as log,
+                Trackers(
+                    run,
+                    settings.trackers if leader else (),
+                    config_to_dict(config),
+                    {"version": wsicl_jax.__version__, DATA: digest},
+                ) as trackers,
+                RunLog(run, done, leader=leader, trackers=trackers) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
+                Profiler(run, settings.profile, leader=leader) as profiler,
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
-                steps = _Steps(config, _meter(config, unlogged), log, bar.status, done)
+                steps = _Steps(episodes, _meter(config, unlogged), log, bar.status, done)
                 compiled: set[int] = set()
 
                 def save(step: int) -> None:
@@ -133,23 +162,26 @@ def train(
                     counters = {name: int(getattr(state, name)) for name in COUNTERS}
                     checkpoints.save(
                         step,
-                        state.parameters,
-                        state.optimizer,
+                        state.items,
                         {
                             **counters,
                             "config": config_to_dict(config),
                             DATA: digest,
                             "unlogged": steps.meter.unlogged,
+                            PLATEAU: plateau.record,
                         },
                     )
 
                 def score(step: int) -> DualBranch:
-                    network = nnx.merge(graph, gathered(state.parameters, mesh))
+                    nonlocal state
+                    network = nnx.merge(graph, gathered(state.weights, mesh))
                     if evaluate:
                         with steps.meter.paused(), bar.paused():
                             scores = evaluate(network)
                         log.write(step, scores)
                         checkpoints.score(step, float(np.mean(list(scores.values()))))
+                        plateau.add(checkpoints.score_of(step))
+                        state = plateau.applied(state, mesh)
                     return network
 
                 def evaluation_due(step: int) -> bool:
@@ -168,13 +200,16 @@ def train(
                     contexts = batch.context_weights.shape[1]
                     batch = to_devices(batch, mesh, settings.batch)
                     # The first call with a number of context images compiles the step.
-                    with nullcontext() if contexts in compiled else bar.paused():
+                    pause = nullcontext() if contexts in compiled else bar.paused()
+                    with pause, profiler.step(step):
                         state, metrics = step_once(state, batch, stop_flags(stop))
                     compiled.add(contexts)
+                    profiler.after(step, state)
                     if runs_one_program_at_a_time():
                         jax.block_until_ready(state)
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
-                    due = step == settings.steps or _due(step, settings.checkpoint_every)
+                    due = step in (settings.stable_until, settings.steps)
+                    due = due or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
                         # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)
@@ -241,7 +276,7 @@ class _Steps:
 
     def __init__(
         self,
-        config: ExperimentConfig,
+        episodes: EpisodeSource,
         meter: Meter,
         log: RunLog,
         show: Callable[[str], None],
@@ -250,7 +285,8 @@ class _Steps:
         self.meter = meter
         self.completed = done
         """The last step that is part of the state."""
-        self._settings, self._log, self._show = config.train, log, show
+        self._episodes, self._settings = episodes, episodes.config.train
+        self._log, self._show = log, show
         self._pending: tuple[int, Metrics, int, float] | None = None
 
     def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
@@ -273,7 +309,9 @@ class _Steps:
         if stopping >= Stop.NO_DATA:
             return stopping
         self.completed = step
-        self.meter.add(metrics, contexts=contexts, seconds_waiting=waiting)
+        self.meter.add(
+            metrics, contexts=contexts, seconds_waiting=waiting, data_sets=self._data_sets(step)
+        )
         if step == self._settings.steps or _due(step, self._settings.log_every):
             values = self.meter.entry()
             self._log.write(step, values)
@@ -287,6 +325,13 @@ class _Steps:
                 f"kept: lower train.learning_rate, {clip}, or check the data"
             )
         return stopping
+
+    def _data_sets(self, step: int) -> list[str]:
+        """The data set of each episode of a step, if there are several."""
+        if len(self._episodes.names) < 2:
+            return []
+        batch = self._settings.batch
+        return [self._episodes.data_set_of(i) for i in range(batch * (step - 1), batch * step)]
 
 
 def _stop_error(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:

@@ -18,7 +18,9 @@ def abstract_state(config: ExperimentConfig, mesh: Mesh) -> tuple[TrainState, Tr
     """Placed shapes of the training state, and their placement."""
     _, parameters = nnx.split(DualBranch.abstract(config.model), nnx.Param)
     optimizer = make_optimizer(config.train)
-    state = jax.eval_shape(lambda parameters: init_state(parameters, optimizer), parameters)
+    state = jax.eval_shape(
+        lambda parameters: init_state(parameters, optimizer, config.train), parameters
+    )
     placement = state_placement(state, mesh, config.parallel)
     return jax.tree.map(_placed, state, placement), placement
 

@@ -1,7 +1,7 @@
 """Means and speeds over the steps between two log entries."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,9 @@ MEASURED = (
     "peak_share",
 )
 """Values of an entry that depend on the machine and its load; all others are reproducible."""
+
+_EPISODES, _LOSS = "episodes_of/", "loss_of/"
+"""Beginnings of the names of values by data set."""
 
 
 class Meter:
@@ -41,14 +44,27 @@ class Meter:
         """Sums over the steps since the last entry, to continue from after a restart."""
         return dict(self._sums)
 
-    def add(self, metrics: Mapping[str, Any], *, contexts: int, seconds_waiting: float) -> None:
-        """Add a step: its metrics, number of context images, and seconds waiting for data."""
+    def add(
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        contexts: int,
+        seconds_waiting: float,
+        data_sets: Sequence[str] = (),
+    ) -> None:
+        """Add a step: its metrics, number of context images, and seconds waiting for data.
+
+        `data_sets` are those of its episodes, whose `losses` are then among the metrics.
+        """
         self._sums["steps"] += 1
         self._sums["contexts"] += contexts
         if metrics["skipped_in_row"] == 0:
             self._sums["updates"] += 1
             for name in ("loss", "gradient_norm"):
                 self._sums[name] += float(metrics[name])
+            for data_set, loss in zip(data_sets, metrics.get("losses", ()), strict=True):
+                for name, value in ((_EPISODES, 1.0), (_LOSS, float(loss))):
+                    self._sums[name + data_set] = self._sums.get(name + data_set, 0.0) + value
         self._latest = {
             "learning_rate": float(metrics["learning_rate"]),
             "skipped": int(metrics["skipped"]),
@@ -61,7 +77,8 @@ class Meter:
     def entry(self) -> dict[str, float]:
         """Means since the last entry, the latest learning rate and counts, and speeds.
 
-        Loss and gradient norm are means over the updates made, and absent without any.
+        Loss and gradient norm are means over the updates made, and absent without any. With
+        several data sets, each has the number of its episodes and their mean loss.
         """
         sums, seconds = self._sums, self._clock() - self._start
         means = {
@@ -69,6 +86,10 @@ class Meter:
             for name in ("loss", "gradient_norm")
             if sums["updates"]
         }
+        for name, count in sums.items():
+            if name.startswith(_EPISODES):
+                data_set = name.removeprefix(_EPISODES)
+                means |= {name: count, _LOSS + data_set: sums[_LOSS + data_set] / count}
         values = {**means, **self._latest, "contexts": sums["contexts"] / sums["steps"]}
         speeds = (
             seconds / self._steps,

@@ -7,7 +7,7 @@ directory of a step gets its name when it is complete.
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +19,7 @@ from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.checkpoints import (
-    METADATA,
-    OPTIMIZER,
-    PARAMETERS,
+    ITEMS,
     STEPS,
     composite,
     newest_valid,
@@ -42,16 +40,18 @@ def has_steps(run: Path) -> bool:
     return bool(step_directories(run / STEPS))
 
 
-def newest_valid_step(run: Path) -> int:
+def newest_valid_step(run: Path, can_lead: Callable[[Path], bool] = lambda _: True) -> int:
     """The step of a run's newest valid checkpoint, read by this process alone; 0: none.
+
+    Only checkpoints count for which `can_lead` is true.
 
     A warning names each newer, damaged checkpoint.
 
     Raises:
         CheckpointError: all its checkpoints are damaged.
     """
-    steps = step_directories(run.absolute() / STEPS)
-    return int(newest_valid(steps, [PARAMETERS, OPTIMIZER]).name) if steps else 0
+    steps = list(filter(can_lead, step_directories(run.absolute() / STEPS)))
+    return int(newest_valid(steps).name) if steps else 0
 
 
 def read_score(checkpoint: Path) -> float | None:
@@ -67,13 +67,16 @@ def read_score(checkpoint: Path) -> float | None:
 class RunCheckpoints:
     """The newest and the best checkpoints of one run that continues from step `done`.
 
-    Checkpoints of later steps count as damaged; they are removed when the run reaches their steps.
+    The checkpoint of `keep_step` is kept as well. Those of later steps than `done` count as
+    damaged; they are removed when the run reaches their steps.
     As a context manager, it waits for the last write at the end.
     """
 
-    def __init__(self, run: Path, *, done: int, keep: int, keep_best: int):
+    def __init__(
+        self, run: Path, *, done: int, keep: int, keep_best: int, keep_step: int | None = None
+    ):
         self._directory = run.absolute() / STEPS
-        self._keep, self._keep_best = keep, keep_best
+        self._keep, self._keep_best, self._keep_step = keep, keep_best, keep_step
         existing = broadcast_from_leader(
             lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
         )
@@ -84,7 +87,7 @@ class RunCheckpoints:
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
-                item_names=(PARAMETERS, OPTIMIZER, METADATA),
+                item_names=ITEMS,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=_Preservation(self.kept),
                     # Incomplete checkpoints of killed processes.
@@ -125,15 +128,16 @@ class RunCheckpoints:
         return self._newest
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """The checkpoints to keep: the newest, the best, and damaged ones of later steps."""
+        """The newest, the best, that of `keep_step`, and damaged ones of later steps."""
         valid = sorted(set(steps) - self._damaged)
         scored = sorted((self._scores[step], step) for step in valid if step in self._scores)
         best = scored[len(scored) - min(self._keep_best, len(scored)) :]
         ahead = {step for step in self._damaged if not valid or step > valid[-1]}
-        return {*valid[-self._keep :], *(step for _, step in best), *ahead}
+        chosen = {self._keep_step} & set(valid)
+        return {*valid[-self._keep :], *(step for _, step in best), *chosen, *ahead}
 
-    def save(self, step: int, parameters: Any, optimizer: Any, metadata: Mapping[str, Any]) -> None:
-        """Save in the background; the arrays may be changed as soon as this returns.
+    def save(self, step: int, items: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+        """Save trees by item in the background; their arrays may change once this returns.
 
         Raises:
             CheckpointError: this checkpoint or the one before cannot be written, for example on a
@@ -147,7 +151,7 @@ class RunCheckpoints:
                 self._damaged.remove(step)
             self._manager.save(
                 step,
-                args=composite({PARAMETERS: parameters, OPTIMIZER: optimizer}, metadata),
+                args=composite(items, metadata),
                 # By default Orbax refuses steps before its newest, which may be damaged.
                 force=True,
             )
@@ -169,6 +173,10 @@ class RunCheckpoints:
         """Whether a step's checkpoint has a score."""
         return step in self._scores
 
+    def score_of(self, step: int) -> float:
+        """The score of a step that `is_scored`; the same in all processes."""
+        return self._scores[step]
+
     def score(self, step: int, dice: float) -> None:
         """Record the mean validation Dice of a saved step, which decides what is kept.
 
@@ -182,21 +190,18 @@ class RunCheckpoints:
             content = json.dumps(with_digest({"dice": self._scores[step]}))
             write_whole(self._directory / str(step) / _SCORE, content.encode())
 
-    def restore(
-        self, step: int, parameters: Any, optimizer: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """Read parameters, optimizer state and metadata, placed like the input trees.
+    def restore(self, step: int, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read items, placed like these trees, and the metadata.
 
         Raises:
             CheckpointError: the checkpoint does not fit those trees, or is damaged.
         """
         checkpoint = self._directory / str(step)
         metadata = read_metadata(checkpoint)
-        return (
-            restore_arrays(checkpoint, PARAMETERS, parameters, metadata),
-            restore_arrays(checkpoint, OPTIMIZER, optimizer, metadata),
-            metadata,
-        )
+        items = {
+            item: restore_arrays(checkpoint, item, tree, metadata) for item, tree in like.items()
+        }
+        return items, metadata
 
     def _unwritten(self, error: Exception) -> CheckpointError:
         return CheckpointError(

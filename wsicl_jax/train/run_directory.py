@@ -1,17 +1,29 @@
 """The directory of a run: whether a configuration may start or resume there."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 import wsicl_jax
-from wsicl_jax.config import ExperimentConfig, config_to_dict, migrate_settings, read_settings
-from wsicl_jax.errors import ConfigError
+from wsicl_jax.config import (
+    ExperimentConfig,
+    TrainConfig,
+    config_from_dict,
+    config_to_dict,
+    migrate_settings,
+    read_settings,
+)
+from wsicl_jax.errors import CheckpointError, ConfigError
 from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.checkpoints import STEPS, read_metadata, step_directories
 from wsicl_jax.train.run_checkpoints import has_steps, newest_valid_step
+from wsicl_jax.train.state import learning_rate
+from wsicl_jax.weights.network_checkpoint import experiment_config
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -19,12 +31,17 @@ LOCK = ".lock"
 
 _MAY_CHANGE = (
     *("run", "evaluation", "parallel", "volume.cache_gb", "episode.context_multiple"),
+    "train.accumulate",
     *("model.context.mini_context", "model.context.remat", "data.*.store"),
     *("train.log_every", "train.checkpoint_every", "train.evaluate_every", "train.workers"),
     *("train.keep_checkpoints", "train.keep_best", "train.max_skipped"),
+    *("train.profile", "train.trackers"),
 )
 """Settings that a resumed run may change: the result stays equal, up to rounding. Stores may move;
 their content is compared."""
+
+_TRAINED_ON = {"train.steps", "train.schedule", "train.decay_steps"}
+"""Settings that a resumed run may change if the learning rates up to a checkpoint stay the same."""
 
 _MAY_DIFFER = ("data.*.store", "train.initial_weights", "train.workers", "volume.cache_gb")
 """Settings that may differ between the processes of a run: local paths of the same content, and
@@ -58,6 +75,9 @@ def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
 def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
     """The step from which a run of this configuration continues; 0: from the start.
 
+    The number of steps and the schedule may change, as long as the learning rates up to a
+    checkpoint stay the same: the newest such checkpoint counts.
+
     Raises:
         ConfigError: the run exists and `resume` is not set, or settings differ that may not
             change.
@@ -69,19 +89,24 @@ def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
         raise ConfigError(
             f"{run} holds a run already; continue with --resume, or give another run=DIRECTORY"
         )
-    if differing := changed_settings(saved_settings(run), config):
+    differing = set(changed_settings(saved_settings(run), config))
+    if differing and not (differing <= _TRAINED_ON and _has_no_share_of_steps(config)):
         raise ConfigError(
-            f"{run} was started with another {', '.join(differing)}; resume it with the same "
-            "settings, or give another run=DIRECTORY"
+            f"{run} was started with another {', '.join(sorted(differing))}; resume it with the "
+            "same settings, or give another run=DIRECTORY"
         )
-    return newest_valid_step(run)
+    return _newest_that_leads_to(run, config)
 
 
 def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
     """Settings that differ from those that a run was started with, and may not."""
-    truncated = config.model.context.gradient == "truncated"
-    differing = _differing(before, config_to_dict(config))
-    return [key for key in differing if _binds(key, truncated)]
+    binding = [
+        *(["model.context.mini_context"] if config.model.context.gradient == "truncated" else []),
+        # The learning rate depends on them.
+        *(["evaluation", "train.evaluate_every"] if config.train.schedule == "plateau" else []),
+    ]
+    differing = _differing(_with_defaults(before), config_to_dict(config))
+    return [k for k in differing if _is_among(binding, k) or not _is_among(_MAY_CHANGE, k)]
 
 
 def write_config(run: Path, config: ExperimentConfig) -> None:
@@ -112,10 +137,63 @@ def saved_settings(run: Path) -> dict[str, Any]:
     return migrate_settings(settings)
 
 
-def _binds(key: str, truncated: bool) -> bool:
-    if truncated and key == "model.context.mini_context":
-        return True  # the gradient depends on it
-    return not _is_among(_MAY_CHANGE, key)
+def _has_no_share_of_steps(config: ExperimentConfig) -> bool:
+    """Whether nothing but the learning rate depends on the number of steps of the whole run."""
+    return not (config.episode.shuffled_prompts_share and config.episode.shuffled_prompts_from)
+
+
+def _newest_that_leads_to(run: Path, config: ExperimentConfig) -> int:
+    """The newest valid checkpoint with the learning rates of this configuration up to its step."""
+    all_steps = [int(directory.name) for directory in step_directories(run / STEPS)]
+    leading = {step for step in all_steps if _leads_to(run / STEPS / str(step), config)}
+    skipped, settings = sorted(set(all_steps) - leading), config.train
+    if not leading or (skipped and skipped[-1] > settings.steps):
+        raise ConfigError(
+            f"{run} has made {skipped[-1]} steps, which a run with train.steps = {settings.steps} "
+            f"and schedule = {settings.schedule} does not make: resume it with the same settings; "
+            "schedules constant and warmup_stable_decay can be trained on to more steps, and any "
+            f"run is a start for another one by train.initial_weights={run}"
+        )
+    if skipped:
+        warnings.warn(
+            f"{run} is trained on from before step {skipped[0]}, where its learning rate had begun "
+            "to decay; later checkpoints are replaced when the run reaches their steps",
+            stacklevel=2,
+        )
+    return newest_valid_step(run, lambda directory: int(directory.name) in leading)
+
+
+def _schedule(settings: TrainConfig) -> tuple[int, str, int]:
+    return settings.steps, settings.schedule, settings.decay_steps
+
+
+def _leads_to(checkpoint: Path, config: ExperimentConfig) -> bool:
+    """Whether a run of this configuration has the learning rates that led to a checkpoint."""
+    try:
+        metadata = read_metadata(checkpoint)
+        trained = experiment_config(metadata).train
+    except CheckpointError:
+        return True  # whoever restores it says what is wrong
+    if _schedule(trained) == _schedule(config.train):
+        return True
+    if int(checkpoint.name) > config.train.steps:
+        return False
+    if (trained.schedule == "plateau") != (config.train.schedule == "plateau"):
+        return False  # the rates of a plateau follow from its evaluations
+    updates = np.arange(int(checkpoint.name) - metadata.get("skipped", 0))
+    rates = [
+        np.broadcast_to(learning_rate(settings)(updates), updates.shape)
+        for settings in (trained, config.train)
+    ]
+    return np.array_equal(*rates)
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Stored settings, with defaults for those that are newer than the run."""
+    try:
+        return config_to_dict(config_from_dict(settings))
+    except ConfigError:
+        return settings  # of a version that knew others: they differ
 
 
 def _is_among(names: Iterable[str], key: str) -> bool:

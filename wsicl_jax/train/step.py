@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
@@ -13,9 +14,15 @@ from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
-from wsicl_jax.distributed.placement import compiler_options, on_mesh, replicated
+from wsicl_jax.distributed.placement import (
+    compiler_options,
+    in_order,
+    in_parts,
+    on_mesh,
+    replicated,
+)
 from wsicl_jax.model.losses import make_loss
-from wsicl_jax.train.state import COUNTERS, TrainState, learning_rate
+from wsicl_jax.train.state import COUNTERS, TrainState, averaged, learning_rate
 from wsicl_jax.train.stop import Stop
 
 Metrics = dict[str, Array]
@@ -52,13 +59,16 @@ def make_step(
     """The compiled step: from state and a batch of episodes to the next state and metrics.
 
     The step first augments the batch's intensities (`config.augment`), seeded by the seed and the
-    step's number. If loss or gradient is not finite, the update is skipped: parameters, optimizer
-    state and learning rate stay unchanged.
+    step's number. Gradients of `train.accumulate` parts of the batch are computed one after
+    another; each loss is a mean over episodes, so their mean is that of the batch. If loss or
+    gradient is not finite, the update is skipped: parameters, optimizer state, average and learning
+    rate stay unchanged.
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
-    maximum of the third input (`stop.Stop`). From `Stop.NO_DATA` on, part of the batch is invalid
-    and the whole state stays unchanged.
+    maximum of the third input (`stop.Stop`); with several data sets also the `losses` of the
+    episodes. From `Stop.NO_DATA` on, part of the batch is invalid and the whole state stays
+    unchanged.
     The input state is donated: its buffers are reused for the next state, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
@@ -69,33 +79,63 @@ def make_step(
     )
 
     predict = make_predict(graph, config, mesh)
+    by_episode = sum(dataset.weight > 0 for dataset in config.data) > 1
 
-    def batch_loss(parameters: nnx.State, batch: Episode, key: PRNGKeyArray) -> Float[Array, ""]:
-        return loss(predict(parameters, batch, key), batch.truth)
+    def batch_loss(
+        parameters: nnx.State, batch: Episode, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], Float[Array, "episode"]]:
+        """The loss, and that of each episode if there are several data sets."""
+        prediction = predict(parameters, batch, key)
+        with jax.named_scope("loss"):
+            losses = jnp.zeros(0)
+            if by_episode:
+                losses = jax.vmap(lambda p, t: loss(p[None], t[None]))(prediction, batch.truth)
+            return loss(prediction, batch.truth), losses
+
+    def loss_and_gradients(
+        parameters: nnx.State, batch: Episode, key: PRNGKeyArray
+    ) -> tuple[tuple[Float[Array, ""], Float[Array, "episode"]], nnx.State]:
+        of_part = jax.value_and_grad(batch_loss, has_aux=True)
+        if (parts := config.train.accumulate) == 1:
+            return of_part(parameters, batch, key)
+
+        def add(total, part: Episode):
+            (value, losses), gradients = of_part(parameters, part, key)
+            return jax.tree.map(jnp.add, total, (value, gradients)), losses
+
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
+        zeros = lax.with_sharding_constraint(zeros, (replicated(mesh), placement.parameters))
+        total, losses = lax.scan(add, zeros, in_parts(batch, parts, mesh))
+        value, gradients = jax.tree.map(lambda x: x / parts, total)
+        return (value, in_order(losses, mesh)), gradients
 
     def step(
         state: TrainState, batch: Episode, stop: Int32[Array, "devices"]
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(intensities, state.step)
-        batch = augment_intensities(batch, key, config.augment, mesh)
+        with jax.named_scope("augmentation"):
+            batch = augment_intensities(batch, key, config.augment, mesh)
         key = jax.random.fold_in(parts, state.step)
-        value, gradients = jax.value_and_grad(batch_loss)(state.parameters, batch, key)
+        (value, losses), gradients = loss_and_gradients(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         reason = stop.max()
         counts = reason < Stop.NO_DATA
         finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-        new = updated(state, gradients, finite & counts, optimizer)
+        with jax.named_scope("optimizer"):
+            new = updated(state, gradients, finite & counts, optimizer, config.train.ema)
         new = new._replace(
             **{n: jnp.where(counts, getattr(new, n), getattr(state, n)) for n in COUNTERS}
         )
         metrics = {
             "loss": value,
             "gradient_norm": gradient_norm,
-            "learning_rate": schedule(state.step - state.skipped),
+            "learning_rate": schedule(state.step - state.skipped) * _share(state),
             "skipped": new.skipped,
             "skipped_in_row": new.skipped_in_row,
             "stop": reason,
         }
+        if by_episode:
+            metrics["losses"] = losses
         return new, metrics
 
     platform = mesh.devices.flat[0].platform
@@ -112,12 +152,18 @@ def updated(
     gradients: nnx.State,
     finite: Array,
     optimizer: optax.GradientTransformation,
+    ema_decay: float,
 ) -> TrainState:
     """The next state: with an update if `finite`, otherwise only with new counters."""
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-    moved = (optax.apply_updates(state.parameters, updates), optimizer_state)
-    parameters, optimizer_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), moved, (state.parameters, state.optimizer)
+    # Updates are proportional to the learning rate.
+    updates = jax.tree.map(lambda x: x * _share(state), updates)
+    parameters = optax.apply_updates(state.parameters, updates)
+    ema = averaged(state.ema, parameters, state.step - state.skipped + 1, ema_decay)
+    parameters, optimizer_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (parameters, optimizer_state, ema),
+        (state.parameters, state.optimizer, state.ema),
     )
     skip = (~finite).astype(jnp.int32)
     return TrainState(
@@ -126,4 +172,11 @@ def updated(
         step=state.step + 1,
         skipped=state.skipped + skip,
         skipped_in_row=(state.skipped_in_row + 1) * skip,
+        ema=ema,
+        rate_scale=state.rate_scale,
     )
+
+
+def _share(state: TrainState) -> Array | float:
+    """The share of the schedule's learning rate that counts."""
+    return 1.0 if state.rate_scale is None else state.rate_scale

@@ -24,6 +24,7 @@ from wsicl_jax.storage.checkpoints import (
     reason_of,
     remove_unfinished,
     restore_arrays,
+    weights_item,
 )
 from wsicl_jax.storage.fingerprints import fingerprint_arrays
 
@@ -57,18 +58,18 @@ def load_checkpoint(path: str | Path) -> DualBranch:
     """
     checkpoint = find_checkpoint(path)
     # `find_checkpoint` has verified what it chose among the checkpoints of a run.
-    if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, [PARAMETERS])):
+    if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, weights_only=True)):
         raise CheckpointError(f"{checkpoint}: {reason}")
     metadata = read_metadata(checkpoint)
     graph, shapes = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)
     device = one_device()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-    return nnx.merge(graph, restore_arrays(checkpoint, PARAMETERS, shapes, metadata))
+    return nnx.merge(graph, restore_arrays(checkpoint, weights_item(metadata), shapes, metadata))
 
 
 def checkpoint_digest(metadata: Mapping[str, Any]) -> str:
     """Hash of everything that a checkpoint's predictions depend on, from its metadata."""
-    return _digest(metadata[FINGERPRINTS][PARAMETERS], experiment_config(metadata))
+    return _digest(metadata[FINGERPRINTS][weights_item(metadata)], experiment_config(metadata))
 
 
 def model_digest(model: DualBranch, config: ExperimentConfig) -> str:

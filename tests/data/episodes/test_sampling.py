@@ -199,6 +199,7 @@ def test_data_sets_are_sampled_by_their_weights(experiment):
         source[index]
     # Three standard deviations of a binomial draw.
     assert abs(shown.count("a") - 400) < 3 * np.sqrt(600 * 2 / 9)
+    assert shown == [source.data_set_of(index) for index in range(600)]
 
 
 @pytest.mark.parametrize(("sampling", "share"), [("dataset", 2 / 3), ("structure", 10 / 11)])
@@ -208,7 +209,19 @@ def test_structures_are_counted_where_all_are_drawn_alike(experiment, sampling, 
     (store,) = data_sets([(2, "a")], labels=5)
     synthetic = DataSet(DatasetConfig(), None, {}, {})
     source = EpisodeSource(config, [store, synthetic])
-    np.testing.assert_allclose(source._source_shares, [share, 1 - share])
+    np.testing.assert_allclose(source.source_shares, [share, 1 - share])
+
+
+def test_weights_are_multiplied_by_the_root_of_the_number_of_cases(experiment):
+    config = changed(experiment, episode={"sampling": "sqrt_cases"})
+    few, many = (
+        dataset(store_of({f"case{i}": {1: 9} for i in range(count)}, name=str(count)), weight=2)
+        for count in (10, 40)
+    )
+    source = EpisodeSource(config, [few, many, DataSet(DatasetConfig(), None, {}, {})])
+    weights = [2 * np.sqrt(len(one.cases("train"))) for one in (few, many)] + [1]
+    assert len(many.cases("train")) == 36  # the others are for validation
+    np.testing.assert_allclose(source.source_shares, np.array(weights) / np.sum(weights))
 
 
 def test_two_data_sets_of_one_name_are_refused(experiment):

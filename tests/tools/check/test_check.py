@@ -89,7 +89,7 @@ def save_a_run(config) -> None:
     write_manifest(run, manifest)
     about = {"config": settings, DATA: manifest.digest}
     with RunCheckpoints(run, done=0, keep=1, keep_best=0) as checkpoints:
-        checkpoints.save(1, state.parameters, state.optimizer, about)
+        checkpoints.save(1, state.items, about)
 
 
 def number(row: str, text: str, column: int = -1) -> int:
@@ -328,6 +328,7 @@ def test_memory_that_does_not_suffice_with_what_would_help(told):
         "an estimated 5 GB do not fit a device's 4.5 GB",
         "model.context.mini_context=1",
         "model.context.remat=stage",
+        "train.accumulate=8",
         "parallel.data=8",
         "parallel.space=2",
     )
@@ -335,6 +336,13 @@ def test_memory_that_does_not_suffice_with_what_would_help(told):
     code, printed, _ = told("--memory", "5.1")
     assert code == 0
     assert "fits narrowly" in printed
+
+
+def test_averaged_parameters_take_the_memory_of_the_parameters(told):
+    _, without, _ = told()
+    _, printed, _ = told("train.ema=0.99")
+    assert "averaged parameters" not in without
+    assert number("averaged parameters", printed, 1) == number("│ parameters ", printed, 1)
 
 
 def test_all_that_is_wrong_is_told_the_first_thing_first(told, tmp_path):

@@ -55,10 +55,15 @@ class EpisodeSource:
             replace(config.episode, crop_share=0.0),
             replace(config.synth, priors=()),
         )
+        self.names = [dataset.name for dataset in training]
+        """The data set of each source."""
         weights = np.array([dataset.settings.weight for dataset in training], float)
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
-        self._source_shares = weights / weights.sum()
+        elif config.episode.sampling == "sqrt_cases":
+            weights *= np.sqrt([len(source.cases) or 1 for source in self.sources])
+        self.source_shares = weights / weights.sum()
+        """Share of the episodes of each source."""
         self._tasks = _WeightedNames(config.episode.tasks)
         self._kinds = _WeightedNames(config.prompts.kinds)
 
@@ -71,6 +76,14 @@ class EpisodeSource:
         is_common = settings.common_contexts and rng.random() < settings.common_contexts_share
         return settings.common_contexts if is_common else count
 
+    def data_set_of(self, index: int) -> str:
+        """The name of the data set of episode `index`, without making the episode."""
+        return self.names[self._source_of(_rng(self.config.seed, RandomStream.EPISODE, index))]
+
+    def _source_of(self, rng: np.random.Generator) -> int:
+        """The position of an episode's source: the first draw of its random stream."""
+        return int(rng.choice(len(self.sources), p=self.source_shares))
+
     def __len__(self) -> int:
         return self.config.train.steps * self.config.train.batch
 
@@ -78,7 +91,7 @@ class EpisodeSource:
         config, settings = self.config, self.config.episode
         contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, RandomStream.EPISODE, index)
-        source = self.sources[rng.choice(len(self.sources), p=self._source_shares)]
+        source = self.sources[self._source_of(rng)]
         task = self._tasks.sample(_rng(config.seed, RandomStream.TASK, index))
         kinds = self._sample_kinds(contexts, rng)
         is_synthetic = isinstance(source, SyntheticSource)

@@ -38,6 +38,9 @@ _MAX_INVISIBLE = 16
 class Source(Protocol):
     """Samples groups of subjects that share a structure."""
 
+    cases: Sequence[str]
+    """Names of its training cases; empty for synthetic cohorts."""
+
     @property
     def structure_weight(self) -> float:
         """The sum of its structures' weights."""
@@ -53,6 +56,7 @@ class SyntheticSource:
 
     structure_weight = 1.0
     """Its structures are never the same twice; they count as one."""
+    cases = ()
 
     def __init__(
         self,
@@ -190,6 +194,18 @@ class StoreSource:
             )
         self.structure_weight = float(np.sum(weights))
         self._shares = np.array(weights) / self.structure_weight
+
+    @property
+    def structure_shares(self) -> list[float]:
+        """Share of this source's episodes that show each of its structures.
+
+        The sum is above 1 if episodes unite several.
+        """
+        if not self.are_united:
+            return self._shares.tolist()
+        count = len(self.structures)
+        mean_united = (1 + min(self.max_labels, count)) / 2
+        return [mean_united / count] * count
 
     def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
         channel = int(rng.choice(self.channels))

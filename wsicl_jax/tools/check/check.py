@@ -185,7 +185,8 @@ def _show_mesh(
         cost = step_cost(traced[-1])
         time = step_time(cost, chip, mesh.shape, compiled[-1].accessed)
         show(time_table(cost, time, chip, mesh.shape, compiled[-1]))
-        needed, compiled_for = memory_on_chip(parameters, optimizer, batch, compiled[-1]), part.size
+        needed = memory_on_chip(parameters, optimizer, batch, compiled[-1], placed(state.ema))
+        compiled_for = part.size
         found |= {
             "compiled": [asdict(one) for one in compiled],
             "least_seconds": asdict(time),
@@ -198,7 +199,7 @@ def _show_mesh(
         }
     else:
         temporary, compiled_for = temporary_bytes(config, mesh, contexts[-1])
-        needed = memory_needed(parameters, optimizer, batch, temporary)
+        needed = memory_needed(parameters, optimizer, batch, temporary, placed(state.ema))
     show(memory_table(needed, memory, compiled_for, devices, chip if described else None))
     return {"memory": needed, "bytes_per_device": sum(needed.values()), **found}
 
@@ -319,6 +320,8 @@ def _savings(config: ExperimentConfig, sizes: tuple[int, int, int]) -> list[str]
         settings.append("model.context.remat=stage")
     if data > 1 and not config.parallel.shard_parameters:
         settings.append("parallel.shard_parameters=true")
+    if (rows := config.train.batch // data) > config.train.accumulate:
+        settings.append(f"train.accumulate={rows}")
     if config.train.batch > data:
         settings.append(
             f"parallel.data={config.train.batch} on more devices, or a smaller train.batch"

@@ -49,12 +49,13 @@ def mesh_table(config: ExperimentConfig, mesh: Mesh, hosts: int) -> Table:
     sizes, batch = tuple(mesh.shape[axis] for axis in AXES), config.train.batch
     reading = rows_of_hosts(batch, sizes, hosts)
     counts = sorted({len(rows) for rows in reading.rows})
-    data = mesh.shape[DATA]
+    data, accumulate = mesh.shape[DATA], config.train.accumulate
+    parts = f", in {accumulate} parts one after another" if accumulate > 1 else ""
     lines = [
         ("mesh", " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)),
         ("devices", f"{mesh.size:,}"),
         ("hosts", f"{hosts:,}, {mesh.size // hosts:,} devices each"),
-        ("episodes per step", f"{batch:,} = {batch // data:,} x data {data:,}"),
+        ("episodes per step", f"{batch:,} = {batch // data:,} x data {data:,}{parts}"),
         ("episodes read by a host", " or ".join(f"{count:,}" for count in counts)),
     ]
     if reading.readers > 1:

@@ -1,7 +1,7 @@
 """Computes how the arrays of training are placed on a mesh, and the memory that a device needs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -74,7 +74,11 @@ def temporary_bytes(config: ExperimentConfig, mesh: Mesh, contexts: int) -> tupl
 
 
 def memory_needed(
-    parameters: list[Placed], optimizer: list[Placed], batch: list[Placed], temporary: int
+    parameters: list[Placed],
+    optimizer: list[Placed],
+    batch: list[Placed],
+    temporary: int,
+    ema: Sequence[Placed] = (),
 ) -> dict[str, int]:
     """Bytes that each device needs in training, by purpose."""
     # XLA counts gradients as temporary; they are as large and as divided as the parameters.
@@ -83,6 +87,7 @@ def memory_needed(
         "parameters": on_device(parameters),
         "gradients": gradients,
         "optimiser state": on_device(optimizer),
+        **({"averaged parameters": on_device(ema)} if ema else {}),
         "inputs of a step": on_device(batch),
         "inputs of the next step": on_device(batch),
         "activations and other temporary memory": temporary - gradients,
@@ -90,11 +95,15 @@ def memory_needed(
 
 
 def memory_on_chip(
-    parameters: list[Placed], optimizer: list[Placed], batch: list[Placed], compiled: Compiled
+    parameters: list[Placed],
+    optimizer: list[Placed],
+    batch: list[Placed],
+    compiled: Compiled,
+    ema: Sequence[Placed] = (),
 ) -> dict[str, int]:
     """As `memory_needed`, with all that the chip's compiler plans."""
-    needed = memory_needed(parameters, optimizer, batch, compiled.temporary)
-    given = on_device([*parameters, *optimizer, *batch])
+    needed = memory_needed(parameters, optimizer, batch, compiled.temporary, ema)
+    given = on_device([*parameters, *optimizer, *batch, *ema])
     needed["padding and counters"] = compiled.arguments - given
     needed["results and code"] = compiled.results - compiled.reused + compiled.code
     return needed
