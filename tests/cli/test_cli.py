@@ -461,6 +461,10 @@ MISTAKES = {
         [*PREDICT, "--example", "a.nii", "b.nii", "--format", "dcm"],
         "t.nii: no DICOM",
     ),
+    "RTSTRUCT of what is no DICOM": (
+        [*PREDICT, "--example", "a.nii", "b.nii", "--format", "rtstruct"],
+        "t.nii: no DICOM, to which RTSTRUCT could refer",
+    ),
 }
 
 

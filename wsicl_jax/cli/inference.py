@@ -37,7 +37,8 @@ def _predict(options: argparse.Namespace) -> int:
     }
     reading = validated(InferenceConfig, settings)
     paths = [Path(target) for target in options.targets] or _images_for_testing(options)
-    selection = find_targets(paths, output, ending=options.format, channel=options.channel)
+    ending = "rtstruct.dcm" if options.format == "rtstruct" else options.format
+    selection = find_targets(paths, output, ending=ending, channel=options.channel)
     problems, context = list(selection.problems), None
     if not paths:
         problems.append("no target is given, and --dataset has no imagesTs; name images")
@@ -195,8 +196,9 @@ examples:
   # nnU-Net: training cases are the context set, imagesTs the targets; first a dry run
   wsicl predict small --dataset Dataset004_Hippocampus --output masks --dry-run
   wsicl predict small --dataset Dataset004_Hippocampus --output masks
-  # a folder of DICOM series, results as DICOM-SEG
+  # a folder of DICOM series, results as DICOM-SEG, or as RTSTRUCT for radiotherapy
   wsicl predict small --context context.json --format dcm --output masks series/
+  wsicl predict small --context context.json --format rtstruct --output contours series/
 """
 
 
@@ -270,9 +272,9 @@ def add_predict(verb: Verb) -> None:
     results.add_argument("--output", required=True, metavar="DIR", help="directory for the results")
     results.add_argument(
         "--format",
-        choices=("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm"),
+        choices=("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm", "rtstruct"),
         help="format of label maps (default: that of the target, or nii.gz); seg.nrrd: "
-        "segmentation of 3D Slicer, dcm: DICOM-SEG",
+        "segmentation of 3D Slicer, dcm: DICOM-SEG, rtstruct: contours as .rtstruct.dcm",
     )
     results.add_argument(
         "--probabilities",

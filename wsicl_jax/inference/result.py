@@ -79,9 +79,9 @@ class Segmentation:
     def save(self, path: str | os.PathLike, source: Sequence[str | os.PathLike] = ()) -> None:
         """Write the label map in the format of the file's ending; missing folders are made.
 
-        NIfTI (.nii.gz, .nii), NRRD (.nrrd, .seg.nrrd), MetaImage (.mha), DICOM-SEG (.dcm). Of the
-        target's `source` files, the result takes over NIfTI's geometry as it was written, or
-        DICOM's patient and study.
+        NIfTI (.nii.gz, .nii), NRRD (.nrrd, .seg.nrrd), MetaImage (.mha), DICOM-SEG (.dcm),
+        RTSTRUCT (.rtstruct.dcm). Of the target's `source` files, the result takes over NIfTI's
+        geometry as it was written, or DICOM's patient and study.
 
         Raises:
             DataError: as `data.formats.writing.write_label_map`, or the folder cannot be made.

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from wsicl_jax.data.formats.dicom_seg import read_segmentation
 from wsicl_jax.data.formats.writing import (
     FORMATS,
+    REFER_TO_SERIES,
     check_installed,
     format_of,
     write_label_map,
@@ -48,7 +49,7 @@ def series(tmp_path_factory):
 
 @pytest.mark.parametrize("largest", [3, 255, 256, 65535])
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("ending", [ending for ending in FORMATS if ending != "dcm"])
+@pytest.mark.parametrize("ending", [e for e in FORMATS if e not in REFER_TO_SERIES])
 def test_a_label_map_is_the_same_in_every_format(tmp_path, ending, flip, largest):
     path = tmp_path / f"a.{ending}"
     write_label_map(path, labels(largest), affine(flip), {**NAMES, "spleen": largest})
@@ -132,6 +133,7 @@ def test_the_geometry_of_a_nifti_source_is_kept_as_it_was_written(tmp_path):
 
 def test_the_longest_ending_tells_the_format(tmp_path):
     names = {"a.seg.nrrd": "seg.nrrd", "A.NII.GZ": "nii.gz", "seg.nrrd": "nrrd", "x.dcm": "dcm"}
+    names["x.RTSTRUCT.dcm"] = "rtstruct.dcm"
     assert {name: format_of(tmp_path / name) for name in names} == names
     with pytest.raises(DataError, match=r"a\.png ends in no format .* \.nii\.gz, "):
         format_of(tmp_path / "a.png")
@@ -147,6 +149,7 @@ def test_the_longest_ending_tells_the_format(tmp_path):
         ("a.seg.nrrd", np.zeros(SHAPE, np.uint8), {}, "have no name"),
         ("a.dcm", labels(9), NAMES, r"values \[9\] have no name"),
         ("a.dcm", labels(), NAMES, "no files of one are given; choose another format"),
+        ("a.rtstruct.dcm", labels(), NAMES, "RTSTRUCT refers to .* no files of one are given"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, name, given, names, reason):

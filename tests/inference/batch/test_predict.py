@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
@@ -127,6 +128,19 @@ def test_a_dicom_series_becomes_dicom_seg(tmp_path):
     assert summary.written == (out / "ct.dcm",)
     found = read_segmentation([out / "ct.dcm"], {"liver": 3}, SHAPE, AFFINE)
     np.testing.assert_array_equal(found, array * 3)
+
+
+def test_a_dicom_series_becomes_contours(tmp_path):
+    array = np.indices(SHAPE)[1].astype(np.int16) % 2
+    write_series(tmp_path / "ct", array, AFFINE)
+    out = tmp_path / "out"
+    targets = targets_of([tmp_path / "ct"], out, ending="rtstruct.dcm")
+    summary = predict(Bright(liver=3), targets, out, probabilities=True)
+    assert summary.written == (out / "ct.rtstruct.dcm",)
+    # Structures have their names in it, and it holds no probabilities.
+    assert names_in(out) == ["ct.rtstruct.dcm", "ct_liver_prob.nii.gz"]
+    (drawn,) = pydicom.dcmread(out / "ct.rtstruct.dcm").ROIContourSequence
+    assert len(drawn.ContourSequence) == SHAPE[2] * array[0, :, 0].sum()
 
 
 def test_probabilities_of_dicom_go_to_nifti(tmp_path):
@@ -364,9 +378,10 @@ def test_an_output_that_is_or_lies_below_a_file_is_refused(tmp_path):
             predict(Bright(), [], out)
 
 
-def test_dicom_seg_of_what_is_no_dicom_is_refused(tmp_path):
-    (problem,) = refused([save(tmp_path / "in/a.nii")], tmp_path / "out", ending="dcm")
-    assert "in/a.nii: no DICOM" in problem
+@pytest.mark.parametrize(("ending", "name"), [("dcm", "DICOM-SEG"), ("rtstruct.dcm", "RTSTRUCT")])
+def test_dicom_of_what_is_no_dicom_is_refused(tmp_path, ending, name):
+    (problem,) = refused([save(tmp_path / "in/a.nii")], tmp_path / "out", ending=ending)
+    assert f"in/a.nii: no DICOM, to which {name} could refer" in problem
 
 
 def test_a_format_whose_package_is_missing_is_refused(tmp_path, monkeypatch):

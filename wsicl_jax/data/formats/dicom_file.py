@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from wsicl_jax.data.formats.payload import beginning
 from wsicl_jax.errors import DataError
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 _PREAMBLE = 128
 _MARK = b"DICM"
 
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+_OFF_VOXELS = 0.1
+"""Distance, in voxels, by which rounding may move a pixel."""
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -79,6 +82,11 @@ def read_object(path: Path) -> "Dataset":
         DataError: pydicom is not installed, or the file is missing, empty or damaged.
     """
     return _read(path)
+
+
+def read_without_pixels(path: Path) -> "Dataset":
+    """All of a file but its pixels. Raises as `read_object`."""
+    return _read(path, stop_before_pixels=True)
 
 
 def pydicom_for(path: Path) -> ModuleType:
@@ -209,4 +217,39 @@ def planes_of(path: Path, dataset: "Dataset") -> Iterator[Plane]:
             ) from None
         # Orientation begins with the direction along a row, spacing with the distance of rows.
         steps = (turn * spacing[::-1, None]).T
-        yield Plane(position * _LPS_TO_RAS, steps * _LPS_TO_RAS[:, None])
+        yield Plane(position * LPS_TO_RAS, steps * LPS_TO_RAS[:, None])
+
+
+def values_at(
+    file: Path,
+    plane: Plane,
+    shape: tuple[int, int],
+    label: Integer[np.ndarray, "x y z"],
+    affine: Float[np.ndarray, "4 4"],
+) -> Integer[np.ndarray, "rows columns"]:
+    """The label map's values at the pixels of a file's plane, of `shape` rows and columns.
+
+    The axes of the label map may have any order and direction; `affine` maps it to RAS+ mm.
+
+    Raises:
+        DataError: the plane does not lie on the label map's grid.
+    """
+    into = np.linalg.inv(affine)
+    start = into[:3, :3] @ plane.position + into[:3, 3]
+    steps = into[:3, :3] @ plane.steps
+    whole_start, whole_steps = np.rint(start), np.rint(steps)
+    rows, columns = shape
+    last = np.array([columns - 1, rows - 1])
+    off = np.linalg.norm(start - whole_start) + np.abs((steps - whole_steps) @ last).max()
+    end = whole_start + whole_steps @ last
+    outside = (np.minimum(whole_start, end) < 0).any()
+    outside |= (np.maximum(whole_start, end) >= label.shape).any()
+    if off > _OFF_VOXELS or outside or (np.abs(whole_steps).sum(axis=0) != 1).any():
+        raise DataError(
+            f"{file} does not lie on the grid of the label map, of {label.shape} voxels; give the "
+            "files of the series that was segmented"
+        )
+    row, column = np.indices(shape)
+    places = whole_start[:, None, None] + np.tensordot(whole_steps, [column, row], axes=1)
+    x, y, z = places.astype(int)
+    return label[x, y, z]

@@ -12,12 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer
 
-from wsicl_jax.data.formats.dicom_file import Plane, planes_of, read_object
+from wsicl_jax.data.formats.dicom_file import planes_of, read_object, values_at
 from wsicl_jax.errors import DataError
 from wsicl_jax.storage.atomic import write_whole
-
-_OFF_VOXELS = 0.1
-"""Distance, in voxels, by which rounding may move a pixel."""
 
 _MAX_NAME = 64
 """Characters of a segment's label in DICOM."""
@@ -71,7 +68,7 @@ def write_segmentation(
         source.pop("PixelData", None)
         for plane in planes_of(file, source):
             shape = int(source.Rows), int(source.Columns)
-            frames.append(numbers[_slice_at(file, plane, shape, label, affine)])
+            frames.append(numbers[values_at(file, plane, shape, label, affine)])
         sources.append(source)
         for key in _MAY_BE_EMPTY:
             if key not in source:
@@ -124,28 +121,3 @@ def write_segmentation(
         write_whole(path, content.getvalue())
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _slice_at(
-    file: Path, plane: Plane, shape: tuple[int, int], label: np.ndarray, affine: np.ndarray
-) -> np.ndarray:
-    """The label map's values at the pixels (row, column) of a plane."""
-    into = np.linalg.inv(affine)
-    start = into[:3, :3] @ plane.position + into[:3, 3]
-    steps = into[:3, :3] @ plane.steps
-    whole_start, whole_steps = np.rint(start), np.rint(steps)
-    rows, columns = shape
-    last = np.array([columns - 1, rows - 1])
-    off = np.linalg.norm(start - whole_start) + np.abs((steps - whole_steps) @ last).max()
-    end = whole_start + whole_steps @ last
-    outside = (np.minimum(whole_start, end) < 0).any()
-    outside |= (np.maximum(whole_start, end) >= label.shape).any()
-    if off > _OFF_VOXELS or outside or (np.abs(whole_steps).sum(axis=0) != 1).any():
-        raise DataError(
-            f"{file} does not lie on the grid of the label map, of {label.shape} voxels; give the "
-            "files of the series that was segmented"
-        )
-    row, column = np.indices(shape)
-    places = whole_start[:, None, None] + np.tensordot(whole_steps, [column, row], axes=1)
-    x, y, z = places.astype(int)
-    return label[x, y, z]

@@ -1,6 +1,5 @@
 """Writing label maps and probabilities, in the format of the file's ending."""
 
-import colorsys
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,20 +9,22 @@ from jaxtyping import Bool, Float, Integer
 from scipy import ndimage
 
 from wsicl_jax.data.formats import itk, nifti
+from wsicl_jax.data.formats.colours import colour_of
 from wsicl_jax.data.formats.dicom_file import is_dicom
+from wsicl_jax.data.formats.dicom_rtstruct_writer import write_structure_set
 from wsicl_jax.data.formats.dicom_seg_writer import write_segmentation
 from wsicl_jax.errors import DataError
 
-FORMATS = ("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm")
+FORMATS = ("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm", "rtstruct.dcm")
 """Endings of label maps that can be written."""
 
-HAVE_NAMES = ("seg.nrrd", "dcm")
+HAVE_NAMES = ("seg.nrrd", "dcm", "rtstruct.dcm")
 """Formats that name the structures."""
 
-_MAX_VALUES = {np.uint8: 255, np.uint16: 65535}
+REFER_TO_SERIES = {"dcm": "DICOM-SEG", "rtstruct.dcm": "RTSTRUCT"}
+"""Formats that refer to the DICOM series that was segmented, by their names in DICOM."""
 
-_GOLDEN = 0.618034
-"""Step around the colour circle that keeps any number of hues distinct."""
+_MAX_VALUES = {np.uint8: 255, np.uint16: 65535}
 
 
 def format_of(path: Path) -> str:
@@ -47,6 +48,7 @@ def check_installed(ending: str) -> None:
     package, extra = {
         **{form: ("SimpleITK", "itk") for form in ("nrrd", "seg.nrrd", "mha")},
         "dcm": ("highdicom", "dicom"),
+        "rtstruct.dcm": ("pydicom", "dicom"),
     }.get(ending, ("nibabel", ""))
     if importlib.util.find_spec(package) is None:
         raise DataError(
@@ -69,8 +71,8 @@ def write_label_map(
 
     Raises:
         DataError: the ending is unknown, a value is negative, above 65535, or has no name where
-            the format needs one, `source` is no DICOM series for .dcm, a package is missing, or
-            writing fails.
+            the format needs one, a format refers to a DICOM series and `source` is none or lacks
+            attributes, a package is missing, or writing fails.
         ShapeError: `source` is NIfTI of another shape.
     """
     ending = format_of(path)
@@ -79,14 +81,15 @@ def write_label_map(
         nameless = np.setdiff1d(voxels, [0, *names.values()]).tolist()
         if nameless or not names:
             raise DataError(f"{path}: label values {nameless[:5]} have no name; name all of them")
-    if ending == "dcm":
+    if ending in REFER_TO_SERIES:
         if not source or not is_dicom(source[0]):
             fault = f"{source[0]} is no DICOM file" if source else "no files of one are given"
             raise DataError(
-                f"{path}: DICOM-SEG refers to the DICOM series that was segmented, and {fault}; "
-                "choose another format"
+                f"{path}: {REFER_TO_SERIES[ending]} refers to the DICOM series that was "
+                f"segmented, and {fault}; choose another format"
             )
-        write_segmentation(path, voxels, affine, names, source)
+        write = write_segmentation if ending == "dcm" else write_structure_set
+        write(path, voxels, affine, names, source)
     elif ending in ("nii.gz", "nii"):
         nifti.write(path, voxels, affine, _nifti_among(source))
     else:
@@ -147,7 +150,7 @@ def _for_slicer(voxels: np.ndarray, names: Mapping[str, int]) -> dict[str, str]:
     ordered = sorted(names.items(), key=lambda item: item[1])
     boxes = ndimage.find_objects(voxels, max(names.values()))
     for number, (name, value) in enumerate(ordered):
-        colour = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.6, 0.9)
+        colour = colour_of(number)
         segment = {
             "ID": f"Segment_{value}",
             "Name": " ".join(name.split()),

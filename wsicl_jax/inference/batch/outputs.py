@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from wsicl_jax.data.formats.dicom_file import is_dicom
 from wsicl_jax.data.formats.writing import (
     HAVE_NAMES,
+    REFER_TO_SERIES,
     check_installed,
     format_of,
     write_label_map,
@@ -34,7 +35,7 @@ RECORDS = ".predict"
 _MAX_NAMED = 3
 """Largest number of file names in an error message."""
 
-_PROBABILITY_FORMAT = {"seg.nrrd": "nrrd", "dcm": "nii.gz"}
+_PROBABILITY_FORMAT = {"seg.nrrd": "nrrd", "dcm": "nii.gz", "rtstruct.dcm": "nii.gz"}
 """Format of probabilities, if that of label maps cannot hold them."""
 
 
@@ -89,11 +90,13 @@ def refusals(
             check_installed(ending)
         except DataError as error:
             problems.append(str(error))
-    other = [t.name for t in targets if format_of(t.output) == "dcm" and not is_dicom(t.files[0])]
-    if other:
-        problems.append(
-            f"{_listed(other)}: no DICOM, to which DICOM-SEG could refer; choose another format"
-        )
+    for ending, format_name in REFER_TO_SERIES.items():
+        referring = [target for target in targets if format_of(target.output) == ending]
+        if other := [target.name for target in referring if not is_dicom(target.files[0])]:
+            problems.append(
+                f"{_listed(other)}: no DICOM, to which {format_name} could refer; choose another "
+                "format"
+            )
     if twice := [path.name for path, count in Counter(files).items() if count > 1]:
         problems.append(
             f"several targets would be written to {_listed(twice)}, since a result takes its "
