@@ -17,6 +17,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pytest
@@ -274,13 +275,15 @@ def test_python_blocks_are_python_that_imports_what_exists(page):
     for block in blocks(page):
         if block.language != "python":
             continue
-        for node in ast.walk(ast.parse(block.text)):
-            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "wsicl_jax":
-                source = _source(node.module)
-                for alias in node.names:
-                    assert re.search(rf"\b{alias.name}\b", source), (
-                        f"no {alias.name} in {node.module}"
-                    )
+        check_imports(block.text)
+
+
+def check_imports(code: str) -> None:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "wsicl_jax":
+            source = _source(node.module)
+            for alias in node.names:
+                assert re.search(rf"\b{alias.name}\b", source), f"no {alias.name} in {node.module}"
 
 
 def _source(module: str) -> str:
@@ -334,6 +337,34 @@ def test_the_python_of_the_page_on_python_runs_from_top_to_bottom(tmp_path, monk
     assert nib.load("prediction.nii.gz").shape == shape
     assert {file.name for file in Path("masks").iterdir()} == {"a.nii.gz", "b.nii.gz"}
     assert names["prediction"].shape == bare.shape
+
+
+def code_cells() -> list[str]:
+    """The code of the notebook, cell by cell."""
+    notebook = json.loads((DOCS / "tutorials/segment.ipynb").read_text())
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def test_the_notebook_is_small_and_imports_what_exists():
+    assert (DOCS / "tutorials/segment.ipynb").stat().st_size < 20_000  # without outputs
+    cells = code_cells()
+    assert any('Segmenter.load("small")' in cell for cell in cells)
+    for cell in cells:
+        check_imports(cell)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    names: dict[str, Any] = {}
+    for number, cell in enumerate(code_cells()):
+        exec(compile(cell, f"cell {number}", "exec"), names)
+    names["plt"].close("all")
+    saved = np.asarray(nib.load("corrected.nii.gz").dataobj) > 0
+    truth = names["masks"][2]
+    before, after = (names["dice"](mask, truth) for mask in (names["first"].mask, saved))
+    assert before > 0.5 and after > before + 0.05
 
 
 @written_page
