@@ -213,6 +213,12 @@ def test_a_dry_run_tells_what_predict_would_do_and_all_that_is_wrong(
     assert main([*arguments, *examples(source), "missing.nii", *little]) == 2
     printed = capsys.readouterr().out
     assert "missing.nii is missing" in printed and "max_memory_gb is 0.001" in printed
+    # A context set that was made with another network is taken, with a note.
+    entry = {"image": str(source / "imagesTr/case0_0000.nii.gz"), "points": [[9, 7, 9]]}
+    task = tmp_path / "task.json"
+    task.write_text(json.dumps({"network": "small", "context": [entry]}))
+    assert main([*arguments, "--context", str(task), "--dry-run"]) == 0
+    assert "made with the network small" in capsys.readouterr().out
     # And what is refused is told in all.
     wrong = ["--example", "imagesTr/no.nii", "labelsTr/case0.nii.gz", "imagesTr/case1_0000.nii.gz"]
     assert main([*arguments, *wrong, "--dry-run"]) == 2

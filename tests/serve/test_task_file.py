@@ -5,6 +5,7 @@ import numpy as np
 from inference.volumes import VOLUME
 from serve.steps import A, B, C, D, mark, prepared, segmented
 
+from wsicl_jax import __version__
 from wsicl_jax.inference.inputs.request import read_context
 from wsicl_jax.inference.segmenter import Segmenter
 
@@ -20,6 +21,7 @@ def test_the_saved_task_gives_the_same_label_map_without_the_service(client, fol
     saved = client.post(f"{session}/save", json={}).json()
     output = folder / saved["folder"]
     context = read_context(output / "task.json")
+    assert context.network == "tiny"
     assert context.values == {"structure": 1}
     examples = context.structures["structure"]
     assert [len(example.negative_points) for example in examples] == [1, 0, 0]
@@ -41,6 +43,7 @@ def test_structures_keep_their_values_and_those_without_prompts_are_left_out(cli
     assert client.put(f"{session}/structures", json={"structures": structures}).is_success
     mark(client, session, B, structure=7, point=[1, 1, 1])
     task = client.get(f"{session}/task").json()
+    assert (task["network"], task["software"]) == ("tiny", f"wsicl_jax {__version__}")
     assert task["structures"] == {"structure": 1, "second": 7}
     file = folder / "task.json"
     file.write_text(json.dumps(task))

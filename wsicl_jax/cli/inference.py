@@ -48,7 +48,8 @@ def _predict(options: argparse.Namespace) -> int:
         )
     except WsiclError as error:
         problems.append(str(error))
-    notes = [*selection.notes, *(context.notes if context else ())]
+    networks = [options.checkpoint, *options.ensemble]
+    notes = [*selection.notes, *(context.notes_for(networks) if context else ())]
     problems += refusals(
         selection.targets,
         output,
@@ -58,7 +59,6 @@ def _predict(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         resume=options.resume,
     )
-    networks = [options.checkpoint, *options.ensemble]
     segmenter = functools.cache(lambda: load_ensemble(networks, **settings))
 
     def make_task():

@@ -53,6 +53,7 @@ def save(session: Session, folder: Folder, network: str, ending: str) -> dict[st
             task = task_document(
                 state,
                 folder,
+                network,
                 output,
                 lambda id: _copied(session, id, masks / f"{names[id]}.nii.gz"),
             )

@@ -142,7 +142,9 @@ class Service:
 
     def task(self, session: Session) -> dict[str, Any]:
         """The task, for a file in the folder itself."""
-        return task_document(session.state, self.folder, self.folder.root, session.accepted_file)
+        return task_document(
+            session.state, self.folder, self.network, self.folder.root, session.accepted_file
+        )
 
     def save(self, session: Session, request: SaveRequest) -> dict[str, Any]:
         """Write label maps, task and session into the folder; raises as `saving.save`."""

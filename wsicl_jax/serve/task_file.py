@@ -5,17 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wsicl_jax import __version__
 from wsicl_jax.errors import DataError
 from wsicl_jax.serve.documents import Image, State
 from wsicl_jax.serve.folder import Folder
 
 
 def task_document(
-    state: State, folder: Folder, directory: Path, mask_of: Callable[[str], Path]
+    state: State, folder: Folder, network: str, directory: Path, mask_of: Callable[[str], Path]
 ) -> dict[str, Any]:
     """The context images of a session and their prompts, for a file in `directory`.
 
-    `mask_of` gives the file of an image's accepted mask. Structures without a prompt on any
+    `network` is the name of the network that segments, and `mask_of` gives the file of an image's
+    accepted mask. Structures without a prompt on any
     context image are left out.
 
     Raises:
@@ -40,6 +42,8 @@ def task_document(
         raise DataError("no context image has a prompt; mark a structure on one")
     return {
         "version": 1,
+        "network": network,
+        "software": f"wsicl_jax {__version__}",
         "coordinates": "voxel",
         "structures": {name: value for value, name in names.items() if value in used},
         "context": context,

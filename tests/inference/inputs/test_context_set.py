@@ -62,7 +62,7 @@ def of_json(monkeypatch, tmp_path):
 
     def make(**structures):
         values = {name: number for number, name in enumerate(structures, 7)}
-        found = SimpleNamespace(structures=structures, values=values)
+        found = SimpleNamespace(structures=structures, values=values, network="small")
         monkeypatch.setattr(context_set, "read_context", lambda path: found)
         return tmp_path / "context.json"
 
@@ -99,6 +99,16 @@ def test_a_json_file_is_taken_as_it_is_and_protected_too(of_json, tmp_path):
     assert found.structures == {"liver": examples, "spleen": []}
     assert found.values == {"liver": 7, "spleen": 8}
     assert found.files == (path, tmp_path / "x.nii")
+
+
+def test_another_network_than_that_of_the_json_file_gives_a_note(of_json, tmp_path):
+    found = from_files(of_json(liver=[Example(tmp_path / "x", points=[(0.0, 0.0, 0.0)])]))
+    assert found.notes_for(["small"]) == ()
+    assert found._replace(network="/elsewhere/runs/a").notes_for(["runs/a"]) == ()
+    assert found._replace(network=None).notes_for(["runs/a"]) == ()
+    for networks, named in ((["runs/a"], "runs/a"), (["small", "b"], "small and b")):
+        (note,) = found.notes_for(networks)
+        assert note == f"the context set was made with the network small, and is used with {named}"
 
 
 @pytest.mark.parametrize("labels", [None, {3: "liver"}])

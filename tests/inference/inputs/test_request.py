@@ -2,6 +2,7 @@ import importlib.resources
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -168,6 +169,12 @@ def test_the_name_of_an_only_structure_need_not_be_repeated(folder):
     assert list(context.structures) == ["liver"] and context.values == {"liver": 3}
 
 
+def test_the_network_that_a_file_names_changes_nothing_but_itself(folder):
+    plain, named = read(folder, POINT), read(folder, POINT, network="small", software="x 1")
+    assert (plain.network, named.network) == (None, "small")
+    assert repr(replace(named, network=None)) == repr(plain)
+
+
 NAMED = {"structures": {"liver": 2, "spleen": 5}}
 LIVER, SPLEEN = POINT | {"structure": "liver"}, MASK | {"structure": "spleen"}
 VALID = {
@@ -175,6 +182,8 @@ VALID = {
     "all keys": {
         "$schema": "prompts.schema.json",
         "version": 1,
+        "network": "small",
+        "software": "wsicl_jax 0.1.0",
         "coordinates": "mm",
         **NAMED,
         "context": [
@@ -207,6 +216,7 @@ FORMED = {
     "no list": ({"context": POINT}, "context: .*array"),
     "no object": ([POINT], ".*object"),
     "unknown version": ({"version": 2, "context": [POINT]}, "version: .*1, got 2"),
+    "network of a wrong type": ({"network": 3, "context": [POINT]}, "network: .*string, got 3"),
     "unknown coordinates": (
         {"coordinates": "lps", "context": [POINT]},
         "coordinates: .*'voxel' or 'mm', got 'lps'",

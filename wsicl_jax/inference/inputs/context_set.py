@@ -36,6 +36,20 @@ class ContextSet(NamedTuple):
     """All source files, so that no result replaces one."""
     notes: tuple[str, ...] = ()
     """What was chosen, and what was skipped."""
+    network: str | None = None
+    """Name of the network that the JSON file was made with, if it tells."""
+
+    def notes_for(self, networks: Sequence[str]) -> tuple[str, ...]:
+        """The notes, and one more if the file was made with another network than `networks`.
+
+        Names alone are compared, since paths differ between machines.
+        """
+        names = [Path(network).name for network in networks]
+        if self.network is None or [Path(self.network).name] == names:
+            return self.notes
+        given = " and ".join(networks)
+        note = f"the context set was made with the network {self.network}, and is used with {given}"
+        return (*self.notes, note)
 
     def digest(self) -> str:
         """Hash of the content of all files and prompts, wherever the files are."""
@@ -66,10 +80,11 @@ def from_files(
     structures: dict[str, list[Example]] = {}
     values: dict[str, int] = {}
     files: list[Path] = []
+    network = None
     if request is not None:
         context = read_context(request)
         structures = {name: list(examples) for name, examples in context.structures.items()}
-        values = dict(context.values)
+        values, network = dict(context.values), context.network
         files.append(request)
     if pairs:
         named = {name: value for value, name in labels.items()} if labels else None
@@ -84,7 +99,7 @@ def from_files(
         raise PromptError("no context set; give context images with prompts")
     examples = [example for each in structures.values() for example in each]
     files += [file for example in examples for file in example.files]
-    return ContextSet(structures, values, tuple(dict.fromkeys(files)))
+    return ContextSet(structures, values, tuple(dict.fromkeys(files)), network=network)
 
 
 def _joined(structures: Mapping[str, object], named: Mapping[str, int] | None) -> list[str]:

@@ -48,6 +48,8 @@ class Context:
     structures: dict[str, list[Example]]
     values: dict[str, int]
     """Value of each structure in label maps."""
+    network: str | None = None
+    """Name of the network that it was made with, if the file tells."""
 
 
 class _Schema(GenerateJsonSchema):
@@ -145,6 +147,10 @@ class _Request(BaseModel):
     """Address of the schema of this format, for editors."""
     version: Literal[1] = 1
     """Version of this format."""
+    network: _Name | None = None
+    """Name of the network that the context set was made with; any other may use it."""
+    software: _Name | None = None
+    """Program and version that wrote the file."""
     coordinates: Coordinates = "voxel"
     """Coordinates of points, scribbles and boxes: voxels of the image, or RAS+ mm."""
     structures: Annotated[dict[_Name, _Value], Field(min_length=1)] | None = None
@@ -201,7 +207,7 @@ def read_context(path: str | Path) -> Context:
             structures.setdefault(name, []).append(example)
     values = request.structures or {name: value for value, name in enumerate(structures, 1)}
     by_value = sorted(structures, key=values.__getitem__)
-    return Context({name: structures[name] for name in by_value}, dict(values))
+    return Context({name: structures[name] for name in by_value}, dict(values), request.network)
 
 
 def schema() -> dict[str, Any]:
