@@ -1,8 +1,13 @@
+import socket
+import threading
+
 import nibabel as nib
 import numpy as np
 import pytest
+import uvicorn
 from inference.conftest import model  # noqa: F401
 from inference.volumes import VOLUME
+from serve.steps import TOKEN
 from starlette.testclient import TestClient
 
 from wsicl_jax.config import ServeConfig
@@ -51,3 +56,15 @@ def start(folder, network):
 def client(start):
     """A browser on this machine."""
     return TestClient(make_app(start()), base_url="http://localhost:8000")
+
+
+@pytest.fixture
+def address(start):
+    """A service with a token that listens on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(make_app(start(), TOKEN), log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()

@@ -2,6 +2,9 @@
 
 import time
 
+TOKEN = "a token"
+"""Of a service that listens."""
+
 A, B, C, D = (f"{name}.nii.gz" for name in "abcd")
 
 

@@ -8,25 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import nibabel as nib
 import numpy as np
 import pytest
-import uvicorn
-from serve.steps import A, B, C
+from serve.steps import TOKEN, A, B, C
 
 from wsicl_jax.client import Client, ClientError
-from wsicl_jax.serve.app import make_app
-
-TOKEN = "a token"
-
-
-@pytest.fixture
-def address(start):
-    """A service with a token that listens on this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(start(), TOKEN), log_config=None))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
 
 
 def test_the_client_marks_segments_and_fetches_label_maps(address, folder, tmp_path):
