@@ -33,6 +33,28 @@ def test_the_saved_task_gives_the_same_label_map_without_the_service(client, fol
     np.testing.assert_array_equal(alone, kept)
 
 
+def test_a_correction_is_no_context_entry_since_it_would_change_other_targets(
+    client, folder, model
+):
+    session = prepared(client)
+    mark(client, session, C, scribble=[[1, 1, 1], [2, 1, 1]])
+    segmented(client, session)
+    saved = client.post(f"{session}/save", json={}).json()
+    output = folder / saved["folder"]
+    document = json.loads((output / "task.json").read_text())
+    assert [entry["image"] for entry in document["context"]] == [f"../../{A}", f"../../{B}"]
+    # By hand, an entry repeats the correction for its own target.
+    correction = {"image": f"../../{C}", "scribbles": [[[1, 1, 1], [2, 1, 1]]]}
+    document["context"].append(correction)
+    (output / "corrected.json").write_text(json.dumps(document))
+    context = read_context(output / "corrected.json")
+    task = Segmenter(model, VOLUME).task(context.structures, context.values)
+    by_hand = {name: task.segment(folder / name).label_map for name in (C, D)}
+    kept = {name: np.asarray(nib.load(output / name).dataobj) for name in (C, D)}
+    np.testing.assert_array_equal(by_hand[C], kept[C])
+    assert (by_hand[D] != kept[D]).any()
+
+
 def test_structures_keep_their_values_and_those_without_prompts_are_left_out(client, folder):
     session = prepared(client)
     structures = [
