@@ -56,7 +56,7 @@ def test_two_processes_give_the_losses_and_scores_of_one(
 ):
     settings = {
         "data": "synthetic",
-        "volume": {"grid": [16, 16, 16]},
+        "volume": {"grid": [16, 8, 8]},
         "episode": {"contexts": [1, contexts]},
         "model": {"channels": [2, 4]},
         "train": {"steps": 4, "batch": 2, "log_every": 1, "warmup_steps": 1},

@@ -124,7 +124,7 @@ def test_sigterm_ends_the_command_with_code_75_and_the_run_goes_on(whole_run, tm
     assert learning(run) == learning(whole_run[0])
 
 
-@pytest.mark.parametrize("when", [1, 4])
+@pytest.mark.parametrize("when", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_all_stop_one_step_after_the_one_that_told_them(tmp_path, monkeypatch, when):
     # At step 1 the signal comes before the step is compiled.
     at_step(monkeypatch, when, terminate)

@@ -18,6 +18,7 @@ from wsicl_jax.tools.bench.timed_episode import random_episode
 SETTINGS = ["model.channels=[2, 4]", "volume.grid=[4, 6, 8]"]
 
 
+@pytest.mark.slow
 def test_both_networks_are_timed_in_turns(tmp_path, capsys):
     file = tmp_path / "found.json"
     words = ["bench", "model", *SETTINGS, "--contexts", "2", "--repeats", "3"]

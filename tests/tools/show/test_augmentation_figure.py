@@ -5,6 +5,7 @@ from wsicl_jax.config import AUGMENTATIONS, config_from_dict
 from wsicl_jax.tools.show import augmentation_figure as augmentation
 
 
+@pytest.mark.slow
 def test_the_picture_of_augmentation_shows_every_change(tmp_path, monkeypatch):
     shown = []
     draw = augmentation._draw
