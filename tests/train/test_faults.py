@@ -32,7 +32,13 @@ def fail_from(monkeypatch, index: int, error: Exception) -> None:
     monkeypatch.setattr(EpisodeSource, "__getitem__", fail)
 
 
-@pytest.mark.parametrize("error", [DataError("the store is gone"), ValueError("a defect")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("the store is gone"),
+        pytest.param(ValueError("a defect"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_failure_of_the_data_saves_the_steps_made_first(whole_run, tmp_path, monkeypatch, error):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:

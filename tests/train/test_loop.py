@@ -152,6 +152,7 @@ def test_a_run_is_trained_on_from_before_its_decay_bit_for_bit(decaying_run, tmp
     assert saved_steps(run) == [6, 8]
 
 
+@pytest.mark.slow
 def test_a_constant_run_gets_more_steps_and_a_decay(decaying_run, tmp_path):
     run = tmp_path / "run"
     train(tiny(run, **CONSTANT, steps=6))
@@ -181,7 +182,7 @@ def test_the_learning_rate_is_halved_while_the_validation_dice_does_not_rise(pla
     assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
 
 
-@pytest.mark.parametrize("was_scored", [True, False])
+@pytest.mark.parametrize("was_scored", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_plateau_goes_on_bit_for_bit_wherever_the_run_was_stopped(
     plateau_run, tmp_path, was_scored
 ):
