@@ -97,6 +97,7 @@ class MLflow:
         self._client.log_dict(self.id, dict(settings), "config.yaml")
 
     def write(self, step: int, values: Mapping[str, int | float]) -> None:
+        # Time 0, so that a step that is written again after a resume is the same entry.
         metrics = [self._metric(name, float(v), 0, step) for name, v in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
