@@ -49,6 +49,7 @@ def test_mlflow_has_the_entries_of_a_resumed_run_in_one_run(run):
     ]
 
 
+@pytest.mark.slow  # wandb starts a process of its own
 def test_wandb_writes_the_entries_offline_under_one_id(run):
     pytest.importorskip("wandb")
     with warnings.catch_warnings(action="error"):
