@@ -296,7 +296,7 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
     segmenter, monkeypatch, bounded, expected
 ):
     task = with_settings(segmenter, max_memory_gb=bounded).task(examples())
-    read, known, found = [], [], task._segmented
+    read, known, found = [], [], task.segment_prepared
 
     def reader(seed):
         read.append(1)
@@ -311,7 +311,7 @@ def test_the_next_target_is_read_while_the_network_works_if_memory_is_not_bounde
         known.append(len(read))
         return found(*given, **options)
 
-    monkeypatch.setattr(task, "_segmented", slow)
+    monkeypatch.setattr(task, "segment_prepared", slow)
     list(task.stream([7, 8, 9], read=reader, show=False))
     assert known == expected
 

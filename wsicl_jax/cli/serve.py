@@ -15,15 +15,9 @@ def _serve(options: argparse.Namespace) -> int:
     check_installed()
     from wsicl_jax.serve.run import serve
 
-    config = validated(
-        ServeConfig,
-        {
-            "port": options.port,
-            "max_upload_mb": options.max_upload_mb,
-            "max_uploads": options.max_uploads,
-            "cache_gb": options.cache_gb,
-        },
-    )
+    names = ("port", "max_upload_mb", "max_uploads", "cache_gb")
+    settings = {name: getattr(options, name) for name in names}
+    config = validated(ServeConfig, {n: v for n, v in settings.items() if v is not None})
     keep_compiled_programs()
     reading = {
         "assume_orientation": options.assume_orientation,
@@ -73,7 +67,6 @@ def add_serve(verb: Verb) -> None:
     serve.add_argument(
         "--port",
         type=at_least(0),
-        default=8000,
         metavar="N",
         help="port to listen on; 0: any that is free (default: 8000)",
     )
@@ -89,21 +82,18 @@ def add_serve(verb: Verb) -> None:
     serve.add_argument(
         "--max-upload-mb",
         type=above_0,
-        default=1000.0,
         metavar="MB",
         help="largest file that the page may add to the folder (default: 1000)",
     )
     serve.add_argument(
         "--max-uploads",
         type=at_least(0),
-        default=1000,
         metavar="N",
         help="most files that the page may add; 0: none (default: 1000)",
     )
     serve.add_argument(
         "--cache-gb",
         type=above_0,
-        default=2.0,
         metavar="GB",
         help="memory for images that are kept between requests (default: 2)",
     )

@@ -7,7 +7,7 @@ from typing import Any
 from wsicl_jax.config import InferenceConfig, validated
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.network import CompiledNetwork
-from wsicl_jax.inference.task import Task
+from wsicl_jax.inference.task import Task, task_of
 from wsicl_jax.weights.networks import find_network
 
 
@@ -55,4 +55,4 @@ class Segmenter(CompiledNetwork):
             PromptError: an example has no prompt, an empty one, or one outside its image; two
                 structures have the same value.
         """
-        return Task(self, structures, values)
+        return task_of(self, structures, values)

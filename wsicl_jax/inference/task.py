@@ -60,17 +60,16 @@ class Task:
     def __init__(
         self,
         network: CompiledNetwork,
-        structures: Sequence[Example] | Mapping[str, Sequence[Example]],
-        values: Mapping[str, int] | None = None,
+        values: Mapping[str, int],
+        contexts: Mapping[str, Sequence[PreparedContext]],
+        remarks: Sequence[str] = (),
     ):
+        """`values` and `contexts` have the same structures; `remarks` are on the contexts."""
         self._network = network
-        named = structures if isinstance(structures, Mapping) else {UNNAMED: structures}
-        self.structures = _values(list(named), values)
+        self.structures = dict(values)
         """Value of each structure in label maps."""
-        self._contexts, self.remarks = prepare_contexts(
-            named, network.volume, network.config, full=network.may_refine
-        )
-        _warn(self.remarks)
+        self._contexts = {name: list(contexts[name]) for name in values}
+        self.remarks = tuple(remarks)
         self._target: PreparedImage | None = None
         self._added: list[tuple[str, Prompt]] = []
 
@@ -108,7 +107,9 @@ class Task:
         """
         if target is not None:
             self._take(target, spacing_mm, affine, probabilities, refine)
-        result = self._segmented(self._last_target(), self._added, probabilities, refine, show=show)
+        result = self.segment_prepared(
+            self._last_target(), self._added, probabilities, refine, show=show
+        )
         _warn(result.remarks)
         return result
 
@@ -167,7 +168,7 @@ class Task:
                     coming = reader.submit(prepared, targets[number + 1])
                 if isinstance(outcome, PreparedImage):
                     try:
-                        outcome = self._segmented(outcome, [], probabilities, refine, show=False)
+                        outcome = self.segment_prepared(outcome, [], probabilities, refine)
                     except WsiclError as error:
                         outcome = error
                 yield target, outcome
@@ -287,15 +288,21 @@ class Task:
         image = prepare_image(volume, network.volume, full=network.refines(grid, refine), crop=crop)
         return image._replace(remarks=(*remarks.on_image(volume.image), *remarks.on_grid(grid)))
 
-    def _segmented(
+    def segment_prepared(
         self,
         target: PreparedImage,
         added: Sequence[tuple[str, Prompt]],
-        probabilities: bool,
-        refine: bool | None,
+        probabilities: bool = False,
+        refine: bool | None = None,
         *,
-        show: bool,
+        show: bool = False,
     ) -> Segmentation:
+        """Segment a prepared target with prompts on it, each with its structure.
+
+        Raises:
+            DataError: refinement is asked for, but the target is not kept at full resolution.
+            PromptError: a structure has neither context images nor prompts that mark it.
+        """
         network = self._network
         refined = network.refines(target.grid, refine)
         if refined and target.full is None:
@@ -386,6 +393,21 @@ class Task:
             problem = "is missing" if name is None else f"is {name!r}"
             raise PromptError(f"the structure {problem}; expected one of {', '.join(names)}")
         return name
+
+
+def task_of(
+    network: CompiledNetwork,
+    structures: Sequence[Example] | Mapping[str, Sequence[Example]],
+    values: Mapping[str, int] | None = None,
+) -> Task:
+    """A task with the context images of examples; see `Segmenter.task`."""
+    named = structures if isinstance(structures, Mapping) else {UNNAMED: structures}
+    values = _values(list(named), values)
+    contexts, notes = prepare_contexts(
+        named, network.volume, network.config, full=network.may_refine
+    )
+    _warn(notes)
+    return Task(network, values, contexts, notes)
 
 
 def _warn(texts: Sequence[str]) -> None:

@@ -148,7 +148,7 @@ def _decode_target(
 
 @functools.cache
 def _shapes_of(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """Structure and shapes of a network; cached, as tracing its initialization takes a second."""
+    """Structure and shapes of a network; cached, because tracing its initialization is slow."""
     return nnx.split(nnx.eval_shape(lambda: DualBranch(config, rngs=nnx.Rngs(0))))
 
 

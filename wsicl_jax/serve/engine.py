@@ -89,26 +89,6 @@ class Outcome(NamedTuple):
     result: Result
 
 
-class _PreparedTask(Task):
-    """A task whose context images are prepared already."""
-
-    def __init__(
-        self,
-        network: KeepingSegmenter,
-        values: Mapping[str, int],
-        contexts: Mapping[str, Sequence[PreparedContext]],
-    ):
-        self._network = network
-        self.structures = dict(values)
-        self.remarks = ()
-        self._contexts = {name: list(each) for name, each in contexts.items()}
-
-    def segment_prepared(
-        self, target: PreparedImage, added: Sequence[tuple[str, AnyPrompt]], refine: bool | None
-    ) -> Segmentation:
-        return self._segmented(target, added, False, refine, show=False)
-
-
 class Engine:
     """Segments targets of sessions. Only one thread may call `segment`."""
 
@@ -150,8 +130,8 @@ class Engine:
 
         def segmented(part: slice, refine: bool | None) -> Segmentation:
             chosen = {name: contexts[value][part] for name, value in values.items()}
-            task = _PreparedTask(self.network, values, chosen)
-            return task.segment_prepared(target, added, refine)
+            task = Task(self.network, values, chosen)
+            return task.segment_prepared(target, added, refine=refine)
 
         found = segmented(slice(None), None)
         measured = None
