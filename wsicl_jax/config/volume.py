@@ -20,6 +20,9 @@ class VolumeConfig:
     """Width of the Gaussian smoothing of prompts, as a share of the extent along each axis of all
     prompts of the context set. Masks of the whole structure are not smoothed. 0: no smoothing, as
     published."""
+    registration: bool = False
+    """Deform each context image, with its prompts, so that it fits the target; the published method
+    does not. Not for image-to-image tasks."""
     cache_gb: Amount = 2.0
     """Memory in GB (10^9 bytes) that each process that prepares episodes may use to cache cases
     on the working grid; 0: every case is read each time."""

@@ -78,10 +78,10 @@ def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[B
     """The baselines of a sweep, on the first of its networks' working grids.
 
     Without a network, on the sweep's `synthetic_grid`, with the default scaling of intensities.
-    Their prompts are never smoothed.
+    Their prompts are never smoothed, and their context images never registered.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
-    volume = replace(volume, prompt_smoothing=0.0)
+    volume = replace(volume, prompt_smoothing=0.0, registration=False)
     return [Baseline(name, volume) for name in dict.fromkeys(config.baselines)]
 
 

@@ -1,6 +1,6 @@
 """An episode of a list as a network receives it, and the score of a mask for its target."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,13 +43,17 @@ def prompted(
     kind: EvaluatedKind,
     count: int,
     contexts: int,
+    change_target: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> PromptedEpisode:
     """An episode with its first `contexts` context images, each with `count` prompts of a kind.
 
-    `volume` sets the working grid, the scaling of intensities and the smoothing of prompts.
+    `volume` sets the working grid, the scaling of intensities, the smoothing of prompts and the
+    registration of context images. `change_target` returns another image in place of the target.
     """
     structure = episodes.structures[episode.structure]
     target, label = cases.subject(episode.target, episode.channel, volume)
+    if change_target:
+        target = change_target(target)
     images, drawn, placed = [target], [], []
     for name in episode.contexts[:contexts]:
         marked = structure_mask(cases, name, structure.marked)
@@ -59,9 +63,7 @@ def prompted(
         placed.append([on_grid(prompt, grid) for prompt in drawn[-1]])
         images.append(cases.subject(name, episode.channel, volume, around)[0])
     truth = mask_of(label, structure.labels)
-    return PromptedEpisode(
-        prompted_episode(images, truth, placed, smoothing=volume.prompt_smoothing), drawn, placed
-    )
+    return PromptedEpisode(prompted_episode(images, truth, placed, volume), drawn, placed)
 
 
 def truth_of(

@@ -13,6 +13,7 @@ from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.geometry.registration import registered
 from wsicl_jax.inference import remarks
 from wsicl_jax.inference.inputs.example import UNNAMED, Example, scribble_in
 from wsicl_jax.inference.inputs.images import ImageLike, as_volume
@@ -319,7 +320,7 @@ class Task:
         notes = [*target.remarks, *self._remark_on_same_image(target)]
         for name in self.structures:
             contexts = self._contexts_with(name, target, added)
-            scores = self._scores(encoded, contexts)
+            scores = self._scores(encoded, target, contexts)
             tiles = []
             if refined and (scores > THRESHOLD).any():
                 tiles, remark = refine_structure(network, name, target, contexts, scores, show)
@@ -359,13 +360,17 @@ class Task:
             )
         return contexts
 
-    def _scores(self, encoded, contexts: Sequence[PreparedContext]) -> np.ndarray:
+    def _scores(
+        self, encoded, target: PreparedImage, contexts: Sequence[PreparedContext]
+    ) -> np.ndarray:
         channels = smoothed_prompts(
             np.stack([context.channel for context in contexts]),
             [context.is_mask for context in contexts],
             self._network.volume.prompt_smoothing,
         )
         images = np.stack([context.image.image for context in contexts])
+        if self._network.volume.registration:
+            images, channels = registered(target.image, images, channels)
         return self._network.predict(encoded, images, channels)
 
     def _remark_on_same_image(self, target: PreparedImage) -> Iterator[str]:

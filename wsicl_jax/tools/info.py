@@ -79,6 +79,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
         ("working grid", triple(volume.grid)),
         ("margins of one value", "cut off" if volume.crop else "kept"),
         ("prompt smoothing", f"{volume.prompt_smoothing:g}" if volume.prompt_smoothing else "none"),
+        ("context images", "registered to the target" if volume.registration else "as they are"),
     ]
 
 

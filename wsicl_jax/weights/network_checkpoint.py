@@ -10,6 +10,7 @@ from flax import nnx
 
 from wsicl_jax.config import ExperimentConfig, config_from_stored
 from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.geometry.registration import VERSION as REGISTRATION_VERSION
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage import digests
 from wsicl_jax.storage.checkpoints import (
@@ -84,7 +85,8 @@ def _digest(fingerprints: Mapping[str, int], config: ExperimentConfig) -> str:
     # digest. "of the set": an earlier version smoothed the prompts of each image by itself.
     smoothing = ["of the set", volume.prompt_smoothing] if volume.prompt_smoothing else []
     crop = ["crop"] if volume.crop else []
-    return digests.digest_of([fingerprints, *rules, *smoothing, *crop])
+    registration = ["registration", REGISTRATION_VERSION] if volume.registration else []
+    return digests.digest_of([fingerprints, *rules, *smoothing, *crop, *registration])
 
 
 def experiment_config(metadata: Mapping[str, Any]) -> ExperimentConfig:

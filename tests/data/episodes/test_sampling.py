@@ -17,6 +17,7 @@ from wsicl_jax.config import (
     DatasetConfig,
     EpisodeConfig,
     ExperimentConfig,
+    VolumeConfig,
     config_from_dict,
     config_to_dict,
 )
@@ -342,7 +343,7 @@ def test_prompts_in_training_have_the_halo_of_the_configuration(experiment):
 def test_an_episode_shows_the_target_its_contexts_and_the_prompts_on_these():
     images, masks = group()
     prompts = [draw("box", mask, 2, np.random.default_rng(0)) for mask in masks[1:]]
-    shown = prompted_episode(images, masks[0], prompts)
+    shown = prompted_episode(images, masks[0], prompts, VolumeConfig())
     np.testing.assert_array_equal(shown.target[..., 0], images[0])
     np.testing.assert_array_equal(shown.truth[..., 0], masks[0])
     np.testing.assert_array_equal(shown.context_images[..., 0], images[1:])
@@ -505,7 +506,9 @@ def test_what_a_seed_means_stays_the_same(experiment):
             may_rotate90_each=False,
         )
         shown = [draw(kind, mask, count, rng) for mask in masks[1:]]
-        assert digest(source[index]) == digest(prompted_episode(images, masks[0], shown))
+        assert digest(source[index]) == digest(
+            prompted_episode(images, masks[0], shown, VolumeConfig())
+        )
 
 
 RICH = {

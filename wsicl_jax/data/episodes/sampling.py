@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind
+from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind, VolumeConfig
 from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.datasets import DataSet, open_datasets
 from wsicl_jax.data.episodes.degradation import Degradation
 from wsicl_jax.data.episodes.sources import Source, StoreSource, SyntheticSource
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.subject_group import Group
+from wsicl_jax.geometry.registration import registered
 from wsicl_jax.prompts import ONCE_PER_IMAGE, Negative, Prompt, draw, draw_negative, to_channels
 
 
@@ -122,8 +123,7 @@ class EpisodeSource:
             prompts[0] = self._excluding(kinds[0], group, rng)
         if self._has_shuffled_prompts(index, rng):
             prompts = [prompts[place] for place in rng.permutation(contexts)]
-        smoothing = config.volume.prompt_smoothing
-        return prompted_episode(group.images, group.masks[0], prompts, smoothing=smoothing)
+        return prompted_episode(group.images, group.masks[0], prompts, config.volume)
 
     def _with_other_target(self, index: int, group: Group, rng: np.random.Generator) -> Group:
         """In shares of the episodes: a target without the structure, or among its contexts."""
@@ -227,15 +227,17 @@ def prompted_episode(
     images: Sequence[Float[np.ndarray, "x y z"]],
     truth: Num[np.ndarray, "x y z"] | Bool[np.ndarray, "x y z"],
     prompts: Sequence[Sequence[Prompt]],
-    *,
-    smoothing: float = 0.0,
+    volume: VolumeConfig,
 ) -> Episode:
     """Images, the target's first, with the target's mask and the prompts of each context.
 
-    `smoothing` is that of `prompts.smoothed_prompts`.
+    `volume` sets the smoothing of the prompts and the registration of the context images.
     """
-    channels = to_channels(prompts, images[0].shape, smoothing=smoothing)
-    return _episode(images, truth, channels[..., None])
+    target, contexts = images[0], images[1:]
+    channels = to_channels(prompts, target.shape, smoothing=volume.prompt_smoothing)
+    if volume.registration:
+        contexts, channels = registered(target, contexts, channels)
+    return _episode([target, *contexts], truth, channels[..., None])
 
 
 def paired_episode(

@@ -3,7 +3,7 @@
 Each prompt is put where the last mask was most wrong.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -76,6 +76,8 @@ def score_interactive(
     scores: list[Score] = []
     listed = episodes.episodes
     title = f"{episodes.data_set}: interactive {kind}"
+    # Each round registers them, together with the target's own prompts.
+    unregistered = replace(network.volume, registration=False)
     with track(len(listed) * rounds, title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
             sessions = []
@@ -83,7 +85,7 @@ def score_interactive(
                 others = None
                 if contexts:
                     others = prompted(
-                        network.volume, episodes, cases, listed[i], kind, prompts, contexts
+                        unregistered, episodes, cases, listed[i], kind, prompts, contexts
                     )
                 truth = truth_of(episodes, cases, listed[i])
                 sessions.append(_Session(listed[i], truth, others))
@@ -145,4 +147,4 @@ def _self_context(network: Predictor, cases: Cases, session: _Session) -> Episod
         images += [*session.others.episode.context_images[..., 0]]
         prompts += session.others.placed
     no_truth = np.zeros(image.shape, bool)
-    return prompted_episode(images, no_truth, prompts, smoothing=volume.prompt_smoothing)
+    return prompted_episode(images, no_truth, prompts, volume)

@@ -4,6 +4,7 @@ The network segments each target, and then a constant and a shuffled image in it
 that stays the same came from the prompts alone.
 """
 
+import functools
 import zlib
 from typing import Literal, get_args
 
@@ -47,17 +48,24 @@ def score_target_dependence(
     title = f"{episodes.data_set}: target dependence, {kind}"
     with track(len(listed), title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
-            batch = [
-                prompted(network.volume, episodes, cases, listed[i], kind, prompts, contexts)
-                for i in part
-            ]
-            true = _masks(network, cases, [listed[i] for i in part], [b.episode for b in batch])
-            for replacement in get_args(Replacement):
-                replaced = [
-                    _replaced(replacement, one.episode, listed[i].name)
-                    for i, one in zip(part, batch, strict=True)
+            by_target = {}
+            for change in (None, *get_args(Replacement)):
+                batch = [
+                    prompted(
+                        network.volume,
+                        episodes,
+                        cases,
+                        listed[i],
+                        kind,
+                        prompts,
+                        contexts,
+                        functools.partial(_replaced, change, listed[i].name) if change else None,
+                    ).episode
+                    for i in part
                 ]
-                masks = _masks(network, cases, [listed[i] for i in part], replaced)
+                by_target[change] = _masks(network, cases, [listed[i] for i in part], batch)
+            true = by_target.pop(None)
+            for replacement, masks in by_target.items():
                 scores += [
                     Score(
                         **about_episode(episodes, listed[i]),
@@ -84,9 +92,9 @@ def _masks(network, cases, listed, batch: list[Episode]) -> list[np.ndarray]:
     ]
 
 
-def _replaced(replacement: Replacement, episode: Episode, name: str) -> Episode:
-    target = episode.target
+def _replaced(replacement: Replacement, name: str, target: np.ndarray) -> np.ndarray:
+    """The replacement of a target; `name` is that of its episode."""
     if replacement == "constant":
-        return episode._replace(target=np.full_like(target, target.mean()))
+        return np.full_like(target, target.mean())
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    return episode._replace(target=rng.permutation(target.ravel()).reshape(target.shape))
+    return rng.permutation(target.ravel()).reshape(target.shape)

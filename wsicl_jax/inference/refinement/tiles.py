@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from wsicl_jax.config import InferenceConfig
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
+from wsicl_jax.geometry.registration import registered
 from wsicl_jax.inference.network import CompiledNetwork
 from wsicl_jax.inference.prepared_images import CroppedMask, PreparedContext, PreparedImage
 from wsicl_jax.inference.refinement.composition import TileScore, coarse_prediction_of
@@ -88,8 +89,10 @@ def _tile_score(
         return None
     channels = to_channels(prompts, size, smoothing=network.volume.prompt_smoothing)
     weights = np.array([bool(placed) for placed in prompts], np.float32)
-    encoded = network.encode(target.on(tile))
-    return network.predict(encoded, np.stack(images), channels, weights)
+    on_tile, stacked = target.on(tile), np.stack(images)
+    if network.volume.registration:
+        stacked, channels = registered(on_tile, stacked, channels)
+    return network.predict(network.encode(on_tile), stacked, channels, weights)
 
 
 def tiles_around(

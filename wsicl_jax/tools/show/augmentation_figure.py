@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from wsicl_jax.config import ExperimentConfig, ParallelConfig
+from wsicl_jax.config import ExperimentConfig, ParallelConfig, VolumeConfig
 from wsicl_jax.data.augmentation.group import augment_group
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.augmentation.spatial import quarter_turns
@@ -112,7 +112,9 @@ def _device_changes(config: ExperimentConfig) -> Callable[[_Change], Changed]:
 
         def changed(group: Group, seed: int) -> Group:
             images, masks = group
-            episode = prompted_episode(images, masks[0], [[mask] for mask in masks[1:]])
+            episode = prompted_episode(
+                images, masks[0], [[mask] for mask in masks[1:]], VolumeConfig()
+            )
             batch = compiled(Episode(*(part[None] for part in episode)), jax.random.key(seed))
             images = [batch.target[0], *batch.context_images[0]]
             return Group([np.asarray(image)[..., 0] for image in images], group.masks)

@@ -34,6 +34,10 @@ _SMOOTHING = (
     "each axis is {:g} times the extent of the voxels above 0 on any context image. The blurred "
     "channels are divided by the maximum of their mean, and half of the original channel is added."
 )
+_REGISTRATION = (
+    "**Registration**: each context image is deformed with its prompt channel to fit the target "
+    "(`wsicl_jax.geometry.registration`), before the network receives it."
+)
 _CROP = (
     "**Margins** are cut off first: outer planes that hold one and the same value, such as "
     "padding, and once more if others lie within them. A context image keeps all that its prompts "
@@ -110,6 +114,7 @@ def _rules(content: CardContent) -> str:
         "fall with the distance to the rim. A scribble is such a ball of half the radius at every "
         "voxel of its path." + (_SMOOTHING.format(smoothing) if smoothing else ""),
         "**Context images**: any number from 1 on. The target itself, with prompts, may be one.",
+        *([_REGISTRATION] if experiment.volume.registration else []),
         f"**Output**: about 1 inside and 0 outside. Voxels above {THRESHOLD} are the structure.",
     ]
     if content.format in ("stablehlo", "onnx"):

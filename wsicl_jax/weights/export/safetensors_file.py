@@ -37,6 +37,7 @@ def config_json(settings: Settings) -> bytes:
         "crop": experiment.volume.crop,
         "percentiles": list(experiment.volume.percentiles),
         "prompt_smoothing": experiment.volume.prompt_smoothing,
+        "registration": experiment.volume.registration,
         "threshold": THRESHOLD,
         "step": settings.step,
         "experiment": config_to_dict(experiment),
