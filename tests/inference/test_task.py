@@ -15,9 +15,11 @@ from wsicl_jax.errors import DataError, PromptError, ShapeError, WsiclError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
 from wsicl_jax.geometry.intensity import normalise
+from wsicl_jax.geometry.registration import registered
 from wsicl_jax.inference import prepared_images as contexts_module
 from wsicl_jax.inference import task as task_module
 from wsicl_jax.inference.inputs.example import Example
+from wsicl_jax.inference.prepared_images import prepare_image
 from wsicl_jax.inference.refinement import tiles as look_module
 from wsicl_jax.inference.result import Segmentation
 from wsicl_jax.inference.segmenter import Segmenter
@@ -216,6 +218,8 @@ def test_prompts_on_the_target_change_the_mask_and_are_taken_back_one_by_one(seg
 
 
 def test_the_target_with_prompts_is_a_context_image_like_any_other(segmenter):
+    segmenter = copy.copy(segmenter)
+    segmenter.config = InferenceConfig(enforce_prompts=False)
     target = volume(9)
     task = segmenter.task(examples())
     task.open(target)
@@ -225,6 +229,36 @@ def test_the_target_with_prompts_is_a_context_image_like_any_other(segmenter):
     np.testing.assert_array_equal(
         task.segment(probabilities=True).probability, expected.probability
     )
+
+
+def test_context_images_are_registered_to_each_target(segmenter, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        type(segmenter),
+        "predict",
+        lambda self, encoded, images, prompts, *rest: shown.append((images, prompts)) or images[0],
+    )
+    registering = copy.copy(segmenter)
+    registering.volume = replace(segmenter.volume, registration=True)
+    target = volume(9)
+    for network in (segmenter, registering):
+        network.task(examples()).segment(target)
+    (images, prompts), moved = shown
+    on_grid = prepare_image(target, VOLUME, full=False).image
+    for part, expected in zip(moved, registered(on_grid, images, prompts), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_points_on_the_target_are_obeyed(segmenter):
+    # On the working grid, so that marked voxels are voxels of the scores.
+    target = np.random.default_rng(9).random(VOLUME.grid, np.float32)
+    task = segmenter.task(examples())
+    mask = task.segment(target, affine=np.eye(4)).mask
+    marked = {inside: tuple(np.argwhere(mask != inside)[0].tolist()) for inside in (True, False)}
+    for inside, position in marked.items():
+        task.add_point(position, inside=inside)
+        assert task.segment().mask[position] == inside
+        task.undo()
 
 
 def test_prompts_on_the_target_alone_say_what_is_meant(segmenter):

@@ -35,6 +35,8 @@ class InteractiveConfig:
     negative: bool = False
     """Whether points and scribbles also correct what was segmented in excess, as negative
     prompts."""
+    enforce_prompts: bool = True
+    """As `inference.enforce_prompts`."""
     contexts: Count = 0
     """Context images of other subjects next to the target. They have prompts of the session's
     kind, as many as the largest of `evaluation.prompts`. 0: the target alone."""

@@ -28,6 +28,9 @@ class InferenceConfig(ReadingConfig):
     """Most tiles for one structure; if more are needed, tiles cover larger voxels."""
     refine_min_dice: Share = 0.7
     """A tile whose Dice with the coarse prediction is lower is not used."""
+    enforce_prompts: bool = True
+    """Move scores near points and scribbles on the target so that the mask contains or excludes
+    them. False: the network alone decides, as published."""
     largest_component: bool = False
     """Keep only the largest connected component of each structure in label maps."""
     fill_holes: bool = False

@@ -99,6 +99,7 @@ def score(
             rounds=config.interactive.rounds,
             contexts=config.interactive.contexts,
             negative=config.interactive.negative,
+            enforce=config.interactive.enforce_prompts,
             tolerance_mm=config.tolerance_mm,
         )
     in_context = score_baseline if isinstance(network, Baseline) else score_in_context

@@ -227,6 +227,7 @@ def _inputs(
         sizes = [evaluation.interactive.contexts]
         content["rounds"] = evaluation.interactive.rounds
         content["negative"] = evaluation.interactive.negative
+        content["enforce_prompts"] = evaluation.interactive.enforce_prompts
     else:
         sizes = sizes_of(listed, evaluation)
         if setting.protocol == "target_dependence":

@@ -186,13 +186,23 @@ def prepare_context(image: PreparedImage, prompts: Sequence[Prompt]) -> Prepared
         PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
             another shape.
     """
-    prompts = prompts if image.is_whole else _in_crop(prompts, image)
-    placed = [on_grid(prompt, image.grid) for prompt in prompts]
-    channel, is_mask = to_channel(placed, image.grid.grid), contains_mask(prompts)
+    channel = to_channel(prompts_on_grid(image, prompts), image.grid.grid)
+    is_mask = contains_mask(prompts)
     if image.full is None:
         return PreparedContext(image, (), channel, is_mask, None)
+    prompts = prompts if image.is_whole else _in_crop(prompts, image)
     kept = [_cropped(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]
     return PreparedContext(image, kept, channel, is_mask, turned_bounds(prompts, image.grid))
+
+
+def prompts_on_grid(image: PreparedImage, prompts: Sequence[Prompt]) -> list:
+    """Prompts in voxels of the whole image on its working grid.
+
+    Raises:
+        PromptError: as `prepare_context`.
+    """
+    prompts = prompts if image.is_whole else _in_crop(prompts, image)
+    return [on_grid(prompt, image.grid) for prompt in prompts]
 
 
 def box_with_prompts(content: Box, prompts: Sequence[Prompt], shape: Shape3) -> Box:

@@ -35,12 +35,13 @@ from wsicl_jax.inference.prepared_images import (
     prepare_context,
     prepare_contexts,
     prepare_image,
+    prompts_on_grid,
 )
 from wsicl_jax.inference.refinement.composition import Composition, Scores
 from wsicl_jax.inference.refinement.tiles import refine_structure
 from wsicl_jax.inference.result import Segmentation
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import Negative, Prompt, smoothed_prompts
+from wsicl_jax.prompts import Negative, Prompt, enforced, smoothed_prompts
 from wsicl_jax.terminal.progress import track
 
 T = TypeVar("T")
@@ -319,8 +320,11 @@ class Task:
         )
         notes = [*target.remarks, *self._remark_on_same_image(target)]
         for name in self.structures:
-            contexts = self._contexts_with(name, target, added)
+            own = [prompt for structure, prompt in added if structure == name]
+            contexts = self._contexts_with(name, target, own)
             scores = self._scores(encoded, target, contexts)
+            if network.config.enforce_prompts:
+                scores = enforced(scores, prompts_on_grid(target, own), THRESHOLD)
             tiles = []
             if refined and (scores > THRESHOLD).any():
                 tiles, remark = refine_structure(network, name, target, contexts, scores, show)
@@ -342,10 +346,9 @@ class Task:
         )
 
     def _contexts_with(
-        self, name: str, target: PreparedImage, added: Sequence[tuple[str, Prompt]]
+        self, name: str, target: PreparedImage, prompts: Sequence[Prompt]
     ) -> list[PreparedContext]:
         """The context images of a structure, and the target if it has prompts of the structure."""
-        prompts = [prompt for structure, prompt in added if structure == name]
         contexts = [*self._contexts[name]]
         if prompts:
             contexts.append(prepare_context(target, prompts))

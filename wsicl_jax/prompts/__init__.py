@@ -9,6 +9,7 @@ Nothing here reads files or knows the network.
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts.correction import correct, false_positive
 from wsicl_jax.prompts.draw import draw
+from wsicl_jax.prompts.enforcement import enforced
 from wsicl_jax.prompts.kinds import (
     ONCE_PER_IMAGE,
     SECONDS,
@@ -47,6 +48,7 @@ __all__ = [
     "correct",
     "draw",
     "draw_negative",
+    "enforced",
     "false_positive",
     "has_positive",
     "kind_of",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from wsicl_jax.errors import PromptError
-from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.axes import Box, Index3, Shape3
 from wsicl_jax.prompts.kinds import Negative, Point, Prompt, Scribble, SliceMask
 
 _PUBLISHED_RADIUS = 6.0
@@ -97,11 +97,17 @@ def _paint_scribble(channel: np.ndarray, scribble: Scribble) -> None:
     if not scribble.path:
         raise PromptError("scribble has no position; give one or more")
     radius = _SCRIBBLE_SHARE * ball_radius(channel.shape)
-    for position in dict.fromkeys(_steps(scribble)):
+    for position in voxels_of(scribble):
         _paint_ball(channel, Point(*map(float, position)), radius)
 
 
-def _steps(scribble: Scribble) -> Iterator[tuple[int, int, int]]:
+def voxels_of(prompt: Point | Scribble) -> list[Index3]:
+    """The voxels that a point or a scribble passes, in order, each once."""
+    scribble = prompt if isinstance(prompt, Scribble) else Scribble((prompt,))
+    return list(dict.fromkeys(_steps(scribble)))
+
+
+def _steps(scribble: Scribble) -> Iterator[Index3]:
     """The voxels along a scribble, in order."""
     path = [np.asarray(position) for position in scribble.path]
     yield _voxel(path[0])
@@ -112,7 +118,7 @@ def _steps(scribble: Scribble) -> Iterator[tuple[int, int, int]]:
             yield _voxel(a + share * (b - a))
 
 
-def _voxel(position: np.ndarray) -> tuple[int, int, int]:
+def _voxel(position: np.ndarray) -> Index3:
     # `rint` rounds 0.5 and 1.5 to voxels that do not touch.
     x, y, z = np.floor(position + 0.5).astype(int).tolist()
     return x, y, z

@@ -10,6 +10,7 @@ import pytest
 from fabricated import dataset, store_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from wsicl_jax.config import (
     AUGMENTATIONS,
@@ -37,7 +38,8 @@ from wsicl_jax.data.store import Store
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.subject_group import Group
 from wsicl_jax.errors import DataError
-from wsicl_jax.prompts import draw, kind_of, smoothed_prompts, to_channel
+from wsicl_jax.geometry.registration import registered
+from wsicl_jax.prompts import Point, draw, kind_of, smoothed_prompts, to_channel
 
 SHAPE = (10, 12, 8)
 NO_CHANGES = dict.fromkeys(AUGMENTATIONS, 0)
@@ -338,6 +340,24 @@ def test_prompts_in_training_have_the_halo_of_the_configuration(experiment):
             a.context_prompts[..., 0], [False] * len(a.context_prompts), 0.1
         )
         np.testing.assert_array_equal(b.context_prompts[..., 0], expected)
+
+
+def test_registered_context_images_and_their_smoothed_prompts_fit_the_target():
+    images, masks = group()
+    images = [ndimage.gaussian_filter(image, 2) for image in images]
+    prompts = [[mask] if i else [Point(6, 6, 4)] for i, mask in enumerate(masks[1:])]
+    plain, moved = (
+        prompted_episode(images, masks[0], prompts, volume)
+        for volume in (
+            VolumeConfig(prompt_smoothing=0.2),
+            VolumeConfig(prompt_smoothing=0.2, registration=True),
+        )
+    )
+    np.testing.assert_array_equal(moved.target, plain.target)
+    expected = registered(images[0], images[1:], plain.context_prompts[..., 0])
+    np.testing.assert_array_equal(moved.context_images[..., 0], expected[0])
+    np.testing.assert_array_equal(moved.context_prompts[..., 0], expected[1])
+    assert (moved.context_images != plain.context_images).any()
 
 
 def test_an_episode_shows_the_target_its_contexts_and_the_prompts_on_these():

@@ -164,6 +164,7 @@ def test_an_excess_gets_a_negative_point_only_if_the_protocol_allows_it(data):
             kind="point",
             rounds=2,
             negative=negative,
+            enforce=False,
             tolerance_mm=2.0,
         )
         first, second = (network.received[n].context_prompts[0] for n in (0, 2))
@@ -173,6 +174,19 @@ def test_an_excess_gets_a_negative_point_only_if_the_protocol_allows_it(data):
         # The mask stays as it is, so nothing of the false positive goes.
         assert {s.removed for s in scores if s.round == 2} == {0.0 if negative else None}
         assert {s.removed for s in scores if s.round == 1} == {None}
+
+
+def test_prompts_are_enforced_as_in_inference(data):
+    scores = score_interactive(
+        FakeNetwork(lambda episode, size: np.full(episode.target.shape[:3], 0.55)),
+        *data,
+        model="it",
+        kind="point",
+        rounds=2,
+        negative=True,
+        tolerance_mm=2.0,
+    )
+    assert all(s.removed > 0 for s in scores if s.round == 2)
 
 
 def test_the_share_of_a_false_positive_that_a_negative_point_removes_is_recorded(data):

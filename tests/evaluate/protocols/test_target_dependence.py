@@ -61,6 +61,21 @@ def test_a_shuffled_target_keeps_its_intensities(data):
     assert len(sorted_targets) == 2 * len({e.target for e in data.episodes.episodes})
 
 
+def test_context_images_are_registered_to_the_image_in_the_targets_place(data):
+    plain, registering = (FakeNetwork(prompts_alone) for _ in range(2))
+    registering.volume = replace(plain.volume, registration=True)
+    for network in (plain, registering):
+        scores_of_network(data, network)
+    moved = {}
+    for a, b in zip(plain.received, registering.received, strict=True):
+        np.testing.assert_array_equal(a.target, b.target)
+        is_constant = np.ptp(a.target) == 0
+        changed = (a.context_images != b.context_images).any()
+        moved[is_constant] = moved.get(is_constant, False) or changed
+    # Nothing corresponds to a constant, so that its mask comes from unregistered prompts.
+    assert moved == {False: True, True: False}
+
+
 def test_target_dependence_is_measured_with_the_most_prompts_and_contexts_if_the_settings_ask(data):
     settings = EvaluationConfig(
         kinds=("box",), prompts=(1, 2), contexts=(1, 3), target_dependence=True

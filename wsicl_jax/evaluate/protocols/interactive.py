@@ -23,13 +23,16 @@ from wsicl_jax.evaluate.prompted_episodes import (
 )
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import spacing_of
+from wsicl_jax.model.dual_branch import THRESHOLD
 from wsicl_jax.prompts import (
     Negative,
     Prompt,
     annotation_seconds,
     box_around,
     correct,
+    enforced,
     false_positive,
+    on_crop,
     on_grid,
 )
 from wsicl_jax.terminal.progress import track
@@ -59,6 +62,7 @@ def score_interactive(
     contexts: int = 0,
     prompts: int = 1,
     negative: bool = False,
+    enforce: bool = True,
     tolerance_mm: float,
 ) -> list[Score]:
     """The scores of every episode after each round.
@@ -66,7 +70,7 @@ def score_interactive(
     The target is its own context image (self context). Each round adds the prompt that
     `prompts.correct` returns for the last mask, if any; `negative` allows negative prompts. With
     `contexts`, that many context images of other subjects are added, with `prompts` prompts of the
-    same kind on each.
+    same kind on each. `enforce` moves scores as `prompts.enforced` does.
 
     Raises:
         DataError: the list has fewer contexts or prompts, or a case cannot be read.
@@ -77,7 +81,8 @@ def score_interactive(
     listed = episodes.episodes
     title = f"{episodes.data_set}: interactive {kind}"
     # Each round registers them, together with the target's own prompts.
-    unregistered = replace(network.volume, registration=False)
+    volume = network.volume
+    unregistered = replace(volume, registration=False)
     with track(len(listed) * rounds, title, show=is_leader()) as bar:
         for part in network.parts(len(listed)):
             sessions = []
@@ -94,6 +99,10 @@ def score_interactive(
                 batch = [_self_context(network, cases, session) for session in sessions]
                 outputs = network.outputs(batch, [contexts + 1])[0]
                 for session, output in zip(sessions, outputs, strict=True):
+                    if enforce:
+                        grid = cases.grid(session.episode.target, session.episode.channel, volume)
+                        placed = [on_crop(prompt, grid) for prompt in session.prompts]
+                        output = enforced(output, [p for p in placed if p is not None], THRESHOLD)
                     mask = predicted_mask(network, cases, session.episode, output)
                     others = session.others.prompts if session.others else []
                     seconds = sum(map(annotation_seconds, [session.prompts, *others]))

@@ -17,7 +17,7 @@ from wsicl_jax.inference.prepared_images import CroppedMask, PreparedContext, Pr
 from wsicl_jax.inference.refinement.composition import TileScore, coarse_prediction_of
 from wsicl_jax.metrics.overlap import dice
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import has_positive, on_crop, to_channels
+from wsicl_jax.prompts import enforced, has_positive, on_crop, to_channels
 from wsicl_jax.terminal.progress import track
 
 _COARSER = 2 ** (1 / 3)
@@ -75,7 +75,7 @@ def _tile_score(
 ) -> Float[np.ndarray, "X Y Z"] | None:
     """The network's output for a tile; None if no context image has a prompt in its crop."""
     size = target.grid.grid
-    images, prompts = [], []
+    images, prompts, own = [], [], []
     tile = target.grid.cropped(box, size)
     for context in contexts:
         crop = tile
@@ -84,6 +84,8 @@ def _tile_score(
         whole = (p.whole() if isinstance(p, CroppedMask) else p for p in context.prompts)
         placed = [on_crop(prompt, crop) for prompt in whole]
         prompts.append([prompt for prompt in placed if prompt is not None])
+        if context.image is target:
+            own = prompts[-1]
         images.append(context.image.on(crop))
     if not any(map(has_positive, prompts)):
         return None
@@ -92,7 +94,8 @@ def _tile_score(
     on_tile, stacked = target.on(tile), np.stack(images)
     if network.volume.registration:
         stacked, channels = registered(on_tile, stacked, channels)
-    return network.predict(network.encode(on_tile), stacked, channels, weights)
+    score = network.predict(network.encode(on_tile), stacked, channels, weights)
+    return enforced(score, own, THRESHOLD) if network.config.enforce_prompts else score
 
 
 def tiles_around(
