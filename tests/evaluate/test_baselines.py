@@ -18,7 +18,9 @@ from wsicl_jax.evaluate.baselines import (
     prompt_means,
     score_baseline,
 )
+from wsicl_jax.evaluate.prompted_episodes import prompted
 from wsicl_jax.evaluate.protocols.in_context import score_in_context
+from wsicl_jax.geometry.registration import registered
 from wsicl_jax.metrics.overlap import dice
 
 VOLUME = VolumeConfig(grid=GRID)
@@ -212,6 +214,24 @@ def test_the_prompts_of_a_baseline_are_never_smoothed():
     config = SweepConfig(data=(DatasetConfig(store="synthetic"),), baselines=("prompt_mean",))
     (found,) = baselines_of(config, [VolumeConfig(grid=(8, 8, 8), prompt_smoothing=0.2)])
     assert found.volume == VolumeConfig(grid=(8, 8, 8))
+
+
+def test_the_registered_mean_is_the_prompt_mean_of_registered_context_images(store):
+    data = planned(store, kinds=["mask"])
+    config = SweepConfig(
+        data=(DatasetConfig(store="synthetic"),), baselines=("prompt_mean", "registered_mean")
+    )
+    plain, registering = baselines_of(config, [VOLUME])
+    assert plain.digest != registering.digest
+    shown = [
+        prompted(one.volume, *data, data.episodes.episodes[0], "mask", 1, 3).episode
+        for one in (plain, registering)
+    ]
+    target, images, channels = (
+        x[..., 0] for x in (shown[0].target, shown[0].context_images, shown[0].context_prompts)
+    )
+    expected = registered(target, images, channels)[1].mean(axis=0)
+    np.testing.assert_allclose(registering.maps(shown[1], [3])[0], expected, rtol=1e-6)
 
 
 def test_a_list_with_too_few_contexts_is_refused(store):

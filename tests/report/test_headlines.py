@@ -43,7 +43,7 @@ VALUES = {
 
 def test_a_network_is_compared_with_the_better_baseline_of_each_cell():
     (sentence,) = headlines(results(VALUES))
-    assert "The mean Dice of it is above that of the better baseline in 2 of 3 cells" in sentence
+    assert "The mean Dice of it is above that of the best baseline in 2 of 3 cells" in sentence
     assert "4 or 8 context images" in sentence
     assert "on average by +0.100 (box +0.000, mask +0.300)." in sentence
 

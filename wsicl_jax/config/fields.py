@@ -61,7 +61,7 @@ PromptKind = Literal["point", "box", "scribble", "box3d", "mask2d", "mask"]
 EvaluatedKind = Literal[PromptKind, "mixed"]
 InteractiveKind = Literal["point", "box", "scribble"]
 RestorationTask = Literal["denoising", "inpainting", "super_resolution"]
-BaselineName = Literal["prompt_mean", "intensity"]
+BaselineName = Literal["prompt_mean", "intensity", "registered_mean"]
 Task = Literal["segmentation", RestorationTask]
 
 

@@ -1,7 +1,8 @@
 """Baselines: simple methods without a network, which receive the same episodes.
 
 The prompt mean uses no image: it measures what the positions of the prompts alone achieve. The
-intensity model uses the intensities below the prompts and the box around them.
+intensity model uses the intensities below the prompts and the box around them. The registered mean
+is the prompt mean after registration of the context images to the target.
 
 The threshold of their maps is the one with the best mean Dice on the scored targets themselves. No
 method could know it beforehand: this favours the baselines over the networks.
@@ -22,6 +23,7 @@ from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
 from wsicl_jax.evaluate.prompted_episodes import about_prompts, prompted, score_of, truth_of
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import Box, Shape3
+from wsicl_jax.geometry.registration import VERSION as REGISTRATION_VERSION
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.storage.digests import digest_of
 from wsicl_jax.terminal.progress import track
@@ -37,6 +39,7 @@ _MIN_SD = 0.01
 
 _METHODS: dict[BaselineName, str] = {
     "prompt_mean": "mean of the context images' prompt channels",
+    "registered_mean": "mean of the prompt channels of registered context images",
     "intensity": "Gaussian of the intensities below the prompts, within their mean bounding box",
 }
 
@@ -53,7 +56,10 @@ class Baseline(NamedTuple):
     def digest(self) -> str:
         """Hash of all that its maps depend on besides the episode."""
         volume = self.volume
-        return digest_of([self.name, _VERSION, volume.grid, volume.percentiles, volume.crop])
+        registration = [REGISTRATION_VERSION] if volume.registration else []
+        return digest_of(
+            [self.name, _VERSION, volume.grid, volume.percentiles, volume.crop, *registration]
+        )
 
     @property
     def about(self) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class Baseline(NamedTuple):
 
     def maps(self, episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "size x y z"]:
         """One map for each size of the context set, of its first contexts."""
-        method = prompt_means if self.name == "prompt_mean" else intensity_maps
+        method = intensity_maps if self.name == "intensity" else prompt_means
         return method(episode, sizes)
 
 
@@ -78,11 +84,15 @@ def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[B
     """The baselines of a sweep, on the first of its networks' working grids.
 
     Without a network, on the sweep's `synthetic_grid`, with the default scaling of intensities.
-    Their prompts are never smoothed, and their context images never registered.
+    Their prompts are never smoothed. Only the registered mean registers context images.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
-    volume = replace(volume, prompt_smoothing=0.0, registration=False)
-    return [Baseline(name, volume) for name in dict.fromkeys(config.baselines)]
+    return [
+        Baseline(
+            name, replace(volume, prompt_smoothing=0.0, registration=name == "registered_mean")
+        )
+        for name in dict.fromkeys(config.baselines)
+    ]
 
 
 def prompt_means(episode: Episode, sizes: Sequence[int]) -> Float[np.ndarray, "size x y z"]:

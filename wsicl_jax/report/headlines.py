@@ -52,7 +52,7 @@ def _mean_dice(results: Results) -> dict[str, dict[_Cell, float]]:
 
 
 def _against_baselines(model: str, means: dict[str, dict[_Cell, float]]) -> str:
-    """In how many cells the mean Dice of a network is above that of the better baseline."""
+    """In how many cells the mean Dice of a network is above that of the best baseline."""
     baselines = [means[name] for name in get_args(BaselineName) if name in means]
     most: dict[str, int] = {}
     for cell in means.get(model, {}):
@@ -70,7 +70,7 @@ def _against_baselines(model: str, means: dict[str, dict[_Cell, float]]) -> str:
     )
     sizes = listed([str(n) for n in sorted({cell.contexts for cell in differences})], "or")
     return (
-        f"The mean Dice of {model} is above that of the better baseline in "
+        f"The mean Dice of {model} is above that of the best baseline in "
         f"{sum(d > 0 for d in differences.values())} of {len(differences)} cells, on average by "
         f"{_signed_mean(list(differences.values()))} ({kinds}). A cell is a data set, a structure, "
         f"and a kind and number of prompts, with {sizes} context images. These are counts, not "
