@@ -9,8 +9,9 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 SMALL_LICENCE := Apache 2.0, as the package: any use is allowed, commercial too.
+NC_LICENCE := CC BY-NC-SA 4.0: no commercial use; weights trained from it carry the same licence.
 
-.PHONY: demo test test-all test-chips small lint docs reference clean
+.PHONY: demo test test-all test-chips small small-nc lint docs reference clean
 
 demo: .venv/.installed
 	rm -rf demo
@@ -34,6 +35,14 @@ small: .venv/.installed
 	mkdir -p exported
 	$(BIN)/wsicl export runs/small --format safetensors --dtype float16 --overwrite \
 		--licence "$(SMALL_LICENCE)" --output exported/small.safetensors
+
+small-nc: .venv/.installed
+	for stage in configs/small_nc/*.yaml configs/small_nc.yaml; do \
+		$(HUGE_PAGES) $(BIN)/wsicl train $$stage --resume || exit 1; \
+	done
+	mkdir -p exported
+	$(BIN)/wsicl export runs/small_nc --format safetensors --dtype float16 --overwrite \
+		--licence "$(NC_LICENCE)" --output exported/small-nc.safetensors
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check wsicl_jax tests

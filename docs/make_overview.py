@@ -1,10 +1,9 @@
-"""Draws docs/images/overview.png: `small` on fetal brains, from points and from masks.
+"""Draws docs/images/overview.png: `small` on the hippocampus, from points and from masks.
 
     python docs/make_overview.py FOLDER docs/images/overview.png
 
-FOLDER holds the fetal spina bifida atlas of Fidon et al. (2021, CC0) as an nnU-Net data set:
-imagesTr/fetal_SB_atlas_GA30_operated_0000.nii.gz, labelsTr/fetal_SB_atlas_GA30_operated.nii.gz
-and so on.
+FOLDER holds the hippocampus data set of the Medical Segmentation Decathlon (CC BY-SA 4.0) as an
+nnU-Net data set: imagesTr/hippocampus_001_0000.nii.gz, labelsTr/hippocampus_001.nii.gz and so on.
 """
 
 import sys
@@ -16,21 +15,12 @@ from matplotlib.figure import Figure
 
 from wsicl_jax import Example, Segmenter
 
-STRUCTURES = {"ventricles": 2, "deep grey matter": 6, "cerebellum": 3, "brain stem": 7}
-COLORS = {
-    "ventricles": "#4cc9f0",
-    "deep grey matter": "#ffb703",
-    "cerebellum": "#ef476f",
-    "brain stem": "#8ac926",
-}
-WEEKS = (26, 27, 28, 29, 31, 32, 33, 34)
-TARGET_WEEK = 30
-SHOWN_WEEKS = (28, 33)
+STRUCTURES = {"anterior part": 1, "posterior part": 2}
+COLORS = {"anterior part": "#ffb703", "posterior part": "#4cc9f0"}
+SUBJECTS = ("003", "006", "007", "008", "014", "015", "017", "019")
+TARGET = "001"
+SHOWN = ("006", "014")
 POINTS = 5
-
-
-def name(week: int) -> str:
-    return f"fetal_SB_atlas_GA{week}_operated"
 
 
 def read(path: Path) -> np.ndarray:
@@ -62,55 +52,61 @@ def draw(axis, volume: np.ndarray, labels: np.ndarray | None, plane: int, at: fl
 
 
 def main(folder: Path, output: Path) -> None:
-    def image_file(week: int) -> Path:
-        return folder / "imagesTr" / f"{name(week)}_0000.nii.gz"
+    def image_file(subject: str) -> Path:
+        return folder / "imagesTr" / f"hippocampus_{subject}_0000.nii.gz"
 
-    def label_file(week: int) -> Path:
-        return folder / "labelsTr" / f"{name(week)}.nii.gz"
+    def label_file(subject: str) -> Path:
+        return folder / "labelsTr" / f"hippocampus_{subject}.nii.gz"
 
     rng = np.random.default_rng(0)
     points = {
-        (structure, week): rng.choice(
-            np.argwhere(np.asarray(nib.load(label_file(week)).dataobj) == value), POINTS, False
+        (structure, subject): rng.choice(
+            np.argwhere(np.asarray(nib.load(label_file(subject)).dataobj) == value), POINTS, False
         )
         for structure, value in STRUCTURES.items()
-        for week in WEEKS
+        for subject in SUBJECTS
     }
     context_sets = {
         f"from {POINTS} points\non each context image": {
-            structure: [Example(image_file(w), points=points[structure, w]) for w in WEEKS]
+            structure: [
+                Example(image_file(subject), points=points[structure, subject])
+                for subject in SUBJECTS
+            ]
             for structure in STRUCTURES
         },
         "from a mask\non each context image": {
-            structure: [Example(image_file(w), mask=label_file(w), labels=[value]) for w in WEEKS]
+            structure: [
+                Example(image_file(subject), mask=label_file(subject), labels=[value])
+                for subject in SUBJECTS
+            ]
             for structure, value in STRUCTURES.items()
         },
     }
     segmenter = Segmenter.load("small")
-    target = nib.load(image_file(TARGET_WEEK))
+    target = nib.load(image_file(TARGET))
     columns = []
-    truth = np.asarray(nib.load(label_file(TARGET_WEEK)).dataobj)
+    truth = np.asarray(nib.load(label_file(TARGET)).dataobj)
     for title, structures in context_sets.items():
-        result = segmenter.task(structures, STRUCTURES).segment(image_file(TARGET_WEEK))
+        result = segmenter.task(structures, STRUCTURES).segment(image_file(TARGET))
         scores = {s: dice(result.mask_of(s), truth == v) for s, v in STRUCTURES.items()}
         each = ", ".join(f"{structure} {score:.3f}" for structure, score in scores.items())
         print(f"{' '.join(title.split())}: mean Dice {np.mean(list(scores.values())):.3f}; {each}")
         turned = nib.as_closest_canonical(nib.Nifti1Image(result.label_map, target.affine))
         columns.append((title, np.asarray(turned.dataobj)))
-    columns.append(("label map\nof the atlas", read(label_file(TARGET_WEEK))))
-    volume = read(image_file(TARGET_WEEK))
+    columns.append(("label map\nof the data set", read(label_file(TARGET))))
+    volume = read(image_file(TARGET))
 
     figure = Figure(figsize=(12, 6), layout="constrained", facecolor="black")
     axes = figure.subplots(2, 4, width_ratios=[1, 1, 1, 1])
-    for axis, week in zip(axes[:, 0], SHOWN_WEEKS, strict=True):
-        context = nib.load(image_file(week))
+    for axis, subject in zip(axes[:, 0], SHOWN, strict=True):
+        context = nib.load(image_file(subject))
         turn = np.linalg.inv(nib.as_closest_canonical(context).affine) @ context.affine
-        draw(axis, read(image_file(week)), None, 0)
+        draw(axis, read(image_file(subject)), None, 0)
         for structure in STRUCTURES:
-            _, y, z = nib.affines.apply_affine(turn, points[structure, week]).T
+            _, y, z = nib.affines.apply_affine(turn, points[structure, subject]).T
             axis.scatter(y, z, s=40, color=COLORS[structure], edgecolors="black", linewidths=0.6)
     axes[0, 0].set_title(
-        f"2 of {len(WEEKS)} context images\nwith their points", color="white", fontsize=14
+        f"2 of {len(SUBJECTS)} context images\nwith their points", color="white", fontsize=14
     )
     for column, (title, labels) in zip(axes.T[1:], columns, strict=True):
         draw(column[0], volume, labels, 1, 0.46)

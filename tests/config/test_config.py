@@ -410,6 +410,7 @@ def test_each_stage_of_the_small_network_begins_with_the_weights_of_the_one_befo
     stages = [*sorted((configs / "small").glob("*.yaml")), configs / "small.yaml"]
     first, *later = (load_config(stage) for stage in stages)
     assert not first.train.initial_weights
+    assert later[-1].volume.registration
     for before, after in itertools.pairwise([first, *later]):
         assert after.train.initial_weights == before.run
         assert after.model == first.model

@@ -1,6 +1,7 @@
 """A network is found wherever it is kept, and by its name if it comes with the package."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from flax import nnx
 
 import wsicl_jax
 from wsicl_jax.config import SYNTHETIC, VolumeConfig
+from wsicl_jax.data.seen import Seen
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.model.dual_branch import DualBranch
@@ -17,11 +19,41 @@ from wsicl_jax.weights import networks
 from wsicl_jax.weights.export.safetensors_file import write_safetensors
 from wsicl_jax.weights.file_digest import DIGEST
 from wsicl_jax.weights.network_checkpoint import checkpoint_digest
-from wsicl_jax.weights.networks import find_network, load_model, shipped_networks
+from wsicl_jax.weights.networks import SEEN, find_network, load_model, shipped_networks
 from wsicl_jax.weights.stored_settings import Settings
 from wsicl_jax.weights.tensor_names import to_state_dict
 
 LARGEST_FILE = 12e6
+
+FREE = {
+    "Dataset105_FetalSpinaBifida",
+    "Dataset112_SpinalCordMR",
+    "Dataset119_MSLesionFLAIR",
+    "Dataset120_BodyCT",
+    "Dataset121_BodyMR",
+    "Dataset122_AortaCT",
+    "Dataset123_SpineCT",
+    "Dataset141_NucleiStarDist",
+    "Dataset203_BrainSynthSegPaint",
+}
+NON_COMMERCIAL = {
+    "Dataset004_Hippocampus",
+    "Dataset115_EMDrosophilaVNC",
+    "Dataset117_CardiacSAX",
+    "Dataset118_CardiacLGE",
+    "Dataset132_MarmosetPaxinos",
+    "Dataset133_MarmosetTissue",
+    "Dataset134_MarmosetSubcort",
+    "Dataset202_KidneyTumourPaint",
+    "Dataset204_OrganellesUroCellPaint",
+    "Dataset207_LiverVesselsPaint",
+    "Dataset208_LungAirwaysPaint",
+    "Dataset211_SubcorticalCobraPaint",
+    "Dataset212_HippSubfieldsCobraPaint",
+    "Dataset213_CerebellumCobraPaint",
+}
+SEEN_DATA = {"small": FREE | {SYNTHETIC}, "small-nc": FREE | NON_COMMERCIAL | {SYNTHETIC}}
+"""The data sets that the licence of each network allows, as docs/model-small.md lists them."""
 
 
 def assert_same(given, expected):
@@ -68,7 +100,7 @@ def test_a_file_that_changes_while_it_is_used_is_noticed(exported, tmp_path):
         stored.load()
 
 
-@pytest.mark.parametrize("name", ["small"])
+@pytest.mark.parametrize("name", sorted(shipped_networks()))
 def test_a_shipped_network_is_small_in_bytes_and_says_how_it_was_trained(
     name, tmp_path, monkeypatch
 ):
@@ -77,8 +109,8 @@ def test_a_shipped_network_is_small_in_bytes_and_says_how_it_was_trained(
     assert stored.path == shipped_networks()[name]
     assert stored.path.stat().st_size <= LARGEST_FILE
     assert stored.metadata["step"] == stored.experiment.train.steps
-    # Its licence says so: no data of others went into it.
-    assert {data.store for data in stored.experiment.data} == {SYNTHETIC}
+    seen = Seen.from_json(stored.metadata[SEEN])
+    assert {data.name for data in seen.data_sets} == SEEN_DATA[name] and not seen.unknown
 
 
 def test_the_shipped_network_has_a_digest_and_the_tensors_that_were_measured():
@@ -86,7 +118,7 @@ def test_the_shipped_network_has_a_digest_and_the_tensors_that_were_measured():
     start = 8 + int.from_bytes(content[:8], "little")
     assert DIGEST.encode() in content[:start]
     tensors = hashlib.blake2b(content[start:], digest_size=16).hexdigest()
-    assert tensors == "ef99637bcbb764cf2b112d8b4d37dddb"
+    assert tensors == "7d0c7d903e0db1fb31348760049e5350"
 
 
 def test_the_small_network_finds_an_unseen_bright_ball_from_boxes(tmp_path, monkeypatch):
@@ -108,6 +140,19 @@ def test_the_small_network_finds_an_unseen_bright_ball_from_boxes(tmp_path, monk
     images, prompts = (np.stack(part).astype(np.float32) for part in zip(*shown, strict=True))
     found = segmenter.predict(segmenter.encode(target), images, prompts) > 0.5
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.7
+
+
+def test_the_restricting_licence_of_a_shipped_network_is_stated_once(exported, monkeypatch):
+    file = exported("safetensors").path
+    monkeypatch.setattr(networks, "shipped_networks", lambda: {"small": file, "small-nc": file})
+    networks._state_licence.cache_clear()
+    with pytest.warns(UserWarning, match="the licence of small-nc is CC BY-NC-SA 4.0"):
+        find_network("small-nc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_network("small-nc")
+        networks._state_licence.cache_clear()
+        find_network("small")
 
 
 def test_the_package_loads_networks_by_name(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,12 @@ from wsicl_jax.weights.network_checkpoint import (
     load_checkpoint,
     model_digest,
 )
+
+_LICENCES = {
+    "small-nc": "CC BY-NC-SA 4.0: no commercial use, and weights that are trained from it carry the "
+    "same licence"
+}
+"""Licences of shipped networks that differ from that of the package."""
 
 SEEN = "seen"
 """Key of the data that a network has seen, in its metadata; not every file has it."""
@@ -101,11 +107,13 @@ def load_model(path: str | Path) -> DualBranch:
 def network_path(path: str | Path) -> Path:
     """The path of a network by path or name, whether it exists or not.
 
-    A warning names a file or folder that the name of a shipped network hides.
+    A warning names a file or folder that the name of a shipped network hides, and another states a
+    licence that restricts use.
     """
     shipped = shipped_networks()
     if str(path) not in shipped or (isinstance(path, Path) and path.exists()):
         return Path(path)
+    _state_licence(str(path))
     if Path(path).exists():
         warnings.warn(
             f"{path} is the network that comes with wsicl_jax; for the file or folder of this "
@@ -113,6 +121,13 @@ def network_path(path: str | Path) -> Path:
             stacklevel=3,
         )
     return shipped[str(path)]
+
+
+@cache
+def _state_licence(name: str) -> None:
+    """State the licence of a shipped network if it restricts use; once in a process."""
+    if name in _LICENCES:
+        warnings.warn(f"the licence of {name} is {_LICENCES[name]}", stacklevel=4)
 
 
 def shipped_networks() -> dict[str, Path]:
