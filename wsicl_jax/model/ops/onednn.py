@@ -19,7 +19,7 @@ import jaxlib
 from jax import lax
 from jaxtyping import Array, Float
 
-TESTED_JAXLIB = ("0.10.2",)
+TESTED_JAXLIB = ("0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 """Tested versions of jaxlib; the configuration of the call is not a stable interface."""
 
 _FULL_WIDTH = 32
