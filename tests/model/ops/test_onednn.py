@@ -1,7 +1,4 @@
-"""Convolutions in oneDNN, against XLA's own, derived by plain automatic differentiation.
-
-JAX keeps no compiled programs here: `onednn` would not be usable else.
-"""
+"""Convolutions in oneDNN, against XLA's own, derived by plain automatic differentiation."""
 
 import os
 import subprocess
@@ -10,35 +7,23 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import pytest
 from flax import nnx
 from jax import export, lax
-from jax.experimental.compilation_cache import compilation_cache
 
 from wsicl_jax.config import ContextConfig, ModelConfig
 from wsicl_jax.model import ops
 from wsicl_jax.model.dual_branch import DualBranch
-from wsicl_jax.model.ops import compilation, convolution, onednn
+from wsicl_jax.model.ops import compilation, convolution, onednn, onednn_support
 
 SLOW = pytest.mark.slow
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or jaxlib.__version__ not in onednn.TESTED_JAXLIB,
-    reason="oneDNN is called in versions of jaxlib for Linux that it was tested with",
-)
-
-
-@pytest.fixture(autouse=True)
-def no_programs_kept():
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = [
+    pytest.mark.usefixtures("no_programs_kept"),
+    pytest.mark.skipif(
+        not onednn_support.available(), reason="jaxlib contains no oneDNN for this machine"
+    ),
+]
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -118,18 +103,19 @@ def test_programs_that_are_kept_on_disk_hold_no_onednn(tmp_path):
     assert "__onednn" not in program(lambda *a: ops.conv3d(*a), *SHAPES)
 
 
-def test_an_unknown_jaxlib_does_without_onednn(monkeypatch):
-    monkeypatch.setattr(onednn, "TESTED_JAXLIB", ("0.0.1",))
+def test_a_jaxlib_that_fails_the_trial_does_without_onednn(monkeypatch):
+    monkeypatch.setattr(onednn_support, "available", lambda: False)
     assert ops.cpu_convolution() == "stacked planes"
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_other_number_formats_do_without_onednn(dtype):
-    assert onednn.usable(jnp.zeros(1).dtype)
-    assert not onednn.usable(jnp.zeros(1, dtype).dtype)
+    assert onednn_support.usable(jnp.zeros(1).dtype)
+    assert not onednn_support.usable(jnp.zeros(1, dtype).dtype)
 
 
-def test_what_is_exported_holds_no_onednn():
+def test_what_is_exported_holds_no_onednn_and_needs_no_trial(monkeypatch):
+    monkeypatch.setattr(onednn_support, "available", lambda: pytest.fail("a trial"))
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in SHAPES]
     with ops.portable_lowering():
         function = jax.jit(lambda *a: ops.conv3d(*a))
@@ -149,7 +135,7 @@ def test_the_cache_of_programs_is_on_where_onednn_is_not(monkeypatch, tmp_path):
     compilation.keep_compiled_programs(simulated=True)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "wsicl_jax")
     jax.config.update("jax_compilation_cache_dir", None)
-    monkeypatch.setattr(onednn, "TESTED_JAXLIB", ())
+    monkeypatch.setattr(onednn_support, "available", lambda: False)
     compilation.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "wsicl_jax")
 
@@ -172,7 +158,7 @@ def gradients(model: ModelConfig, *, planes: bool) -> list[jax.Array]:
 
     with pytest.MonkeyPatch.context() as patch:
         if planes:
-            patch.setattr(onednn, "TESTED_JAXLIB", ())
+            patch.setattr(onednn_support, "available", lambda: False)
         value, found = jax.jit(jax.value_and_grad(loss))(parameters)
     return [value, *jax.tree.leaves(found)]
 

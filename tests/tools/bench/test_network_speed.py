@@ -30,6 +30,7 @@ def test_both_networks_are_timed_in_turns(tmp_path, capsys):
     for case in found["cases"]:
         assert len(case["jax_seconds"]) == len(case["pytorch_seconds"]) == 3
         assert min(case["jax_seconds"]) > 0 and case["pytorch_format"] in FORMATS
+        assert len(case["jax_processor_seconds"]) == 3 and min(case["jax_processor_seconds"]) > 0
         assert case["grid"] == [4, 6, 8] and case["contexts"] == 2
         medians = (np.median(case[f"{name}_seconds"]) for name in ("jax", "pytorch"))
         assert case["ratio"] == pytest.approx(np.divide(*medians))

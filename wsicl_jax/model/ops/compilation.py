@@ -1,11 +1,11 @@
 """The cache of compiled programs between runs."""
 
 import os
-from pathlib import Path
 
 import jax
 
 from wsicl_jax.model import ops
+from wsicl_jax.storage.user_cache import user_cache
 
 _MIN_COMPILE_SECONDS = 0.1
 
@@ -24,8 +24,9 @@ def keep_compiled_programs(*, simulated: bool = False) -> None:
         return
     if not simulated and jax.default_backend() == "cpu" and ops.cpu_convolution() == "oneDNN":
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(cache / "wsicl_jax"))
+    if (cache := user_cache()) is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))
     # JAX's default skips programs that compile in less than a second; a start has dozens.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from wsicl_jax.model.ops import onednn
+from wsicl_jax.model.ops import onednn_support
 
 # Part of JAX's cache keys, so that no program of another choice is reused.
 _lowering = jax.make_user_context(default_value="fastest")
@@ -36,7 +36,7 @@ def cpu_convolution() -> str:
 
 
 def uses_onednn(dtype: np.dtype) -> bool:
-    return _lowering.value == "fastest" and onednn.usable(dtype)
+    return _lowering.value == "fastest" and onednn_support.usable(dtype)
 
 
 def by_platform(*inputs: Array, cpu: Callable, default: Callable):

@@ -1,44 +1,26 @@
 """3D convolutions and their gradients in oneDNN, which jaxlib contains for x86 processors.
 
 XLA's CPU backend contains oneDNN's convolution, but does not choose it. A custom call with the
-name and configuration of XLA's own passes reaches it. Only the forward convolution is available;
-both gradients are expressed as forward convolutions.
-
-XLA cannot store a program with such a call: with a cache of compiled programs
-(`jax_compilation_cache_dir`), `usable` is false.
+name and configuration of XLA's own passes reaches it, which is no stable interface: see
+`onednn_support`. Only the forward convolution is available; both gradients are expressed as
+forward convolutions.
 """
 
 import json
-import platform
-import sys
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax import lax
 from jaxtyping import Array, Float
 
-TESTED_JAXLIB = ("0.10.2",)
-"""Tested versions of jaxlib; the configuration of the call is not a stable interface."""
+_TARGET = "__onednn$convolution"
+"""Name of the call in XLA."""
 
 _FULL_WIDTH = 32
 """Output channels from which on oneDNN's kernels reach full speed."""
 
 Padding = Sequence[tuple[int, int]]
-
-
-def usable(dtype: jnp.dtype) -> bool:
-    """Whether this process can compute convolutions of a number format in oneDNN."""
-    kept_on_disk = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
-    return (
-        sys.platform == "linux"
-        and platform.machine() == "x86_64"
-        and jaxlib.__version__ in TESTED_JAXLIB
-        # Results in bfloat16 with few channels are wrong.
-        and dtype == jnp.float32
-        and not kept_on_disk
-    )
 
 
 def convolve(
@@ -64,7 +46,7 @@ def convolve(
     x, kernel = (_differing_over(axes, array) for array in (x, kernel))
     shape = jax.ShapeDtypeStruct((x.shape[0], *sizes, kernel.shape[4]), x.dtype)
     call = jax.ffi.ffi_call(
-        "__onednn$convolution",
+        _TARGET,
         shape,
         vmap_method="sequential",
         custom_call_api_version=1,

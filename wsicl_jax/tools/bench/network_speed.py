@@ -38,6 +38,8 @@ class Comparison:
     grid: Shape3
     contexts: int
     jax_seconds: tuple[float, ...]
+    jax_processor_seconds: tuple[float, ...]
+    """Of all threads: comparable on a busy machine too."""
     pytorch_seconds: tuple[float, ...]
     """Of the faster memory format."""
     pytorch_format: str
@@ -107,14 +109,16 @@ def _compare(
     for format in FORMATS:
         runners[format] = pytorch_runner(operation, network, train, episode, format)
     seconds: dict[str, list[float]] = {name: [] for name in runners}
+    processor: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(repeats + 1):
         for name, run in runners.items():
-            start = time.perf_counter()
+            start, of_processor = time.perf_counter(), time.process_time()
             run()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
+                processor[name].append(time.process_time() - of_processor)
     best = min(FORMATS, key=lambda format: statistics.median(seconds[format]))
-    times = tuple(seconds["jax"]), tuple(seconds[best])
+    times = tuple(seconds["jax"]), tuple(processor["jax"]), tuple(seconds[best])
     return Comparison(operation, model.channels, grid, contexts, *times, best)
 
 
