@@ -75,7 +75,9 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     )
     from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.loop import train
+    from wsicl_jax.train.run_directory import run_directory
 
+    run = run_directory(config)
     # Before training, so that a data set that cannot be evaluated is reported early.
     planned, skipped = plan_experiment(config, start.datasets)
     scores = []
@@ -84,7 +86,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
 
     def evaluator(model):
         network = Predictor(model, config.volume, jax.devices())
-        scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
+        scores[:] = evaluate(network, marked(), config.evaluation, run.name)
         return mean_dice(scores) | mean_ssim(scores)
 
     try:
@@ -95,7 +97,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
         return _STOPPED
     if is_leader():
         if scores:
-            write_json(Path(config.run) / "evaluation.json", report(scores))
+            write_json(run / "evaluation.json", report(scores))
             console().print(*score_tables(scores))
         if skipped:
             console().print(skipped_table(skipped))

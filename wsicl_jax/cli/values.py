@@ -6,8 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsicl_jax.errors import WsiclError
+
+if TYPE_CHECKING:
+    from wsicl_jax.storage.object_path import Place
 
 Verb = Callable[..., argparse.ArgumentParser]
 """Adds a verb: its name, function, summary and example."""
@@ -108,8 +112,8 @@ def check_writable(path: Path) -> None:
         raise WsiclError(f"cannot write {path}: {why}")
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON atomically."""
+def write_json(path: "Place", content: object) -> None:
+    """Write JSON atomically, to a disk or an object store."""
     from wsicl_jax.storage.atomic import write_whole
 
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
