@@ -42,11 +42,12 @@ def _bench(options: argparse.Namespace) -> int:
             show=console().print,
         )
     elif options.what == "predict":
+        from wsicl_jax.storage.object_path import place_of
         from wsicl_jax.tools.bench.prediction_time import bench_predict
 
         numbers = bench_predict(
             config,
-            Path(options.checkpoint) if options.checkpoint else None,
+            place_of(options.checkpoint) if options.checkpoint else None,
             options.shape,
             contexts=max(options.contexts or [8]),
             structures=options.structures,

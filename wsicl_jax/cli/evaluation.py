@@ -10,6 +10,7 @@ from wsicl_jax.cli.values import (
     at_least,
     check_writable,
     command,
+    disk_path,
     part_of,
     write_json,
 )
@@ -207,8 +208,10 @@ def add_sweep(verb: Verb) -> None:
         "write a report of sweeps: an HTML page, and its tables and figures as CSV and PNG",
         "wsicl report sweeps/paper sweeps/nnunet --output reports/paper",
     )
-    reported.add_argument("sweeps", nargs="+", metavar="SWEEP", help="directories of sweeps")
-    reported.add_argument("--output", required=True, help="directory to write")
+    reported.add_argument(
+        "sweeps", nargs="+", metavar="SWEEP", help="directories or URLs of sweeps"
+    )
+    reported.add_argument("--output", required=True, type=disk_path, help="directory to write")
     reported.add_argument("--title", help="title of the page")
     reported.add_argument(
         "--no-gallery",

@@ -12,6 +12,7 @@ from wsicl_jax.cli.values import (
     at_least,
     check_writable,
     command,
+    disk_path,
     numbers,
     write_json,
 )
@@ -166,7 +167,9 @@ def add_demo(verb: Verb) -> None:
         "train a tiny network on synthetic data and draw its results, in 5 minutes",
         "wsicl demo --output demo",
     )
-    demo.add_argument("--output", default="demo", help="directory for the run and its figures")
+    demo.add_argument(
+        "--output", default="demo", type=disk_path, help="directory for the run and its figures"
+    )
     demo.add_argument("--seed", type=int, default=0, help="seed of the whole demo")
 
 

@@ -71,6 +71,15 @@ def label_names(text: str) -> dict[int, str]:
     return names
 
 
+def disk_path(text: str) -> str:
+    """The type of files and directories that are written to disks alone."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, and this is written to a disk; give a path, and copy it from there"
+        )
+    return text
+
+
 def add_configuration(verb: argparse.ArgumentParser) -> None:
     """Add the arguments of a YAML file and of settings that override it."""
     verb.add_argument("config", help="YAML file; see wsicl configs")
