@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,9 @@ from jaxtyping import Array, Float
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.storage.digests import digest_of
-from wsicl_jax.storage.object_path import Place
 
 
-def load_ensemble(paths: Sequence[str | Place], **settings: Any) -> Segmenter:
+def load_ensemble(paths: Sequence[str | Path], **settings: Any) -> Segmenter:
     """Load networks that segment together, each as `Segmenter.load` does; one stays as it is.
 
     The time of a target and the memory of the networks are the sum of theirs.

@@ -1,13 +1,13 @@
 """A trained network as a segmenter: images on any grid in, label maps on the targets' grids out."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wsicl_jax.config import InferenceConfig, validated
 from wsicl_jax.inference.inputs.example import Example
 from wsicl_jax.inference.network import CompiledNetwork
 from wsicl_jax.inference.task import Task, task_of
-from wsicl_jax.storage.object_path import Place
 from wsicl_jax.weights.networks import find_network
 
 
@@ -20,7 +20,7 @@ class Segmenter(CompiledNetwork):
     """
 
     @classmethod
-    def load(cls, path: str | Place, **settings: Any) -> "Segmenter":
+    def load(cls, path: str | Path, **settings: Any) -> "Segmenter":
         """Load a network: a run, a checkpoint, an exported file, or a shipped one such as "small".
 
         `settings` are those of `config.InferenceConfig`, such as `max_memory_gb=8`.

@@ -6,14 +6,13 @@ The lock of a dead holder is taken over as that of a file: at once on its machin
 `SILENT_SECONDS` without a new record. No clocks are compared.
 """
 
-import errno
 import json
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from wsicl_jax.errors import LockedError, UnreachableError, WsiclError, reason
+from wsicl_jax.errors import LockedError, WsiclError
 from wsicl_jax.storage.lock_holder import (
     BEAT_SECONDS,
     SILENT_SECONDS,
@@ -24,7 +23,7 @@ from wsicl_jax.storage.lock_holder import (
     runs,
     taken_over,
 )
-from wsicl_jax.storage.object_path import ObjectPath
+from wsicl_jax.storage.object_path import ObjectPath, unreachable
 
 if TYPE_CHECKING:
     import tensorstore as ts
@@ -102,14 +101,14 @@ class ObjectLock:
         try:
             return self._store.write(self._path.name, content, if_equal=version).result().generation
         except (ValueError, OSError) as error:
-            raise UnreachableError(errno.EIO, reason(error), str(self._path)) from error
+            raise unreachable(error, self._path) from error
 
     def _read(self) -> tuple[dict[str, Any] | None, bytes]:
         """The record, None if there is none, and its version."""
         try:
             found = self._store.read(self._path.name).result()
         except (ValueError, OSError) as error:
-            raise UnreachableError(errno.EIO, reason(error), str(self._path)) from error
+            raise unreachable(error, self._path) from error
         record = parsed(bytes(found.value)) if found.state == "value" else None
         return record, found.stamp.generation
 

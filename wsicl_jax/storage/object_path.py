@@ -8,6 +8,7 @@ as long as an object lies below it.
 """
 
 import errno
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from pathlib import Path
 
 from wsicl_jax.errors import DataError, UnreachableError, reason
 from wsicl_jax.storage.location import Location
+
+_CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or allow them to use the bucket",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or allow the account to use the bucket",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -128,12 +134,31 @@ class ObjectPath:
         try:
             yield
         except DataError as error:
-            text = reason(error.__cause__ or error)
-            raise UnreachableError(errno.EIO, text, self.url) from error
+            raise unreachable(error.__cause__ or error, self) from error
+
+
+def unreachable(error: BaseException, path: ObjectPath) -> UnreachableError:
+    """The error of a request for an object that failed, with what to do about credentials."""
+    text = reason(error)
+    if any(code in text for code in ("PERMISSION_DENIED", "UNAUTHENTICATED")):
+        text += f"; {_CREDENTIALS[path.url.partition('://')[0]]}"
+    return UnreachableError(errno.EIO, text, str(path))
 
 
 Place = Path | ObjectPath
 """A path on a disk or in an object store."""
+
+
+def remove_all(place: Place) -> None:
+    """Remove a place with everything below it, if it exists.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if isinstance(place, ObjectPath):
+        place.remove()
+    elif place.exists():
+        shutil.rmtree(place)
 
 
 def names_below(place: Place) -> list[str]:
