@@ -1,12 +1,18 @@
 """A run in an object store: it goes on after any interruption, and is read as one on a disk."""
 
+import os
+import socket
 import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from s3_server import new_bucket
+from test_interruptions import wait_for
 from tiny_runs import (
     STEPS,
     TRAIN_SLOWLY,
@@ -17,6 +23,7 @@ from tiny_runs import (
     tiny,
 )
 
+from wsicl_jax.config import config_to_dict
 from wsicl_jax.errors import CheckpointError, ConfigError, LockedError
 from wsicl_jax.storage.checkpoints import damage, find_checkpoint, step_directories
 from wsicl_jax.storage.lock import locked
@@ -162,19 +169,52 @@ def test_a_run_in_a_bucket_killed_ten_times_ends_in_the_same_network(s3, tmp_pat
     for number in range(10):
         before = newest()
         process = start(config, TRAIN_SLOWLY, "0.1", file=file, stderr=subprocess.DEVNULL)
-        if number % 3 == 2:
-            time.sleep(rng.uniform(0, 8))  # while it starts, reads and verifies
-        else:
-            deadline = time.monotonic() + 240
-            while newest() == before:
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(rng.uniform(0, 1))  # while it trains and saves
-        assert process.poll() is None
-        process.kill()
-        process.wait()
+        try:
+            if number % 3 == 2:
+                time.sleep(rng.uniform(0, 8))  # while it starts, reads and verifies
+            else:
+                wait_for(lambda before=before: newest() != before, process, 900)
+                time.sleep(rng.uniform(0, 1))  # while it trains and saves
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
     assert newest() < 60
     assert start(config, TRAIN_SLOWLY, "0", file=file).wait() == 0
     assert_equal_networks(load_checkpoint(killed), expected)
     # The command evaluates at the end; the function did not.
     assert [line for line in learning(killed) if "loss" in line] == learning(unbroken)
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_disk_save_their_shards_and_resume(s3, tmp_path):
+    run, file = place_of(s3) / "pair", tmp_path / "pair.yaml"
+    settings = config_to_dict(tiny(run, workers=0))
+    settings["parallel"]["shard_parameters"] = True
+    settings["evaluation"] |= {"synthetic_structures": 1, "synthetic_targets": 1}
+    file.write_text(yaml.safe_dump(settings))
+    train_pair(file, tmp_path)
+    network = load_checkpoint(run)
+    assert damage(run / "checkpoints" / "8") is None
+    shards = [name for name in names_below(run) if "checkpoints/8/optimizer/" in name]
+    assert any(name.endswith("bias.value/0") for name in shards)
+    assert any(name.endswith("bias.value/1") for name in shards)
+    (run / "checkpoints" / "8" / "metadata" / "metadata").unlink()
+    train_pair(file, tmp_path, "--resume")
+    assert_equal_networks(load_checkpoint(run), network)
+
+
+def train_pair(file: Path, directory: Path, *options: str) -> None:
+    """Train by two processes, each with a temporary directory of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for index in range(2):
+        own = directory / f"host{index}"
+        own.mkdir(exist_ok=True)
+        joining = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
+        command = [sys.executable, "-m", "wsicl_jax", "train", str(file), *options, *joining]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TMPDIR": str(own)}
+        processes.append(subprocess.Popen([*command, "--process-id", str(index)], env=environment))
+    assert [process.wait() for process in processes] == [0, 0]
