@@ -6,11 +6,9 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from s3_server import new_bucket
 from test_interruptions import wait_for
 from tiny_runs import (
@@ -23,7 +21,6 @@ from tiny_runs import (
     tiny,
 )
 
-from wsicl_jax.config import config_to_dict
 from wsicl_jax.errors import CheckpointError, ConfigError, LockedError
 from wsicl_jax.storage.checkpoints import damage, find_checkpoint, step_directories
 from wsicl_jax.storage.lock import locked
@@ -157,7 +154,7 @@ def test_what_cannot_be_saved_in_a_bucket_is_told_and_earlier_checkpoints_stay(r
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_killed_ten_times_ends_in_the_same_network(s3, tmp_path):
-    settings = {"steps": 60, "log_every": 1, "checkpoint_every": 2}
+    settings = {"steps": 60, "log_every": 1, "checkpoint_every": 2, "workers": 0}
     unbroken, killed = tmp_path / "unbroken", place_of(s3) / "killed"
     expected = train(tiny(unbroken, **settings))
     config, file = tiny(killed, **settings), tmp_path / "killed.yaml"
@@ -186,35 +183,53 @@ def test_a_run_in_a_bucket_killed_ten_times_ends_in_the_same_network(s3, tmp_pat
     assert [line for line in learning(killed) if "loss" in line] == learning(unbroken)
 
 
+_SAVE_AND_RESTORE = """
+import sys
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from wsicl_jax.distributed.processes import join_processes
+join_processes(sys.argv[1], 2, int(sys.argv[2]))
+from wsicl_jax.storage.object_path import place_of
+from wsicl_jax.train.run_checkpoints import RunCheckpoints
+mesh = jax.make_mesh((2,), ("data",))
+def placed(values, *axes):
+    placement = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.make_array_from_callback(values.shape, placement, lambda index: values[index])
+def items(step):
+    values = np.arange(8, dtype=np.float32).reshape(4, 2) * step
+    sharded = {"sharded": placed(values, "data"), "whole": placed(values + 1)}
+    return {"parameters": sharded, "optimizer": {"moment": placed(values + 2, None, "data")}}
+run = place_of(sys.argv[3])
+for done in (0, 2):
+    with RunCheckpoints(run, done=done, keep=2, keep_best=0) as checkpoints:
+        if done:
+            restored, metadata = checkpoints.restore(done, items(0))
+            assert metadata["step"] == done
+            for given, expected in zip(*map(jax.tree.leaves, (restored, items(done)))):
+                assert given.sharding == expected.sharding
+                for one, other in zip(given.addressable_shards, expected.addressable_shards):
+                    np.testing.assert_array_equal(one.data, other.data)
+        for step in (done + 1, done + 2):
+            checkpoints.save(step, items(step), {"step": step})
+"""
+
+
 @pytest.mark.slow
-def test_processes_without_a_common_disk_save_their_shards_and_resume(s3, tmp_path):
-    run, file = place_of(s3) / "pair", tmp_path / "pair.yaml"
-    settings = config_to_dict(tiny(run, workers=0))
-    settings["parallel"]["shard_parameters"] = True
-    settings["evaluation"] |= {"synthetic_structures": 1, "synthetic_targets": 1}
-    file.write_text(yaml.safe_dump(settings))
-    train_pair(file, tmp_path)
-    network = load_checkpoint(run)
-    assert damage(run / "checkpoints" / "8") is None
-    shards = [name for name in names_below(run) if "checkpoints/8/optimizer/" in name]
-    assert any(name.endswith("bias.value/0") for name in shards)
-    assert any(name.endswith("bias.value/1") for name in shards)
-    (run / "checkpoints" / "8" / "metadata" / "metadata").unlink()
-    train_pair(file, tmp_path, "--resume")
-    assert_equal_networks(load_checkpoint(run), network)
-
-
-def train_pair(file: Path, directory: Path, *options: str) -> None:
-    """Train by two processes, each with a temporary directory of its own."""
+def test_processes_without_a_common_disk_save_their_shards_and_restore_all(s3, tmp_path):
+    run = place_of(s3) / "pair"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     processes = []
-    for index in range(2):
-        own = directory / f"host{index}"
-        own.mkdir(exist_ok=True)
-        joining = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
-        command = [sys.executable, "-m", "wsicl_jax", "train", str(file), *options, *joining]
+    for number in range(2):
+        own = tmp_path / f"host{number}"
+        own.mkdir()
+        command = [sys.executable, "-c", _SAVE_AND_RESTORE, address, str(number), str(run)]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TMPDIR": str(own)}
-        processes.append(subprocess.Popen([*command, "--process-id", str(index)], env=environment))
+        processes.append(subprocess.Popen(command, env=environment))
     assert [process.wait() for process in processes] == [0, 0]
+    assert saved_steps(run) == [3, 4]
+    newest = run / "checkpoints" / "4"
+    assert damage(newest) is None
+    shards = [name for name in names_below(newest / "optimizer") if name.startswith("moment/")]
+    assert shards == ["moment/.zarray", "moment/0.0", "moment/0.1"]

@@ -73,7 +73,7 @@ class WorkingFolder:
 
         Raises:
             OSError: one cannot be written.
-                LockedError: another process has taken over the lock.
+            LockedError: another process has taken over the lock.
         """
         if self._target is None:
             return

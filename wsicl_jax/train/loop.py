@@ -161,7 +161,6 @@ def train(
                 def save(step: int) -> None:
                     if start.lock:
                         start.lock.check()
-                    # The log is never behind the checkpoint.
                     files.copy()
                     counters = {name: int(getattr(state, name)) for name in COUNTERS}
                     checkpoints.save(
@@ -216,6 +215,7 @@ def train(
                     due = step in (settings.stable_until, settings.steps)
                     due = due or _due(step, settings.checkpoint_every)
                     if due or evaluation_due(step) or stopping:
+                        # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)
                         if steps.completed > checkpoints.newest:
                             save(steps.completed)

@@ -280,8 +280,11 @@ def _check_run(
 def _check_writable(run: Place) -> None:
     if isinstance(run, ObjectPath):
         probe = run / f".wsicl-check-{uuid.uuid4().hex}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
         return
     parent = run.absolute()
     while not parent.exists():
