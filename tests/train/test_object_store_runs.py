@@ -1,6 +1,7 @@
 """A run in an object store: it goes on after any interruption, and is read as one on a disk."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,12 @@ from tiny_runs import (
 )
 
 from wsicl_jax.errors import CheckpointError, ConfigError, LockedError
-from wsicl_jax.storage.checkpoints import damage, find_checkpoint, step_directories
+from wsicl_jax.storage.checkpoints import (
+    damage,
+    find_checkpoint,
+    read_metadata,
+    step_directories,
+)
 from wsicl_jax.storage.lock import locked
 from wsicl_jax.storage.object_path import names_below, place_of
 from wsicl_jax.storage.transfer import download
@@ -181,6 +187,93 @@ def test_a_run_in_a_bucket_killed_ten_times_ends_in_the_same_network(s3, tmp_pat
     assert_equal_networks(load_checkpoint(killed), expected)
     # The command evaluates at the end; the function did not.
     assert [line for line in learning(killed) if "loss" in line] == learning(unbroken)
+
+
+# What a run writes, without a network: processes that start at once, by fork, and save often.
+_COUNT = """
+import os, sys, time
+import jax, numpy as np
+import tensorboardX.event_file_writer
+from wsicl_jax.storage.lock import locked
+from wsicl_jax.storage.object_path import place_of
+from wsicl_jax.storage.working_folder import WorkingFolder
+from wsicl_jax.train.log import RunLog
+from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step
+
+def count(run, pause):
+    with locked(run / ".lock", "it") as lock:
+        done = newest_valid_step(run)
+        with (
+            WorkingFolder(run, lock) as files,
+            RunCheckpoints(run, done=done, keep=2, keep_best=0) as checkpoints,
+        ):
+            items = {"parameters": {"x": jax.device_put(np.ones(6, np.float32))}}
+            if done:
+                items, _ = checkpoints.restore(done, items)
+            with RunLog(files.path, done, leader=True) as log:
+                for step in range(done + 1, 61):
+                    x = np.asarray(items["parameters"]["x"]) * np.float32(1.01) + step
+                    items = {"parameters": {"x": jax.device_put(x)}}
+                    log.write(step, {"loss": float(x.sum())})
+                    if step % 2 == 0:
+                        files.copy()
+                        checkpoints.save(step, items, {"step": step, "config": {}})
+                    time.sleep(pause)
+
+for line in sys.stdin:
+    run, pause = line.split()
+    if pid := os.fork():
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(status, flush=True)
+        continue
+    count(place_of(run), float(pause))
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_run_writes_to_a_bucket_survives_ten_kills_at_any_moment(s3, tmp_path):
+    unbroken, killed = tmp_path / "unbroken", place_of(s3) / "killed"
+    unbroken.mkdir()
+    rng = np.random.default_rng(0)
+
+    def newest() -> int:
+        return max((int(d.name) for d in step_directories(killed / "checkpoints")), default=0)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", _COUNT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    ) as forking:
+
+        def begin(run, pause: float) -> int:
+            print(run, pause, file=forking.stdin, flush=True)
+            return int(forking.stdout.readline())
+
+        for number in range(10):
+            before, process = newest(), begin(killed, 0.05)
+            if number % 3 == 2:
+                time.sleep(rng.uniform(0, 2))  # while it starts, reads and verifies
+            else:
+                while newest() == before:
+                    time.sleep(0.02)
+                time.sleep(rng.uniform(0, 0.3))  # while it counts and saves
+            os.kill(process, signal.SIGKILL)
+            assert int(forking.stdout.readline()) == signal.SIGKILL
+        assert newest() < 60
+        for run in (killed, unbroken):
+            begin(run, 0.0)
+            assert int(forking.stdout.readline()) == 0
+        forking.stdin.close()
+    assert learning(killed) == learning(unbroken)
+    items = [
+        read_metadata(run / "checkpoints" / "60")["fingerprints"] for run in (killed, unbroken)
+    ]
+    assert items[0] == items[1]
+    assert damage(killed / "checkpoints" / "60") is None
 
 
 _SAVE_AND_RESTORE = """
