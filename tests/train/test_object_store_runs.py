@@ -144,6 +144,7 @@ def test_a_run_in_a_bucket_is_started_by_one_process_alone(run):
         train(tiny(run))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_in_a_bucket_is_told_and_earlier_checkpoints_stay(run, monkeypatch):
     from wsicl_jax.storage.location import Location
     from wsicl_jax.train import uploaded_checkpoints
