@@ -42,17 +42,22 @@ def s3_server():
         server.wait()
 
 
-@pytest.fixture
-def s3(s3_server, monkeypatch, tmp_path_factory):
-    """A URL below a bucket of its own; the environment leads there."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+def new_bucket(server: str, monkeypatch: pytest.MonkeyPatch, name: str) -> str:
+    """The URL of a new bucket; the environment leads there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    bucket = tmp_path_factory.mktemp("bucket").name
-    request = urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")
+    request = urllib.request.Request(f"{server}/{name}", method="PUT")
     request.add_header(
         "Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
     )
     urllib.request.urlopen(request, timeout=10)
-    return f"s3://{bucket}/stores"
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path_factory):
+    """A URL below a bucket of its own; the environment leads there."""
+    bucket = tmp_path_factory.mktemp("bucket").name
+    return f"{new_bucket(s3_server, monkeypatch, bucket)}/stores"

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 _LONGEST_REASON = 300
-_TENSORSTORE = re.compile(r" \[(?:tensorstore_spec|source locations)")
+_TENSORSTORE = re.compile(r" \[(?:tensorstore_spec|source locations|http_|x-amzn)")
 _MIN_SIMILARITY = 0.6
 """Of two names, from 0 to 1, for a suggestion."""
 _MAX_NAMES = 40
@@ -60,6 +60,13 @@ class LoaderError(DataError):
     """A process that makes episodes was killed."""
 
     exit_code = 75
+
+
+class UnreachableError(WsiclError, OSError):
+    """An object store cannot be reached, has no such bucket, or refuses the credentials."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}" if self.strerror else super().__str__()
 
 
 class MissingExtraError(WsiclError, ImportError):

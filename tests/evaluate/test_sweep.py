@@ -27,6 +27,7 @@ from wsicl_jax.evaluate.planning import plan_experiment, with_prompts
 from wsicl_jax.evaluate.records import ABOUT, CELLS, Score, read_cell, read_cells
 from wsicl_jax.evaluate.sweep import finished, open_sweep, run_cells
 from wsicl_jax.report.page import write_report
+from wsicl_jax.storage.object_path import place_of
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,21 @@ def test_baselines_without_a_checkpoint_are_scored_in_context_and_once(sweep, mo
     assert all(s.dice > 0.5 and s.hd95_mm is not None for s in scores if s.kind == "mask")
     monkeypatch.setattr(sweep_module, "score", None)  # would fail
     assert run_cells(open_sweep(config)) == (0, 4)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_bucket_is_scored_once_and_reported(sweep, s3, tmp_path):
+    config = sweep(checkpoints={}, baselines=("prompt_mean",), output=f"{s3}/sweep")
+    opened = open_sweep(config)
+    total = len(opened.cells)
+    assert run_cells(opened) == (total, 0)
+    assert run_cells(open_sweep(config)) == (0, total)
+    place = place_of(config.output)
+    here = sweep(checkpoints={}, baselines=("prompt_mean",))
+    run_cells(open_sweep(here))
+    assert finished(opened) == finished(open_sweep(here))
+    page = write_report([place], tmp_path / "report").page
+    assert "prompt_mean" in page.read_text() and "not finished" not in page.read_text()
 
 
 def test_baselines_stand_behind_the_checkpoints_on_the_grid_of_the_first(sweep, scored):

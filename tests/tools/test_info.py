@@ -5,11 +5,14 @@ from flax import nnx
 from rich.console import Console
 
 from wsicl_jax.config import ExperimentConfig, ModelConfig, config_to_dict
-from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.errors import CheckpointError, ConfigError, WsiclError
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.storage.object_path import place_of
+from wsicl_jax.storage.transfer import upload
 from wsicl_jax.tools.info import describe
 from wsicl_jax.weights.export.export import export
 from wsicl_jax.weights.network_checkpoint import save_model
+from wsicl_jax.weights.networks import shipped_networks
 
 
 @pytest.fixture
@@ -43,6 +46,20 @@ def test_it_says_what_the_checkpoint_is(checkpoint):
         assert fact in printed
     assert "yes" in printed.split("verified")[1].splitlines()[0]
     assert "3" in printed.split("skipped updates")[1].splitlines()[0]
+
+
+def test_a_checkpoint_and_a_file_in_a_bucket_are_described_as_on_a_disk(checkpoint, s3):
+    place = place_of(s3)
+    upload(checkpoint, [f for f in checkpoint.rglob("*") if f.is_file()], place / "saved")
+    saved = f"{s3}/saved"
+    here, there = ([line.split() for line in told(p).splitlines()] for p in (checkpoint, saved))
+    assert there[0] == ["checkpoint", saved] and ["verified", "yes"] in there
+    assert there[1:-1] == here[1:-1]  # the last line names the path
+    file = shipped_networks()["small"]
+    (place / file.name).write_bytes(file.read_bytes())
+    assert told(f"{s3}/{file.name}") == told(file)
+    with pytest.raises(WsiclError, match=f"{s3}/nothing does not exist"):
+        told(f"{s3}/nothing")
 
 
 def test_a_damaged_checkpoint_is_said_to_be_damaged(checkpoint):

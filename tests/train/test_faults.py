@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_interruptions import _TRAIN_SLOWLY, is_saved, wait_for
+from test_interruptions import is_saved, wait_for
 from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, start, tiny
 
 from wsicl_jax.cli import main
@@ -96,7 +96,7 @@ def test_a_killed_loader_worker_is_told_in_a_line_and_the_run_is_saved(tmp_path)
 @pytest.mark.slow
 def test_two_trainings_in_one_directory_are_refused_while_the_first_lives(whole_run, tmp_path):
     run = tmp_path / "run"
-    process = start(tiny(run), _TRAIN_SLOWLY, "1", stderr=subprocess.DEVNULL)
+    process = start(tiny(run), TRAIN_SLOWLY, "1", stderr=subprocess.DEVNULL)
     wait_for(is_saved(run, 3), process)
     process.send_signal(signal.SIGSTOP)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}

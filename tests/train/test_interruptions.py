@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, start, tiny
+from tiny_runs import (
+    STEPS,
+    TRAIN_SLOWLY,
+    assert_equal_networks,
+    learning,
+    saved_steps,
+    start,
+    tiny,
+)
 
 from wsicl_jax.cli import main
 from wsicl_jax.errors import CheckpointError, PreemptedError, TrainingError
@@ -20,22 +28,6 @@ from wsicl_jax.train import loop
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step
 from wsicl_jax.weights.network_checkpoint import load_checkpoint
-
-# The pause after each step leaves time to be interrupted between two checkpoints.
-_TRAIN_SLOWLY = """
-import sys, time
-from wsicl_jax.cli import main
-from wsicl_jax.train import loop
-make_step = loop.make_step
-def make_slow_step(*arguments):
-    step = make_step(*arguments)
-    def slow(*inputs):
-        time.sleep(float(sys.argv[2]))
-        return step(*inputs)
-    return slow
-loop.make_step = make_slow_step
-sys.exit(main(["train", sys.argv[1], "--resume", *sys.argv[3:]]))
-"""
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -72,7 +64,7 @@ def terminate() -> None:
 
 def test_a_killed_run_goes_on_to_the_same_network_bit_for_bit(whole_run, tmp_path):
     run = tmp_path / "killed"
-    process = start(tiny(run), _TRAIN_SLOWLY, "0.5", stderr=subprocess.DEVNULL)
+    process = start(tiny(run), TRAIN_SLOWLY, "0.5", stderr=subprocess.DEVNULL)
     wait_for(is_saved(run, 3), process)
     process.kill()
     process.wait()
@@ -88,7 +80,7 @@ def test_a_run_killed_ten_times_logs_the_same_losses_and_ends_in_the_same_networ
     expected = train(tiny(whole, **settings))
     rng = np.random.default_rng(0)
     for number in range(10):
-        process = start(tiny(killed, **settings), _TRAIN_SLOWLY, "0.1", stderr=subprocess.DEVNULL)
+        process = start(tiny(killed, **settings), TRAIN_SLOWLY, "0.1", stderr=subprocess.DEVNULL)
         if number % 3 == 2:
             time.sleep(rng.uniform(0, 4))  # while it starts, reads and verifies
         else:
@@ -98,7 +90,7 @@ def test_a_run_killed_ten_times_logs_the_same_losses_and_ends_in_the_same_networ
         assert process.poll() is None
         process.kill()
         process.wait()
-    assert start(tiny(killed, **settings), _TRAIN_SLOWLY, "0").wait() == 0
+    assert start(tiny(killed, **settings), TRAIN_SLOWLY, "0").wait() == 0
     assert_equal_networks(load_checkpoint(killed), expected)
     # The command evaluates at the end; the function did not.
     assert [line for line in learning(killed) if "loss" in line] == learning(whole)
@@ -111,7 +103,7 @@ def length(run: Path) -> int:
 
 def test_sigterm_ends_the_command_with_code_75_and_the_run_goes_on(whole_run, tmp_path):
     run = tmp_path / "stopped"
-    process = start(tiny(run), _TRAIN_SLOWLY, "0.5", stderr=subprocess.PIPE)
+    process = start(tiny(run), TRAIN_SLOWLY, "0.5", stderr=subprocess.PIPE)
     wait_for(is_saved(run, 3), process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
@@ -158,7 +150,7 @@ def test_sigterm_during_an_evaluation_stops_at_a_step_after_it(whole_run, tmp_pa
 
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path):
     run = tmp_path / "run"
-    process = start(tiny(run), _TRAIN_SLOWLY, "3", stderr=subprocess.DEVNULL)
+    process = start(tiny(run), TRAIN_SLOWLY, "3", stderr=subprocess.DEVNULL)
     wait_for(lambda: (run / "log.jsonl").is_file(), process)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

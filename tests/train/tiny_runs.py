@@ -12,12 +12,30 @@ import yaml
 from flax import nnx
 
 from wsicl_jax.config import config_from_dict, config_to_dict
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.train.meter import MEASURED
 
 STEPS = 8
 
+# The pause after each step leaves time to be interrupted between two checkpoints.
+TRAIN_SLOWLY = """
+import sys, time
+from wsicl_jax.cli import main
+from wsicl_jax.train import loop
+make_step = loop.make_step
+def make_slow_step(*arguments):
+    step = make_step(*arguments)
+    def slow(*inputs):
+        time.sleep(float(sys.argv[2]))
+        return step(*inputs)
+    return slow
+loop.make_step = make_slow_step
+sys.exit(main(["train", sys.argv[1], "--resume", *sys.argv[3:]]))
+"""
+"""Code that trains with a pause in seconds, the second argument."""
 
-def tiny(run: Path, **train_settings):
+
+def tiny(run: Place, **train_settings):
     return config_from_dict(
         {
             "run": str(run),
@@ -47,11 +65,11 @@ def assert_equal_networks(a, b) -> None:
         np.testing.assert_array_equal(x, y)
 
 
-def read_lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+def read_lines(run: Place) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_bytes().splitlines()]
 
 
-def learning(run: Path) -> list[dict[str, float]]:
+def learning(run: Place) -> list[dict[str, float]]:
     """The log without what depends on the machine and its load."""
     return [
         {name: value for name, value in line.items() if name not in MEASURED}
@@ -59,13 +77,13 @@ def learning(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def saved_steps(run: Path) -> list[int]:
+def saved_steps(run: Place) -> list[int]:
     return sorted(int(d.name) for d in (run / "checkpoints").iterdir() if d.name.isdigit())
 
 
-def start(config, code: str, *arguments: str, **kwargs) -> subprocess.Popen:
+def start(config, code: str, *arguments: str, file=None, **kwargs) -> subprocess.Popen:
     """A process that runs `code` with the configuration's file as first argument."""
-    file = Path(config.run).with_suffix(".yaml")
+    file = file or Path(config.run).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config_to_dict(config)))
     return subprocess.Popen(
         [sys.executable, "-c", code, str(file), *arguments],

@@ -11,6 +11,7 @@ _BENCH_SECTIONS = {
     "loader": ("data", "volume", "synth", "episode", "prompts", "augment", "train"),
     "model": ("model", "volume", "train"),
     "predict": ("model", "volume"),
+    "save": ("model", "train"),
     "serve": (),
 }
 """Sections that `wsicl bench` may change; the others do not affect the cost."""
@@ -42,11 +43,12 @@ def _bench(options: argparse.Namespace) -> int:
             show=console().print,
         )
     elif options.what == "predict":
+        from wsicl_jax.storage.object_path import place_of
         from wsicl_jax.tools.bench.prediction_time import bench_predict
 
         numbers = bench_predict(
             config,
-            Path(options.checkpoint) if options.checkpoint else None,
+            place_of(options.checkpoint) if options.checkpoint else None,
             options.shape,
             contexts=max(options.contexts or [8]),
             structures=options.structures,
@@ -64,6 +66,16 @@ def _bench(options: argparse.Namespace) -> int:
             options.checkpoint or "small",
             options.shape,
             contexts=max(options.contexts or [3]),
+            repeats=max(options.repeats, 1),
+            show=console().print,
+        )
+    elif options.what == "save":
+        from wsicl_jax.storage.object_path import place_of
+        from wsicl_jax.tools.bench.save_time import bench_save
+
+        numbers = bench_save(
+            config,
+            place_of(options.place),
             repeats=max(options.repeats, 1),
             show=console().print,
         )
@@ -99,17 +111,18 @@ def add_bench(verb: Verb) -> None:
         "bench",
         _bench,
         "measure speed and memory of the network, context sets, device exchange, data loading, "
-        "prediction and the service",
+        "prediction, checkpoints and the service",
         "wsicl bench context 'volume.grid=[64, 64, 64]' model.precision=bfloat16 --contexts 2,8",
     )
     bench.add_argument(
         "what",
-        choices=("model", "context", "exchange", "loader", "predict", "serve"),
+        choices=("model", "context", "exchange", "loader", "predict", "save", "serve"),
         help="model: a training step and a forward pass against the PyTorch network; "
         "context: memory and time by size of the context set and by remat; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "
         "predict: one target, from its file to that of its label map; "
+        "save: a checkpoint, in a directory or an object store; "
         "serve: a correction in the service of the page",
     )
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
@@ -153,5 +166,11 @@ def add_bench(verb: Verb) -> None:
         "--refine",
         action=argparse.BooleanOptionalAction,
         help="refine in tiles, or never (as the network's training allows)",
+    )
+    bench.add_argument(
+        "--place",
+        default=".",
+        metavar="PATH",
+        help="for save: directory, or s3:// or gs:// URL, where checkpoints are written (.)",
     )
     bench.add_argument("--json", metavar="FILE", help="also write the numbers as JSON")

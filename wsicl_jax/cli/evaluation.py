@@ -10,6 +10,7 @@ from wsicl_jax.cli.values import (
     at_least,
     check_writable,
     command,
+    disk_path,
     part_of,
     write_json,
 )
@@ -28,6 +29,7 @@ def _eval(options: argparse.Namespace) -> int:
     from wsicl_jax.evaluate.scoring import evaluate
     from wsicl_jax.evaluate.summaries import report, score_tables, skipped_table
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
+    from wsicl_jax.storage.object_path import place_of
     from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.binding import datasets_of_checkpoint
     from wsicl_jax.weights.networks import find_network
@@ -44,7 +46,7 @@ def _eval(options: argparse.Namespace) -> int:
         raise DataError(f"no structure is in enough training and {part} cases to be evaluated")
     network = Predictor(stored.load(), config.volume, jax.local_devices())
     marked = [with_prompts(data) for data in planned]
-    scores = evaluate(network, marked, config.evaluation, Path(options.checkpoint).name)
+    scores = evaluate(network, marked, config.evaluation, place_of(options.checkpoint).name)
     if options.json:
         settings = config_to_dict(config)
         about = {name: settings[name] for name in ("seed", "data", "volume", "evaluation")}
@@ -89,12 +91,13 @@ def _sweep(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from wsicl_jax.evaluate.external_masks import score_masks
     from wsicl_jax.evaluate.summaries import score_tables
+    from wsicl_jax.storage.object_path import place_of
     from wsicl_jax.terminal.progress import console
 
     scores = score_masks(
-        Path(options.episodes),
+        place_of(options.episodes),
         Path(options.masks),
-        Path(options.output),
+        place_of(options.output),
         model=options.name,
         kind=options.kind,
         prompts=options.prompts,
@@ -109,9 +112,10 @@ def _report(options: argparse.Namespace) -> int:
     from wsicl_jax.model.ops.compilation import keep_compiled_programs
     from wsicl_jax.report.page import write_report
     from wsicl_jax.report.replay import Replay
+    from wsicl_jax.storage.object_path import place_of
 
     keep_compiled_programs()
-    sweeps = [Path(directory) for directory in options.sweeps]
+    sweeps = [place_of(directory) for directory in options.sweeps]
     files = write_report(
         sweeps,
         Path(options.output),
@@ -204,8 +208,10 @@ def add_sweep(verb: Verb) -> None:
         "write a report of sweeps: an HTML page, and its tables and figures as CSV and PNG",
         "wsicl report sweeps/paper sweeps/nnunet --output reports/paper",
     )
-    reported.add_argument("sweeps", nargs="+", metavar="SWEEP", help="directories of sweeps")
-    reported.add_argument("--output", required=True, help="directory to write")
+    reported.add_argument(
+        "sweeps", nargs="+", metavar="SWEEP", help="directories or URLs of sweeps"
+    )
+    reported.add_argument("--output", required=True, type=disk_path, help="directory to write")
     reported.add_argument("--title", help="title of the page")
     reported.add_argument(
         "--no-gallery",

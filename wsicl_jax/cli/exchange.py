@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsicl_jax.cli.values import Verb
+from wsicl_jax.cli.values import Verb, disk_path
 
 if TYPE_CHECKING:
     from wsicl_jax.weights.networks import StoredNetwork
@@ -79,7 +79,9 @@ def add_export(verb: Verb) -> None:
         choices=("torch", "safetensors", "stablehlo", "onnx"),
         help="torch: the authors' .ckpt; safetensors: weights; stablehlo, onnx: programs",
     )
-    exported.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+    exported.add_argument(
+        "--output", required=True, type=disk_path, metavar="FILE", help="the file to write"
+    )
     exported.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
@@ -103,4 +105,6 @@ def add_import(verb: Verb) -> None:
         "wsicl import box.ckpt checkpoints/box",
     )
     imported.add_argument("file", help=".ckpt or .pt, .safetensors, or .onnx of wsicl export")
-    imported.add_argument("output", help="checkpoint directory to write; must not exist")
+    imported.add_argument(
+        "output", type=disk_path, help="checkpoint directory to write; must not exist"
+    )

@@ -10,6 +10,7 @@ from wsicl_jax.cli.values import (
     add_reading,
     at_least,
     check_writable,
+    disk_path,
     label_names,
 )
 from wsicl_jax.errors import DataError, WsiclError
@@ -269,7 +270,9 @@ def add_predict(verb: Verb) -> None:
         help="channel of multi-channel images, from 0 (default: 0)",
     )
     results = predict.add_argument_group("results")
-    results.add_argument("--output", required=True, metavar="DIR", help="directory for the results")
+    results.add_argument(
+        "--output", required=True, type=disk_path, metavar="DIR", help="directory for the results"
+    )
     results.add_argument(
         "--format",
         choices=("nii.gz", "nii", "nrrd", "seg.nrrd", "mha", "dcm", "rtstruct"),

@@ -12,6 +12,7 @@ from wsicl_jax.cli.values import (
     at_least,
     check_writable,
     command,
+    disk_path,
     numbers,
     write_json,
 )
@@ -75,7 +76,9 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     )
     from wsicl_jax.terminal.progress import console
     from wsicl_jax.train.loop import train
+    from wsicl_jax.train.run_directory import run_directory
 
+    run = run_directory(config)
     # Before training, so that a data set that cannot be evaluated is reported early.
     planned, skipped = plan_experiment(config, start.datasets)
     scores = []
@@ -84,7 +87,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
 
     def evaluator(model):
         network = Predictor(model, config.volume, jax.devices())
-        scores[:] = evaluate(network, marked(), config.evaluation, Path(config.run).name)
+        scores[:] = evaluate(network, marked(), config.evaluation, run.name)
         return mean_dice(scores) | mean_ssim(scores)
 
     try:
@@ -95,7 +98,7 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
         return _STOPPED
     if is_leader():
         if scores:
-            write_json(Path(config.run) / "evaluation.json", report(scores))
+            write_json(run / "evaluation.json", report(scores))
             console().print(*score_tables(scores))
         if skipped:
             console().print(skipped_table(skipped))
@@ -164,7 +167,9 @@ def add_demo(verb: Verb) -> None:
         "train a tiny network on synthetic data and draw its results, in 5 minutes",
         "wsicl demo --output demo",
     )
-    demo.add_argument("--output", default="demo", help="directory for the run and its figures")
+    demo.add_argument(
+        "--output", default="demo", type=disk_path, help="directory for the run and its figures"
+    )
     demo.add_argument("--seed", type=int, default=0, help="seed of the whole demo")
 
 

@@ -6,8 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsicl_jax.errors import WsiclError
+
+if TYPE_CHECKING:
+    from wsicl_jax.storage.object_path import Place
 
 Verb = Callable[..., argparse.ArgumentParser]
 """Adds a verb: its name, function, summary and example."""
@@ -67,6 +71,15 @@ def label_names(text: str) -> dict[int, str]:
     return names
 
 
+def disk_path(text: str) -> str:
+    """The type of files and directories that are written to disks alone."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL, and this is written to a disk; give a path, and copy it from there"
+        )
+    return text
+
+
 def add_configuration(verb: argparse.ArgumentParser) -> None:
     """Add the arguments of a YAML file and of settings that override it."""
     verb.add_argument("config", help="YAML file; see wsicl configs")
@@ -108,8 +121,8 @@ def check_writable(path: Path) -> None:
         raise WsiclError(f"cannot write {path}: {why}")
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON atomically."""
+def write_json(path: "Place", content: object) -> None:
+    """Write JSON atomically, to a disk or an object store."""
     from wsicl_jax.storage.atomic import write_whole
 
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())

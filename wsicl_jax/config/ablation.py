@@ -33,4 +33,9 @@ class AblationConfig:
     def _check(self):
         if missing := [name for name in ("base", "output") if not getattr(self, name)]:
             raise ValueError(f"{' and '.join(missing)} must be given in the ablation's file")
+        if "://" in self.output:
+            raise ValueError(
+                f"output = {self.output} is a URL, but an ablation is written to a directory; its "
+                "cells can be trained one by one by wsicl train run=URL"
+            )
         return self

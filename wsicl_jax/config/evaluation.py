@@ -112,9 +112,10 @@ class SweepConfig:
     sizes."""
 
     output: LocalPath = "sweeps/sweep"
-    """Directory of the sweep: episode lists and a file of scores for each cell."""
+    """Directory or URL of the sweep: episode lists and a file of scores for each cell."""
     checkpoints: dict[str, LocalPath] = field(default_factory=dict)
-    """Name of each network to its run, checkpoint or file; `wsicl episodes` needs none."""
+    """Name of each network to its run, checkpoint or file, also by URL; `wsicl episodes` needs
+    none."""
     baselines: tuple[BaselineName, ...] = ()
     """Baselines to evaluate as well, on the working grid of the first checkpoint."""
     data: tuple[DatasetConfig, ...] = ()

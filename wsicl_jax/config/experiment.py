@@ -22,7 +22,7 @@ class ExperimentConfig:
     """A whole experiment."""
 
     run: LocalPath = "runs/experiment"
-    """Directory of the run: configuration, log and checkpoints."""
+    """Directory of the run, or its `s3://` or `gs://` URL: configuration, log and checkpoints."""
     seed: Seed = 0
     """Seed of initialization, episodes and the split."""
     data: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)] = (DatasetConfig(),)

@@ -24,6 +24,7 @@ from wsicl_jax.config.fields import SYNTHETIC
 from wsicl_jax.config.validation import config_from_dict, config_to_dict, validated
 from wsicl_jax.errors import ConfigError, reason
 from wsicl_jax.storage.documents import DocumentError, parse_yaml, read_file
+from wsicl_jax.storage.object_path import Place
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -80,7 +81,7 @@ def override_config(
     return config_from_dict(settings)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Place) -> dict[str, Any]:
     """The settings in one YAML file, not yet validated; {} if it is empty.
 
     Raises:

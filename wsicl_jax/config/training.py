@@ -29,8 +29,8 @@ class TrainConfig:
     """Optimization."""
 
     initial_weights: LocalPath = ""
-    """Network whose weights the run starts from: a run, a checkpoint, a file of weights, or the
-    name of a network that ships with this package. Empty: weights are sampled."""
+    """Network whose weights the run starts from: a run, a checkpoint or a file of weights, also by
+    URL, or the name of a network that ships with this package. Empty: weights are sampled."""
     initialization: Literal["random", "prompt_mean"] = "random"
     """How weights are sampled. `prompt_mean`: the network first outputs the mean of the context
     prompts and learns corrections."""

@@ -7,7 +7,6 @@ stores.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -21,6 +20,7 @@ from wsicl_jax.errors import DataError, reason
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import CHECKSUM, digest_of, has_valid_digest, with_digest
 from wsicl_jax.storage.documents import checked, parse_json, read_file
+from wsicl_jax.storage.object_path import Place
 
 MANIFEST = "data.json"
 """The manifest in the directory of a run."""
@@ -211,7 +211,7 @@ def compare(before: Manifest, now: Manifest) -> Changes:
     return Changes(tuple(texts), *totals)
 
 
-def read_manifest(run: Path) -> Manifest:
+def read_manifest(run: Place) -> Manifest:
     """The manifest of a run.
 
     Raises:
@@ -234,11 +234,11 @@ def read_manifest(run: Path) -> Manifest:
     )
 
 
-def write_manifest(run: Path, manifest: Manifest) -> None:
+def write_manifest(run: Place, manifest: Manifest) -> None:
     """Write the manifest of a run; the replaced one is kept as `data.0001.json`, ..."""
     path = run / MANIFEST
     if manifest.previous:
-        kept = path.with_suffix(f".{len(manifest.previous):04}.json")
+        kept = path.with_name(MANIFEST.replace(".", f".{len(manifest.previous):04}."))
         write_whole(kept, path.read_bytes())
     write_whole(path, (_lines(with_digest(manifest.to_json())) + "\n").encode())
 

@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from wsicl_jax.prompts import ONCE_PER_IMAGE, Point, Prompt, Scribble, SliceMask
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import digest_of, read_verified, with_digest
 from wsicl_jax.storage.documents import DocumentError, checked
+from wsicl_jax.storage.object_path import Place
 
 _FORMAT = 1
 _RULES = ConfigDict(extra="forbid")
@@ -146,14 +146,14 @@ class EpisodeList:
 _LISTS = TypeAdapter(EpisodeList)
 
 
-def write_list(path: Path, episodes: EpisodeList) -> None:
+def write_list(path: Place, episodes: EpisodeList) -> None:
     """Write a list as JSON, in one piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = with_digest({"format": _FORMAT, **_plain(episodes)})
     write_whole(path, (json.dumps(content) + "\n").encode())
 
 
-def read_list(path: Path) -> EpisodeList:
+def read_list(path: Place) -> EpisodeList:
     """A list from its file.
 
     Raises:

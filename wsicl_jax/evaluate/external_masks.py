@@ -17,6 +17,7 @@ from wsicl_jax.evaluate.prompted_episodes import about_prompts, score_of
 from wsicl_jax.evaluate.records import ABOUT, Cell, Score, cell_name, read_about, write_cell
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.terminal.progress import track
 
 _MOST_NAMED = 3
@@ -24,9 +25,9 @@ _MOST_NAMED = 3
 
 
 def score_masks(
-    episodes_path: Path,
+    episodes_path: Place,
     masks: Path,
-    output: Path,
+    output: Place,
     *,
     model: str,
     kind: EvaluatedKind,
@@ -98,7 +99,7 @@ def _read_mask(path: Path, cases: Cases, target: str) -> Bool[np.ndarray, "X Y Z
     return label > 0
 
 
-def _about(output: Path, tolerance_mm: float) -> dict[str, Any]:
+def _about(output: Place, tolerance_mm: float) -> dict[str, Any]:
     """The content of the directory's `ABOUT`, if these scores may be added to it."""
     about = {"tolerance_mm": tolerance_mm, **read_about(output)}
     if "config" in about:

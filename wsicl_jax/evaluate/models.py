@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsicl_jax.config import SYNTHETIC, DatasetConfig, SweepConfig, VolumeConfig
@@ -14,6 +13,7 @@ from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate.baselines import Baseline
 from wsicl_jax.evaluate.episode_list import EpisodeList
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.train.binding import manifest_of_checkpoint, seen_by
 from wsicl_jax.weights.networks import find_network
 
@@ -24,7 +24,7 @@ class EvaluatedModel(NamedTuple):
     """A checkpoint under evaluation, before it is loaded."""
 
     name: str
-    checkpoint: Path
+    checkpoint: Place
     digest: str
     step: int | None
     volume: VolumeConfig

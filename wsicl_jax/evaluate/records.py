@@ -8,15 +8,15 @@ written atomically.
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
-from wsicl_jax.errors import DataError, reason
+from wsicl_jax.errors import DataError, UnreachableError, reason
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import read_verified, with_digest
 from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.storage.object_path import Place, names_below
 from wsicl_jax.storage.safe_names import file_name
 
 Protocol = Literal["in_context", "interactive", "restoration", "target_dependence"]
@@ -151,7 +151,7 @@ def title_of(protocol: Protocol, kind: str) -> str:
     return _TITLES.get((protocol, kind), kind)
 
 
-def write_cell(directory: Path, cell: Cell) -> None:
+def write_cell(directory: Place, cell: Cell) -> None:
     """Write a cell below a sweep's directory, atomically."""
     path = directory / CELLS / f"{cell.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def write_cell(directory: Path, cell: Cell) -> None:
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_cell(path: Path) -> Cell:
+def read_cell(path: Place) -> Cell:
     """A cell from its file.
 
     Raises:
@@ -172,26 +172,28 @@ def read_cell(path: Path) -> Cell:
         raise DataError(f"{path} is no file of scores: {error}") from None
 
 
-def read_about(directory: Path) -> dict[str, Any]:
+def read_about(directory: Place) -> dict[str, Any]:
     """The content of a sweep's `ABOUT`; empty if there is no such file.
 
     Raises:
         DataError: the file is there, but cannot be read.
     """
     path = directory / ABOUT
-    if not path.exists():
-        return {}
     try:
         content = parse_json(read_file(path), nan=True)
         checked(_ABOUT, content)
         return content
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except UnreachableError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {reason(error)}; remove it and run the sweep again"
         ) from None
 
 
-def read_cells(directories: Iterable[Path]) -> list[Cell]:
+def read_cells(directories: Iterable[Place]) -> list[Cell]:
     """All cells of some sweeps, sorted by path.
 
     Cells of an earlier state of a sweep, which are no part of it now or whose key has changed, are
@@ -204,10 +206,12 @@ def read_cells(directories: Iterable[Path]) -> list[Cell]:
     for directory in directories:
         root = directory / CELLS
         keys = read_about(directory).get("cells")
-        listed = {root / f"{name}.json": key for name, key in (keys or {}).items()}
-        paths = sorted(root.rglob("*.json") if keys is None else filter(Path.is_file, listed))
-        cells = [(path, read_cell(path)) for path in paths]
-        current = [cell for path, cell in cells if cell.key == listed.get(path, cell.key)]
+        names = [name for name in names_below(root) if name.endswith(".json")]
+        listed = {f"{name}.json": key for name, key in (keys or {}).items()}
+        if keys is not None:
+            names = [name for name in names if name in listed]
+        cells = [(name, read_cell(root / name)) for name in names]
+        current = [cell for name, cell in cells if cell.key == listed.get(name, cell.key)]
         if not current:
             raise DataError(f"{directory} has no scores; `wsicl sweep` writes them")
         kept += current

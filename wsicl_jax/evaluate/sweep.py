@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +42,7 @@ from wsicl_jax.evaluate.records import (
 from wsicl_jax.evaluate.scoring import ProtocolSetting, check_list, score, settings_of, sizes_of
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.digests import digest_of
+from wsicl_jax.storage.object_path import Place, place_of
 from wsicl_jax.storage.safe_names import file_name
 from wsicl_jax.weights.networks import load_model
 
@@ -68,7 +68,7 @@ class Sweep(NamedTuple):
 
     config: SweepConfig
     cells: list[PlannedCell]
-    lists: list[Path]
+    lists: list[Place]
     """Paths of the episode lists."""
     skipped: dict[str, str]
     """Structures that too few cases have, each with the reason."""
@@ -88,7 +88,7 @@ def open_sweep(config: SweepConfig, command: str = "", *, lists_only: bool = Fal
     """
     if not (config.checkpoints or config.baselines or lists_only):
         raise ConfigError("the sweep names no model; give checkpoints: {NAME: RUN}, or baselines")
-    output = Path(config.output)
+    output = place_of(config.output)
     if (about := read_about(output)) and "config" not in about:
         raise ConfigError(
             f"{output} has scores that `wsicl score` wrote; give the sweep another output, and "
@@ -121,7 +121,7 @@ def run_cells(
     Raises:
         WsiclError: a network cannot be loaded or a case not be read; finished cells stay.
     """
-    output, (number, parts) = Path(sweep.config.output), part
+    output, (number, parts) = place_of(sweep.config.output), part
     total = len(sweep.cells)
     own = sweep.cells[(number - 1) * total // parts : number * total // parts]
     missing = [cell for cell in own if not _is_done(output, cell)]
@@ -149,7 +149,7 @@ def run_cells(
 
 def finished(sweep: Sweep) -> list[Score]:
     """The scores of the cells that are on disk, in the order of the grid."""
-    output = Path(sweep.config.output)
+    output = place_of(sweep.config.output)
     return [
         one
         for cell in sweep.cells
@@ -170,7 +170,7 @@ def _planned(
         cohort_grid=config.synthetic_grid,
         min_voxels=config.episode.min_voxels,
     )
-    earlier = [_read_list(Path(path), config.evaluation, models) for path in config.episodes]
+    earlier = [_read_list(place_of(path), config.evaluation, models) for path in config.episodes]
     planned = [*map(with_prompts, drafts), *earlier]
     names = [data.episodes.data_set for data in planned]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
@@ -181,7 +181,7 @@ def _planned(
     return planned, skipped
 
 
-def _read_list(path: Path, evaluation: EvaluationConfig, models: Sequence[AnyModel]) -> Planned:
+def _read_list(path: Place, evaluation: EvaluationConfig, models: Sequence[AnyModel]) -> Planned:
     """An episode list from its file, checked for this sweep."""
     listed = read_list(path)
     check_list(listed, evaluation)
@@ -265,7 +265,7 @@ def _list_path(listed: EpisodeList) -> str:
     return f"{EPISODES}/{file_name(listed.data_set)}.json"
 
 
-def _is_done(output: Path, cell: PlannedCell) -> bool:
+def _is_done(output: Place, cell: PlannedCell) -> bool:
     path = _path(output, cell)
     try:
         return path.is_file() and read_cell(path).key == cell.key
@@ -273,7 +273,7 @@ def _is_done(output: Path, cell: PlannedCell) -> bool:
         return False
 
 
-def _path(output: Path, cell: PlannedCell) -> Path:
+def _path(output: Place, cell: PlannedCell) -> Place:
     return output / CELLS / f"{cell.name}.json"
 
 
@@ -311,7 +311,7 @@ def _write_about(
         "tolerance_mm": config.evaluation.tolerance_mm,
         "cells": {cell.name: cell.key for cell in cells},
     }
-    path = Path(config.output) / ABOUT
+    path = place_of(config.output) / ABOUT
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

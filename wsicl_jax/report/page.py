@@ -31,6 +31,7 @@ from wsicl_jax.report.results import Results, read_results
 from wsicl_jax.report.style import colour, heat
 from wsicl_jax.report.wording import counted, duration, listed, number, p_words, signed
 from wsicl_jax.storage.atomic import write_whole
+from wsicl_jax.storage.object_path import Place
 
 PAGE, SCORES, SUMMARY = "report.html", "scores.csv", "summary.csv"
 """Names of the page and of the CSV files."""
@@ -49,7 +50,7 @@ class ReportFiles(NamedTuple):
 
 
 def write_report(
-    directories: Sequence[Path],
+    directories: Sequence[Place],
     output: Path,
     *,
     title: str | None = None,

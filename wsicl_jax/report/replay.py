@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -20,6 +19,7 @@ from wsicl_jax.evaluate.records import Score, read_about
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.model.dual_branch import THRESHOLD
 from wsicl_jax.prompts import box_around
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.weights.networks import find_network
 
 
@@ -51,7 +51,7 @@ class ReplayedCase:
 class Replay:
     """From an in-context score of some sweeps to its images and prediction."""
 
-    def __init__(self, directories: Sequence[Path]):
+    def __init__(self, directories: Sequence[Place]):
         self._directories = directories
         self._network, self._planned = cache(_network), cache(_planned)
 
@@ -73,7 +73,7 @@ class Replay:
             f"{score.episode}: another tool made its masks"
         )
 
-    def _sources(self, score: Score) -> Iterator[tuple[tuple[str, str], tuple[Path, str]]]:
+    def _sources(self, score: Score) -> Iterator[tuple[tuple[str, str], tuple[Place, str]]]:
         """Path and digest of the checkpoint and of the list, in every sweep that has both."""
         # The data set of a score may end with a channel.
         names = (score.data_set, score.data_set.rpartition(", ")[0])
@@ -97,7 +97,7 @@ def _network(path: str, digest: str) -> Predictor:
     return Predictor(stored.load(), stored.experiment.volume)
 
 
-def _planned(path: Path, digest: str) -> Planned:
+def _planned(path: Place, digest: str) -> Planned:
     listed = read_list(path)
     if listed.digest != digest:
         raise DataError(f"{path} is another list of episodes than the one that was scored")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsicl_jax.errors import DataError
@@ -17,6 +16,7 @@ from wsicl_jax.evaluate.records import (
     title_of,
 )
 from wsicl_jax.report.statistics import Comparison, Interval, compare, mean_interval, paired
+from wsicl_jax.storage.object_path import Place, names_below
 
 METRICS = ("dice", "surface_dice", "hd95_mm", "psnr", "ssim")
 """The metrics among the fields of a score."""
@@ -141,7 +141,7 @@ class Results:
         return compare(values_a, values_b, subjects) if subjects else None
 
 
-def read_results(directories: Sequence[Path]) -> Results:
+def read_results(directories: Sequence[Place]) -> Results:
     """All scores of some sweeps.
 
     Cells of an earlier state of a sweep are skipped, and scores that two sweeps share count once.
@@ -222,7 +222,7 @@ def _check_same(first_directory: str, first: Score, directory: str, score: Score
             )
 
 
-def _about(directory: Path, cells: Sequence[Cell]) -> SweepAbout:
+def _about(directory: Place, cells: Sequence[Cell]) -> SweepAbout:
     content = read_about(directory)
     seconds = [cell.about.get("wall_seconds", 0.0) for cell in cells]
     devices = [str(cell.about["device"]) for cell in cells if "device" in cell.about]
@@ -241,9 +241,9 @@ def _about(directory: Path, cells: Sequence[Cell]) -> SweepAbout:
     )
 
 
-def _notes(directory: Path, about: SweepAbout, used: Sequence[Cell]) -> list[str]:
-    notes, cells = list(about.notes), directory / CELLS
-    on_disk = {p.relative_to(cells).with_suffix("").as_posix() for p in cells.rglob("*.json")}
+def _notes(directory: Place, about: SweepAbout, used: Sequence[Cell]) -> list[str]:
+    notes, names = list(about.notes), names_below(directory / CELLS)
+    on_disk = {name.removesuffix(".json") for name in names if name.endswith(".json")}
     if old := sorted(on_disk - {c.name for c in used}):
         notes.append(
             f"{about.directory}: {len(old)} cells are of an earlier state of the sweep "

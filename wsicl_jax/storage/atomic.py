@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from wsicl_jax.storage.object_path import ObjectPath, Place
+
 _PARTIAL = re.compile(r"(?:\..*\.)?(\d+)@(.*)\.partial")
 _FORGOTTEN_SECONDS = 24 * 3600
 """A temporary file of another machine that is older than this is abandoned."""
@@ -22,12 +24,15 @@ _FULL_TEXTS = tuple(map(os.strerror, _FULL))
 """Texts of these errors, which libraries repeat in errors of their own types."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers of `path` see either the old or the whole new content.
+def write_whole(path: Place, content: bytes) -> None:
+    """Write a file or object atomically: readers see either the old or the whole new content.
 
     Raises:
         OSError: it cannot be written; no temporary file remains.
     """
+    if isinstance(path, ObjectPath):
+        path.write_bytes(content)
+        return
     with appearing(path) as temporary:
         temporary.write_bytes(content)
 

@@ -4,6 +4,9 @@ A checkpoint is a directory of named items: `parameters`, `metadata` (JSON: conf
 counters, the fingerprints of its arrays) and, in a run, `optimizer` and, with `train.ema`, `ema`:
 the averaged parameters. A run keeps its checkpoints
 by step under `checkpoints/`; `train/run_checkpoints.py` writes these.
+
+In an object store a checkpoint has the same files. Its metadata are written last, so that those
+without are incomplete. Orbax reads disks alone: it gets a temporary copy of an item.
 """
 
 import json
@@ -18,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import wsicl_jax
-from wsicl_jax.errors import CheckpointError, reason
+from wsicl_jax.errors import CheckpointError, UnreachableError, reason
 from wsicl_jax.storage.atomic import why_full
 from wsicl_jax.storage.digests import has_valid_digest, with_digest
 from wsicl_jax.storage.documents import parse_json, read_file
@@ -28,6 +31,8 @@ from wsicl_jax.storage.fingerprints import (
     fingerprint_on_host,
     name_list,
 )
+from wsicl_jax.storage.object_path import ObjectPath, Place, place_of
+from wsicl_jax.storage.transfer import on_disk
 
 Tree = TypeVar("Tree")
 
@@ -53,7 +58,7 @@ def remove_unfinished(directory: Path, name: str = "") -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Place) -> Place:
     """The checkpoint that a path names: itself, or the newest valid one of a run.
 
     Newer checkpoints of the run with damaged weights are skipped with a warning.
@@ -61,7 +66,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no checkpoint, or all are damaged.
     """
-    path = Path(path).absolute()
+    path = place_of(path).absolute()
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}: there is no such file or directory")
     if (path / METADATA).is_dir() or (path / PARAMETERS).is_dir():
@@ -75,15 +80,20 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
-def step_directories(directory: Path) -> list[Path]:
+def step_directories(directory: Place) -> list[Place]:
     """The checkpoints in a directory, newest first, valid or not."""
-    if not directory.is_dir():
+    if isinstance(directory, ObjectPath):
+        ends = (key.partition("/") for key in directory.keys_below())
+        steps = [directory / name for name, _, rest in ends if rest == f"{METADATA}/{METADATA}"]
+    elif directory.is_dir():
+        steps = [d for d in directory.iterdir() if d.is_dir()]
+    else:
         return []
-    steps = [d for d in directory.iterdir() if d.name.isdigit() and d.is_dir()]
+    steps = [d for d in steps if d.name.isdigit()]
     return sorted(steps, key=lambda d: int(d.name), reverse=True)
 
 
-def newest_valid(steps: Sequence[Path], *, weights_only: bool = False) -> Path:
+def newest_valid(steps: Sequence[Place], *, weights_only: bool = False) -> Place:
     """The first of these checkpoints without `damage`; a warning names skipped ones.
 
     Raises:
@@ -107,19 +117,25 @@ def weights_item(metadata: Mapping[str, Any]) -> str:
     return EMA if EMA in metadata[FINGERPRINTS] else PARAMETERS
 
 
-def damage(checkpoint: Path, *, weights_only: bool = False) -> str | None:
+def damage(checkpoint: Place, *, weights_only: bool = False) -> str | None:
     """Why a checkpoint's metadata or arrays are damaged; None if valid.
 
     Reads all arrays, or those of the network's weights, in this process alone.
+
+    Raises:
+        UnreachableError: the object store of the checkpoint cannot be read.
     """
     try:
         metadata = _valid_metadata(checkpoint)
         expected = metadata[FINGERPRINTS]
         for item in [weights_item(metadata)] if weights_only else expected:
-            arrays = _read_on_host(checkpoint / item, expected[item])
-            fingerprints = {name: fingerprint_on_host(array) for name, array in arrays}
+            with on_disk(checkpoint / item) as directory:
+                arrays = _read_on_host(directory, expected[item])
+                fingerprints = {name: fingerprint_on_host(array) for name, array in arrays}
             if wrong := differing(fingerprints, expected[item]):
                 return f"damaged: other values than were saved in {name_list(wrong)}"
+    except UnreachableError:
+        raise  # the checkpoint may be whole
     except CheckpointError as error:
         return str(error)
     except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -127,7 +143,7 @@ def damage(checkpoint: Path, *, weights_only: bool = False) -> str | None:
     return None
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
+def read_metadata(path: str | Place) -> dict[str, Any]:
     """The metadata of a checkpoint.
 
     Raises:
@@ -158,7 +174,7 @@ def composite(trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> ocp.args
     return ocp.args.Composite(**saved, metadata=ocp.args.JsonSave(content))
 
 
-def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[str, Any]) -> Tree:
+def restore_arrays(checkpoint: Place, item: str, like: Tree, metadata: Mapping[str, Any]) -> Tree:
     """Read the tree of an item, with the shapes, dtypes and shardings of `like`.
 
     Collective: all processes call it.
@@ -171,8 +187,13 @@ def restore_arrays(checkpoint: Path, item: str, like: Tree, metadata: Mapping[st
         for name, x in arrays_by_name(like).items()
     }
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            named = checkpointer.restore(checkpoint / item, args=ocp.args.StandardRestore(shapes))
+        with (
+            on_disk(checkpoint / item) as directory,
+            ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer,
+        ):
+            named = checkpointer.restore(directory, args=ocp.args.StandardRestore(shapes))
+    except UnreachableError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise CheckpointError(
             f"{checkpoint}: damaged, or of another network: {item}: {reason_of(error)}"
@@ -193,9 +214,11 @@ def reason_of(error: BaseException) -> str:
     return reason(error.__cause__ if of_orbax and error.__cause__ else error)
 
 
-def _valid_metadata(checkpoint: Path) -> dict[str, Any]:
+def _valid_metadata(checkpoint: Place) -> dict[str, Any]:
     try:
         metadata = parse_json(read_file(checkpoint / METADATA / METADATA), nan=True)
+    except UnreachableError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"damaged: metadata unreadable: {reason_of(error)}") from error
     if isinstance(metadata, dict) and metadata.get("format", FORMAT) != FORMAT:

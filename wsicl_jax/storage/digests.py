@@ -4,11 +4,11 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from wsicl_jax.errors import DataError, reason
+from wsicl_jax.errors import DataError, UnreachableError, reason
 from wsicl_jax.storage.documents import RepeatedKeyError, parse_json, read_file
+from wsicl_jax.storage.object_path import Place
 
 CHECKSUM = "checksum"
 """Key of the checksum in JSON content."""
@@ -29,7 +29,7 @@ def has_valid_digest(content: Any) -> bool:
     return content[CHECKSUM] == _checksum({k: v for k, v in content.items() if k != CHECKSUM})
 
 
-def read_verified(path: Path, what: str, form: int) -> dict[str, Any]:
+def read_verified(path: Place, what: str, form: int) -> dict[str, Any]:
     """Content of a JSON file with a checksum and a `format`, without these two keys.
 
     `what` names the kind of file in messages; `form` is the expected format.
@@ -41,6 +41,8 @@ def read_verified(path: Path, what: str, form: int) -> dict[str, Any]:
         content = parse_json(read_file(path, _LARGEST), nan=True)
     except RepeatedKeyError:
         content = None
+    except UnreachableError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a {what}: {reason(error)}") from None
     if not has_valid_digest(content):

@@ -17,6 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from wsicl_jax.errors import WsiclError
+from wsicl_jax.storage.object_path import ObjectPath, Place
 
 LARGEST_BYTES = 2**26
 """Largest file in bytes, unless its reader sets another limit."""
@@ -48,14 +49,28 @@ class RepeatedKeyError(DocumentError):
     """A key is repeated, so that one of its values would be lost."""
 
 
-def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind") -> bytes:
-    """All bytes of a regular file. `what` names the expected content in messages.
+def read_file(path: Place, largest: int = LARGEST_BYTES, what: str = "this kind") -> bytes:
+    """All bytes of a regular file, or of an object. `what` names the expected content in messages.
 
     Raises:
         OSError: it is missing or cannot be read.
         DocumentError: it is larger than `largest` bytes, a pipe or a device, or `path` is no
             valid path.
     """
+    if isinstance(path, ObjectPath):
+        content = path.read_bytes()
+        size = len(content)
+    else:
+        content, size = _read_regular(path, largest)
+    if len(content) > largest:
+        raise DocumentError(
+            f"{size / 1e6:.0f} MB; a file of {what} has {largest / 1e6:.0f} at most"
+        )
+    return content
+
+
+def _read_regular(path: Path, largest: int) -> tuple[bytes, int]:
+    """The first bytes of a file, at least one more than `largest` if there are, and its size."""
     try:
         status = path.stat()
     except ValueError:  # NUL or a surrogate
@@ -64,12 +79,7 @@ def read_file(path: Path, largest: int = LARGEST_BYTES, what: str = "this kind")
         raise DocumentError("is a pipe or a device; expected a file")
     with path.open("rb") as file:
         content = file.read(min(largest, status.st_size) + 1)  # `read` allocates this at once
-    if len(content) > largest:
-        size = max(status.st_size, len(content))
-        raise DocumentError(
-            f"{size / 1e6:.0f} MB; a file of {what} has {largest / 1e6:.0f} at most"
-        )
-    return content
+    return content, max(status.st_size, len(content))
 
 
 def as_text(content: bytes) -> str:

@@ -10,18 +10,29 @@ Files and objects are written atomically. There are no directories and no renami
 import functools
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import tensorstore as ts
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsicl_jax.errors import DataError, reason
 
+if TYPE_CHECKING:  # slow to import, and most paths are those of disks
+    import tensorstore as ts
+
+T = TypeVar("T")
+
 _REMOTE = {"s3": "s3", "gs": "gcs"}
 """TensorStore's driver for each scheme of a URL."""
+
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)(.*)")
+"""A URL that lacks a slash, which would be a directory of an unlikely name."""
+
+_AT_ONCE = 32
+"""Files in transfer at a time."""
 
 _RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "8s"}
 """Half a minute; TensorStore's default is many."""
@@ -46,6 +57,8 @@ class Location:
         scheme, separator, rest = str(path).partition("://")
         if "\0" in str(path):
             raise DataError(f"{str(path)!r} has an invalid character")
+        if match := _ONE_SLASH.fullmatch(str(path)):
+            raise DataError(f"{path} has one slash after {match[1]}:; expected {match[1]}://...")
         if not separator:
             return cls(_absolute(Path(os.path.expanduser(path))))  # noqa: PTH111 - leaves ~UNKNOWN
         if scheme not in _REMOTE:
@@ -110,17 +123,61 @@ class Location:
         except (ValueError, OSError) as error:
             raise DataError(f"{self / key} cannot be written: {reason(error)}") from error
 
+    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Files with their content, read at the same time, in the order of their keys.
+
+        Raises:
+            DataError: one cannot be read, or there is none of this key.
+        """
+        store = self._opened()
+        for key, reading in _ahead((key, store.read(key)) for key in keys):
+            try:
+                result = reading.result()
+            except (ValueError, OSError) as error:
+                raise DataError(f"{self / key} cannot be read: {reason(error)}") from error
+            if result.state != "value":
+                raise DataError(f"{self / key} cannot be read: it was removed meanwhile")
+            yield key, bytes(result.value)
+
+    def write_many(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write files, or replace them, at the same time.
+
+        Raises:
+            DataError: one cannot be written.
+        """
+        store = self._opened()
+        for key, writing in _ahead((key, store.write(key, content)) for key, content in files):
+            try:
+                writing.result()
+            except (ValueError, OSError) as error:
+                raise DataError(f"{self / key} cannot be written: {reason(error)}") from error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file of exactly this key.
+
+        Raises:
+            DataError: they cannot be listed.
+        """
+        return bool(self._listed(key, f"{key}\0"))
+
     def keys(self, below: str = "") -> Iterator[str]:
         """All files whose key begins with `below`, sorted.
 
         Raises:
             DataError: they cannot be listed.
         """
+        return iter(self._listed(below, _after(below)))
+
+    def remove(self, key: str) -> None:
+        """Remove the file of this key, if there is one.
+
+        Raises:
+            DataError: it cannot be removed.
+        """
         try:
-            keys = self._opened().list(ts.KvStore.KeyRange(below, _after(below))).result()
+            self._opened().write(key, None).result()
         except (ValueError, OSError) as error:
-            raise DataError(f"{self} cannot be listed: {reason(error)}") from error
-        return iter(sorted(key.decode() for key in keys))
+            raise DataError(f"{self / key} cannot be removed: {reason(error)}") from error
 
     def delete(self, below: str = "") -> None:
         """Remove all files whose key begins with `below`.
@@ -133,13 +190,21 @@ class Location:
                 # Otherwise empty directories would remain.
                 shutil.rmtree(self.directory / below)
                 return
-            self._opened().delete_range(ts.KvStore.KeyRange(below, _after(below))).result()
+            store, among = self._opened(), _key_range(below, _after(below))
+            store.delete_range(among).result()
         except FileNotFoundError:
             pass
         except (ValueError, OSError) as error:
             raise DataError(f"{self / below} cannot be removed: {reason(error)}") from error
 
-    def _opened(self) -> ts.KvStore:
+    def _listed(self, first: str, end: str) -> list[str]:
+        try:
+            keys = self._opened().list(_key_range(first, end)).result()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{self} cannot be listed: {reason(error)}") from error
+        return sorted(key.decode() for key in keys)
+
+    def _opened(self) -> "ts.KvStore":
         return _open(json.dumps(self.kvstore))
 
 
@@ -160,8 +225,26 @@ def _after(prefix: str) -> str:
     return prefix and prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
+def _ahead(started: Iterator[T]) -> Iterator[T]:
+    """The same, of which a number is started before the first is taken."""
+    waiting: deque[T] = deque()
+    for one in started:
+        waiting.append(one)
+        if len(waiting) == _AT_ONCE:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _key_range(first: str, end: str) -> "ts.KvStore.KeyRange":
+    import tensorstore as ts
+
+    return ts.KvStore.KeyRange(first, end)
+
+
 @functools.lru_cache(maxsize=32)
-def _open(spec: str) -> ts.KvStore:
+def _open(spec: str) -> "ts.KvStore":
+    import tensorstore as ts
+
     return ts.KvStore.open(json.loads(spec)).result()
 
 

@@ -10,50 +10,44 @@ A holder releases its lock when it ends normally. The lock of a dead holder is t
 
 Kernel locks (flock, byte ranges) are not used: whether they work on NFS and Lustre depends on the
 mount, and a lock that is silently local protects nothing. Exclusive creation of a file is atomic
-on local disks, NFS since version 3, Lustre and GPFS. Object stores have no locks.
+on local disks, NFS since version 3, Lustre and GPFS. For object stores see `object_lock`.
 """
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from wsicl_jax.errors import LockedError, WsiclError
 from wsicl_jax.storage.atomic import directory_made
-
-BEAT_SECONDS = 10.0
-"""Interval at which a holder touches its lock file."""
-
-SILENT_SECONDS = 40.0
-"""After this time without a touch, a holder on another machine counts as dead."""
+from wsicl_jax.storage.lock_holder import (
+    BEAT_SECONDS,
+    SILENT_SECONDS,
+    describe,
+    in_use,
+    is_here,
+    own_record,
+    parsed,
+    runs,
+    taken_over,
+)
+from wsicl_jax.storage.object_lock import ObjectLock
+from wsicl_jax.storage.object_path import ObjectPath, Place
 
 _PAUSE = 0.2
-_SAME_START_SECONDS = 5.0
-"""Tolerance for the start time of a process, which changes when the clock is set."""
 
 
-class Lock:
+class FileLock:
     """A lock that is held; made by `locked`."""
 
     def __init__(self, path: Path, what: str):
         self._path, self._what = path, what
-        self._own_record = {
-            "host": socket.gethostname(),
-            "machine": _machine(),
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "token": uuid.uuid4().hex,
-        }
+        self._own_record = own_record()
         self._released = threading.Event()
 
     def check(self) -> None:
@@ -65,20 +59,14 @@ class Lock:
         if record is None and self._create():
             return  # somebody removed it by hand
         if (record or _read(self._path) or {}).get("token") != self._own_record["token"]:
-            raise LockedError(
-                f"{self._what} was taken over by another process, {_holder(self._path)}, while "
-                "this one was suspended; this one writes nothing more"
-            )
+            raise LockedError(taken_over(self._what, _read(self._path) or {}))
 
     def take(self) -> None:
         """Acquire the lock; raises `LockedError` if a living process holds it."""
         while not self._create():
             record = _read(self._path)
             if record is not None and _lives(self._path, record):
-                raise LockedError(
-                    f"{self._what} is in use by another process, {_describe(record)}; wait for "
-                    f"its end, or stop it (the lock is {self._path})"
-                )
+                raise LockedError(in_use(self._what, record, self._path))
             self._clear(record)
         threading.Thread(target=self._beat, daemon=True, name="lock").start()
 
@@ -127,11 +115,16 @@ class Lock:
                     os.utime(self._path)
 
 
-@contextmanager
-def locked(path: Path, what: str) -> Iterator[Lock]:
-    """Hold the lock file `path` during the block. `what` names the protected thing in messages.
+Lock = FileLock | ObjectLock
+"""A lock that is held: `check` raises `LockedError` if another process has taken it over."""
 
-    A missing directory is made, and removed at the end if it is empty.
+
+@contextmanager
+def locked(path: Place, what: str) -> Iterator[Lock]:
+    """Hold the lock `path`, a file or an object, during the block.
+
+    `what` names the protected thing in messages. A missing directory is made, and removed at the
+    end if it is empty.
 
     Raises:
         LockedError: another living process holds it.
@@ -139,8 +132,11 @@ def locked(path: Path, what: str) -> Iterator[Lock]:
     """
     with ExitStack() as opened:
         try:
-            opened.enter_context(directory_made(path.parent))
-            lock = Lock(path, what)
+            if isinstance(path, ObjectPath):
+                lock = ObjectLock(path, what)
+            else:
+                opened.enter_context(directory_made(path.parent))
+                lock = FileLock(path, what)
             lock.take()
         except OSError as error:
             raise WsiclError(f"cannot write to {path.parent}: {error.strerror}") from error
@@ -182,14 +178,14 @@ def is_held(path: Path) -> bool:
     record = _read(path)
     if record is None:
         return False
-    if record.get("machine") == _machine():
-        return _runs(record)
+    if is_here(record):
+        return runs(record)
     return (_age(path) or 0) <= SILENT_SECONDS
 
 
 def _lives(path: Path, record: dict[str, Any]) -> bool:
-    if record.get("machine") == _machine():
-        return _runs(record)
+    if is_here(record):
+        return runs(record)
     before, age = _touched(path), _age(path)
     if age is None:
         return False
@@ -202,37 +198,14 @@ def _lives(path: Path, record: dict[str, Any]) -> bool:
     return False
 
 
-def _runs(record: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(record["pid"])
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return abs(process.create_time() - record["started"]) < _SAME_START_SECONDS
-    except psutil.AccessDenied:
-        return True
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
-
-
-def _machine() -> str:
-    """Scope in which process numbers are unique: host, boot and process namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError:  # not Linux
-        return socket.gethostname()
-    return f"{socket.gethostname()} {boot} {namespace}"
-
-
 def _read(path: Path) -> dict[str, Any] | None:
     """The record in a lock file; {} if it was just made or is damaged, None if it is missing."""
     try:
-        content = json.loads(path.read_bytes())
+        return parsed(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _touched(path: Path) -> int | None:
@@ -262,10 +235,4 @@ def _age(path: Path) -> float | None:
 
 
 def _holder(path: Path) -> str:
-    return _describe(_read(path) or {})
-
-
-def _describe(record: dict[str, Any]) -> str:
-    if "pid" not in record:
-        return "which is just starting"
-    return f"number {record['pid']} on {record.get('host')}, since {record.get('since')}"
+    return describe(_read(path) or {})

@@ -1,6 +1,5 @@
 """Tables of what a store, a checkpoint, a run or a file of weights holds."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,22 @@ from wsicl_jax.config import ExperimentConfig, config_from_dict, config_to_dict
 from wsicl_jax.data.seen import Seen
 from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
+from wsicl_jax.storage.object_path import Place, place_of
+from wsicl_jax.storage.transfer import on_disk
 from wsicl_jax.tools.show.store_listing import label_table, triple
 from wsicl_jax.train.log import read_log
 
 
-def describe(name: str | Path) -> RenderableType:
+def describe(name: str | Place) -> RenderableType:
     """A store's cases and labels, or the network of a checkpoint, a run, a file of weights, or of
     a name that comes with this package.
 
     Raises:
         WsiclError: it is none of these.
     """
-    path = Path(name)
+    path = place_of(name)
     if (path / "zarr.json").is_file():
-        return _describe_store(Store.open(path))
+        return _describe_store(Store.open(str(path)))
     # Imported on demand, here and below: slow, and a store needs none of it.
     from wsicl_jax.weights.networks import network_path
 
@@ -56,11 +57,12 @@ def _describe_store(store: Store) -> RenderableType:
     return Group(facts, label_table(store))
 
 
-def _describe_file(path: Path) -> RenderableType:
+def _describe_file(path: Place) -> RenderableType:
     from wsicl_jax.weights.file_loading import load_with_settings
 
-    settings = load_with_settings(path).settings
-    facts = [("file", f"{path.name}, {path.stat().st_size:,} bytes")]
+    with on_disk(path) as file:
+        settings, size = load_with_settings(file).settings, file.stat().st_size
+    facts = [("file", f"{path.name}, {size:,} bytes")]
     if settings.step is not None:
         facts.append(("step", f"{settings.step:,} of {settings.experiment.train.steps:,}"))
     facts += _network(settings.experiment)
@@ -83,7 +85,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_checkpoint(path: Path) -> RenderableType:
+def _describe_checkpoint(path: Place) -> RenderableType:
     from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
     from wsicl_jax.train.binding import seen_by
     from wsicl_jax.train.run_checkpoints import has_steps, read_score

@@ -7,7 +7,6 @@ records the digest of the manifest.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsicl_jax.config import ExperimentConfig
@@ -27,6 +26,7 @@ from wsicl_jax.distributed.broadcast import agree, broadcast_from_leader
 from wsicl_jax.errors import DataError
 from wsicl_jax.storage.checkpoints import STEPS, read_metadata
 from wsicl_jax.storage.lock import Lock, locked
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.train.run_directory import (
     LOCK,
     run_directory,
@@ -147,14 +147,14 @@ def _shared_start(config: ExperimentConfig, *, resume: bool, accept_data_changes
 
 def write_start(config: ExperimentConfig, start: RunStart) -> None:
     """Write the configuration and, if new, the manifest to the run's directory."""
-    run = Path(config.run)
+    run = run_directory(config)
     write_config(run, config)
     if start.is_bound_anew:
         write_manifest(run, start.manifest)
 
 
 def datasets_of_checkpoint(
-    checkpoint: Path, metadata: Mapping[str, Any], config: ExperimentConfig
+    checkpoint: Place, metadata: Mapping[str, Any], config: ExperimentConfig
 ) -> list[DataSet]:
     """The data sets of a configuration, with the split that a checkpoint was trained with.
 
@@ -177,7 +177,7 @@ def datasets_of_checkpoint(
     return datasets
 
 
-def manifest_of_checkpoint(checkpoint: Path, metadata: Mapping[str, Any]) -> Manifest | None:
+def manifest_of_checkpoint(checkpoint: Place, metadata: Mapping[str, Any]) -> Manifest | None:
     """The data that a checkpoint was trained on; None, with a warning, if unknown.
 
     Raises:
@@ -214,7 +214,7 @@ def seen_by(stored: StoredNetwork) -> Seen:
     return Seen(unknown=(path.name if path.is_file() else "/".join(path.parts[-3:]),))
 
 
-def _check_manifest(run: Path, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
+def _check_manifest(run: Place, manifest: Manifest, metadata: Mapping[str, Any]) -> None:
     if metadata.get(DATA) not in (manifest.digest, *manifest.previous):
         raise DataError(
             f"{run / MANIFEST} is not the one that the checkpoint of step {metadata.get('step')} "

@@ -11,9 +11,10 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
 
-from wsicl_jax.errors import CheckpointError, TrainingError, reason
+from wsicl_jax.errors import CheckpointError, TrainingError, UnreachableError, reason
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.documents import DocumentError, checked, parse_json, read_file
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.train.trackers import Trackers
 
 _FILE = "log.jsonl"
@@ -39,7 +40,7 @@ class _Lines(NamedTuple):
     """By their number, from 1."""
 
 
-def read_log(run: Path) -> list[dict[str, int | float]]:
+def read_log(run: Place) -> list[dict[str, int | float]]:
     """The entries of a run's log in order.
 
     An incomplete last line is skipped; other damaged lines are skipped with a warning.
@@ -53,10 +54,12 @@ def read_log(run: Path) -> list[dict[str, int | float]]:
     return lines.entries
 
 
-def _read(run: Path) -> _Lines:
+def _read(run: Place) -> _Lines:
     path = run / _FILE
     try:
         content = read_file(path, _LARGEST) if path.is_file() else b""
+    except UnreachableError:
+        raise
     except (OSError, DocumentError) as error:
         raise TrainingError(f"{path} cannot be read: {reason(error)}") from None
     parsed = _Lines([], {})
@@ -73,7 +76,7 @@ def _read(run: Path) -> _Lines:
     return parsed
 
 
-def _warning(run: Path, damaged: Mapping[int, bytes], what: str) -> str:
+def _warning(run: Place, damaged: Mapping[int, bytes], what: str) -> str:
     numbers = ", ".join(map(str, list(damaged)[:10])) + (", ..." if len(damaged) > 10 else "")
     return f"{run / _FILE} has {len(damaged)} damaged lines ({numbers}), which are {what}"
 

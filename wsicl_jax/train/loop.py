@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,6 +31,7 @@ from wsicl_jax.errors import ConfigError, DataError, LoaderError, PreemptedError
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.initialization import initialize_prompt_mean
+from wsicl_jax.storage.working_folder import WorkingFolder
 from wsicl_jax.terminal.progress import track
 from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
 from wsicl_jax.train.initial_weights import initial_parameters
@@ -40,6 +40,7 @@ from wsicl_jax.train.meter import Meter
 from wsicl_jax.train.plateau import Plateau
 from wsicl_jax.train.profiling import Profiler
 from wsicl_jax.train.run_checkpoints import RunCheckpoints
+from wsicl_jax.train.run_directory import run_directory
 from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
 from wsicl_jax.train.step import Metrics, make_step
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
@@ -82,7 +83,7 @@ def train(
         PreemptedError: a process received SIGTERM; all stopped after the same step and saved it.
     """
     with stop_request() as stop, ExitStack() as opened:
-        run, settings = Path(config.run), config.train
+        run, settings = run_directory(config), config.train
         leader = is_leader()
         if settings.schedule == "plateau" and evaluate is None:
             raise ConfigError(
@@ -99,6 +100,7 @@ def train(
         initial = None if done else initial_parameters(config)
         broadcast_from_leader(lambda: check_trackers(settings.trackers))
         broadcast_from_leader(lambda: write_start(config, start))
+        files = opened.enter_context(WorkingFolder(run, start.lock, leader=leader))
 
         model = DualBranch(config.model, rngs=nnx.Rngs(config.seed))
         if settings.initialization == "prompt_mean":
@@ -142,14 +144,14 @@ def train(
             opened.callback(data.close)
             with (
                 Trackers(
-                    run,
+                    files.path,
                     settings.trackers if leader else (),
                     config_to_dict(config),
                     {"version": wsicl_jax.__version__, DATA: digest},
                 ) as trackers,
-                RunLog(run, done, leader=leader, trackers=trackers) as log,
+                RunLog(files.path, done, leader=leader, trackers=trackers) as log,
                 track(settings.steps, "training", done=done, show=leader) as bar,
-                Profiler(run, settings.profile, leader=leader) as profiler,
+                Profiler(files.path, settings.profile, leader=leader) as profiler,
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
@@ -159,6 +161,7 @@ def train(
                 def save(step: int) -> None:
                     if start.lock:
                         start.lock.check()
+                    files.copy()
                     counters = {name: int(getattr(state, name)) for name in COUNTERS}
                     checkpoints.save(
                         step,
@@ -179,6 +182,7 @@ def train(
                         with steps.meter.paused(), bar.paused():
                             scores = evaluate(network)
                         log.write(step, scores)
+                        files.copy()
                         checkpoints.score(step, float(np.mean(list(scores.values()))))
                         plateau.add(checkpoints.score_of(step))
                         state = plateau.applied(state, mesh)

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from wsicl_jax.distributed.broadcast import broadcast_from_leader
 from wsicl_jax.distributed.processes import is_leader
-from wsicl_jax.errors import CheckpointError
+from wsicl_jax.errors import CheckpointError, UnreachableError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.checkpoints import (
     ITEMS,
@@ -31,16 +31,18 @@ from wsicl_jax.storage.checkpoints import (
 )
 from wsicl_jax.storage.digests import has_valid_digest, with_digest
 from wsicl_jax.storage.documents import parse_json, read_file
+from wsicl_jax.storage.object_path import Place
+from wsicl_jax.train.uploaded_checkpoints import UploadedCheckpoints
 
 _SCORE = "score.json"
 
 
-def has_steps(run: Path) -> bool:
+def has_steps(run: Place) -> bool:
     """Whether a run has checkpoints, valid or damaged."""
     return bool(step_directories(run / STEPS))
 
 
-def newest_valid_step(run: Path, can_lead: Callable[[Path], bool] = lambda _: True) -> int:
+def newest_valid_step(run: Place, can_lead: Callable[[Place], bool] = lambda _: True) -> int:
     """The step of a run's newest valid checkpoint, read by this process alone; 0: none.
 
     Only checkpoints count for which `can_lead` is true.
@@ -54,10 +56,12 @@ def newest_valid_step(run: Path, can_lead: Callable[[Path], bool] = lambda _: Tr
     return int(newest_valid(steps).name) if steps else 0
 
 
-def read_score(checkpoint: Path) -> float | None:
+def read_score(checkpoint: Place) -> float | None:
     """The mean validation Dice of a run's checkpoint; None if it was not evaluated."""
     try:
         content = parse_json(read_file(checkpoint / _SCORE), nan=True)
+    except UnreachableError:
+        raise
     except (OSError, ValueError):
         return None
     dice = content.get("dice") if has_valid_digest(content) else None
@@ -73,7 +77,7 @@ class RunCheckpoints:
     """
 
     def __init__(
-        self, run: Path, *, done: int, keep: int, keep_best: int, keep_step: int | None = None
+        self, run: Place, *, done: int, keep: int, keep_best: int, keep_step: int | None = None
     ):
         self._directory = run.absolute() / STEPS
         self._keep, self._keep_best, self._keep_step = keep, keep_best, keep_step
@@ -85,17 +89,7 @@ class RunCheckpoints:
         self._newest = done
         logging.getLogger("absl").addFilter(_not_from_orbax)
         try:
-            self._manager = ocp.CheckpointManager(
-                self._directory,
-                item_names=ITEMS,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=_Preservation(self.kept),
-                    # Incomplete checkpoints of killed processes.
-                    cleanup_tmp_directories=True,
-                    # It would fail on the metadata of damaged checkpoints.
-                    lightweight_initialize=True,
-                ),
-            )
+            self._manager = _manager(self._directory, self.kept)
         except OSError as error:
             raise CheckpointError(f"cannot write to {self._directory}: {error}") from error
 
@@ -119,7 +113,7 @@ class RunCheckpoints:
                 warnings.warn(str(unwritten), stacklevel=2)
         finally:
             logging.getLogger("absl").removeFilter(_not_from_orbax)
-            if is_leader():
+            if is_leader() and isinstance(self._directory, Path):
                 remove_unfinished(self._directory)
 
     @property
@@ -209,6 +203,24 @@ class RunCheckpoints:
             f"{reason_of(error)}; earlier ones are kept: make room there, then continue with "
             "--resume"
         )
+
+
+def _manager(
+    directory: Place, kept: Callable[[Sequence[int]], set[int]]
+) -> ocp.CheckpointManager | UploadedCheckpoints:
+    if not isinstance(directory, Path):
+        return UploadedCheckpoints(directory, kept)
+    return ocp.CheckpointManager(
+        directory,
+        item_names=ITEMS,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=_Preservation(kept),
+            # Incomplete checkpoints of killed processes.
+            cleanup_tmp_directories=True,
+            # It would fail on the metadata of damaged checkpoints.
+            lightweight_initialize=True,
+        ),
+    )
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

@@ -18,9 +18,10 @@ from wsicl_jax.config import (
     migrate_settings,
     read_settings,
 )
-from wsicl_jax.errors import CheckpointError, ConfigError
+from wsicl_jax.errors import CheckpointError, ConfigError, DataError
 from wsicl_jax.storage.atomic import write_whole
 from wsicl_jax.storage.checkpoints import STEPS, read_metadata, step_directories
+from wsicl_jax.storage.object_path import Place, place_of
 from wsicl_jax.train.run_checkpoints import has_steps, newest_valid_step
 from wsicl_jax.train.state import learning_rate
 from wsicl_jax.weights.network_checkpoint import experiment_config
@@ -48,18 +49,22 @@ _MAY_DIFFER = ("data.*.store", "train.initial_weights", "train.workers", "volume
 settings that only affect speed."""
 
 
-def run_directory(config: ExperimentConfig) -> Path:
-    """The directory of a run.
+def run_directory(config: ExperimentConfig) -> Place:
+    """The directory of a run, on a disk or in an object store.
 
     Raises:
-        ConfigError: it is the working directory itself.
+        ConfigError: it is the working directory itself, or a URL of no object store.
     """
-    if Path(config.run) == Path():
+    try:
+        run = place_of(config.run)
+    except DataError as error:
+        raise ConfigError(f"run = {error}") from None
+    if run == Path():
         raise ConfigError(
             f"run = {config.run!r} is the working directory; give the run a directory of its own, "
             "run=DIRECTORY"
         )
-    return Path(config.run)
+    return run
 
 
 def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def shared_settings(config: ExperimentConfig) -> dict[str, Any]:
     return settings | {"the version of wsicl_jax": wsicl_jax.__version__}
 
 
-def steps_done(run: Path, config: ExperimentConfig, *, resume: bool) -> int:
+def steps_done(run: Place, config: ExperimentConfig, *, resume: bool) -> int:
     """The step from which a run of this configuration continues; 0: from the start.
 
     The number of steps and the schedule may change, as long as the learning rates up to a
@@ -109,21 +114,21 @@ def changed_settings(before: Mapping[str, Any], config: ExperimentConfig) -> lis
     return [k for k in differing if _is_among(binding, k) or not _is_among(_MAY_CHANGE, k)]
 
 
-def write_config(run: Path, config: ExperimentConfig) -> None:
+def write_config(run: Place, config: ExperimentConfig) -> None:
     """Make the run's directory and write the resolved configuration there."""
     run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config_to_dict(config), sort_keys=False)
     write_whole(run / CONFIG, text.encode())
 
 
-def saved_settings(run: Path) -> dict[str, Any]:
+def saved_settings(run: Place) -> dict[str, Any]:
     """The settings that a run was last started with.
 
     Raises:
         ConfigError: its configuration is missing or damaged.
     """
     path = run / CONFIG
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"{run} has checkpoints but no {CONFIG}; it cannot be resumed")
     try:
         settings = read_settings(path)
@@ -142,7 +147,7 @@ def _has_no_share_of_steps(config: ExperimentConfig) -> bool:
     return not (config.episode.shuffled_prompts_share and config.episode.shuffled_prompts_from)
 
 
-def _newest_that_leads_to(run: Path, config: ExperimentConfig) -> int:
+def _newest_that_leads_to(run: Place, config: ExperimentConfig) -> int:
     """The newest valid checkpoint with the learning rates of this configuration up to its step."""
     all_steps = [int(directory.name) for directory in step_directories(run / STEPS)]
     leading = {step for step in all_steps if _leads_to(run / STEPS / str(step), config)}
@@ -167,7 +172,7 @@ def _schedule(settings: TrainConfig) -> tuple[int, str, int]:
     return settings.steps, settings.schedule, settings.decay_steps
 
 
-def _leads_to(checkpoint: Path, config: ExperimentConfig) -> bool:
+def _leads_to(checkpoint: Place, config: ExperimentConfig) -> bool:
     """Whether a run of this configuration has the learning rates that led to a checkpoint."""
     try:
         metadata = read_metadata(checkpoint)

@@ -28,6 +28,7 @@ from wsicl_jax.storage.checkpoints import (
     weights_item,
 )
 from wsicl_jax.storage.fingerprints import fingerprint_arrays
+from wsicl_jax.storage.object_path import Place, place_of
 
 
 def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ def save_model(path: str | Path, model: DualBranch, metadata: Mapping[str, Any])
         raise CheckpointError(f"{path} cannot be written: {reason_of(error)}") from error
 
 
-def load_checkpoint(path: str | Path) -> DualBranch:
+def load_checkpoint(path: str | Place) -> DualBranch:
     """The network of a checkpoint: an imported one, the newest of a run, or one step of a run.
 
     If the newest checkpoint of a run is damaged, a warning names it and the previous one is
@@ -59,7 +60,8 @@ def load_checkpoint(path: str | Path) -> DualBranch:
     """
     checkpoint = find_checkpoint(path)
     # `find_checkpoint` has verified what it chose among the checkpoints of a run.
-    if checkpoint == Path(path).absolute() and (reason := damage(checkpoint, weights_only=True)):
+    is_named = checkpoint == place_of(path).absolute()
+    if is_named and (reason := damage(checkpoint, weights_only=True)):
         raise CheckpointError(f"{checkpoint}: {reason}")
     metadata = read_metadata(checkpoint)
     graph, shapes = nnx.split(DualBranch.abstract(experiment_config(metadata).model), nnx.Param)

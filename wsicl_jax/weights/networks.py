@@ -12,7 +12,9 @@ from wsicl_jax.config import ExperimentConfig, config_to_dict
 from wsicl_jax.errors import CheckpointError
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata
-from wsicl_jax.weights.file_loading import load_with_settings
+from wsicl_jax.storage.object_path import Place, place_of
+from wsicl_jax.storage.transfer import on_disk
+from wsicl_jax.weights.file_loading import Loaded, load_with_settings
 from wsicl_jax.weights.network_checkpoint import (
     checkpoint_digest,
     experiment_config,
@@ -21,8 +23,8 @@ from wsicl_jax.weights.network_checkpoint import (
 )
 
 _LICENCES = {
-    "small-nc": "CC BY-NC-SA 4.0: no commercial use, and weights that are trained from it carry the "
-    "same licence"
+    "small-nc": "CC BY-NC-SA 4.0: no commercial use, and weights trained from it carry the same "
+    "licence"
 }
 """Licences of shipped networks that differ from that of the package."""
 
@@ -32,9 +34,9 @@ SEEN = "seen"
 
 @dataclass(frozen=True, eq=False)
 class StoredNetwork:
-    """A network on disk with its metadata; `load` reads its parameters."""
+    """A network on disk, or in an object store, with its metadata; `load` reads its parameters."""
 
-    path: Path
+    path: Place
     """The checkpoint's directory, or the file."""
     metadata: Mapping[str, Any]
     """Such as `config` and `step`; weights of unknown origin have no step."""
@@ -56,16 +58,16 @@ class StoredNetwork:
         Raises:
             CheckpointError: it is damaged, or was changed since it was found.
         """
-        if self.path.is_dir():
+        if not self.path.is_file():
             return load_checkpoint(self.path)
-        model = load_with_settings(self.path).model
+        model = _load_file(self.path).model
         if model_digest(model, self.experiment) != self.digest:
             raise CheckpointError(f"{self.path} was changed while in use; start again")
         return model
 
 
-def find_network(path: str | Path) -> StoredNetwork:
-    """The network at a path, or the shipped network of this name.
+def find_network(path: str | Place) -> StoredNetwork:
+    """The network at a path or URL, or the shipped network of this name.
 
     The name of a shipped network has priority over a file or folder of the same name; write
     `./NAME` or give a `Path` for the latter.
@@ -84,7 +86,7 @@ def find_network(path: str | Path) -> StoredNetwork:
         checkpoint = find_checkpoint(location)
         metadata = read_metadata(checkpoint)
         return StoredNetwork(checkpoint, metadata, checkpoint_digest(metadata))
-    loaded = load_with_settings(location)
+    loaded = _load_file(location)
     experiment, step, seen = loaded.settings
     metadata: dict[str, Any] = {"config": config_to_dict(experiment)}
     if step is not None:
@@ -94,7 +96,7 @@ def find_network(path: str | Path) -> StoredNetwork:
     return StoredNetwork(location.absolute(), metadata, model_digest(loaded.model, experiment))
 
 
-def load_model(path: str | Path) -> DualBranch:
+def load_model(path: str | Place) -> DualBranch:
     """The network of a run (its newest checkpoint), a checkpoint, a file of weights, or a shipped
     network by its name, such as `small`.
 
@@ -104,15 +106,15 @@ def load_model(path: str | Path) -> DualBranch:
     return find_network(path).load()
 
 
-def network_path(path: str | Path) -> Path:
-    """The path of a network by path or name, whether it exists or not.
+def network_path(path: str | Place) -> Place:
+    """The path of a network by path, URL or name, whether it exists or not.
 
     A warning names a file or folder that the name of a shipped network hides, and another states a
     licence that restricts use.
     """
     shipped = shipped_networks()
     if str(path) not in shipped or (isinstance(path, Path) and path.exists()):
-        return Path(path)
+        return place_of(path)
     _state_licence(str(path))
     if Path(path).exists():
         warnings.warn(
@@ -128,6 +130,11 @@ def _state_licence(name: str) -> None:
     """State the licence of a shipped network if it restricts use; once in a process."""
     if name in _LICENCES:
         warnings.warn(f"the licence of {name} is {_LICENCES[name]}", stacklevel=4)
+
+
+def _load_file(path: Place) -> Loaded:
+    with on_disk(path) as file:
+        return load_with_settings(file)
 
 
 def shipped_networks() -> dict[str, Path]:

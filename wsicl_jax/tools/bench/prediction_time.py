@@ -27,6 +27,7 @@ from wsicl_jax.inference.memory_plan import GB
 from wsicl_jax.inference.segmenter import Segmenter
 from wsicl_jax.inference.task import Task
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.terminal.progress import track
 from wsicl_jax.tools.bench.machine import machine
 
@@ -100,7 +101,7 @@ class _TimedSegmenter(Segmenter):
 
 def bench_predict(
     config: ExperimentConfig,
-    checkpoint: Path | None,
+    checkpoint: Place | None,
     shape: Shape3,
     *,
     contexts: int,
@@ -145,7 +146,7 @@ def bench_predict(
 
 
 def _segmenter(
-    config: ExperimentConfig, checkpoint: Path | None, refine: bool | None
+    config: ExperimentConfig, checkpoint: Place | None, refine: bool | None
 ) -> _TimedSegmenter:
     if checkpoint is not None:
         return _TimedSegmenter.load(checkpoint, refine=refine)

@@ -8,10 +8,10 @@ import math
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -31,6 +31,7 @@ from wsicl_jax.errors import ConfigError, MissingExtraError, WsiclError
 from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.evaluate.summaries import skipped_table
 from wsicl_jax.model import ops
+from wsicl_jax.storage.object_path import ObjectPath, Place
 from wsicl_jax.tools.check.check_tables import (
     GB,
     compiled_table,
@@ -58,7 +59,7 @@ from wsicl_jax.tools.check.step_time import devices_of, step_time
 from wsicl_jax.train.binding import find_start
 from wsicl_jax.train.initial_weights import find_weights
 from wsicl_jax.train.lowering import abstract_batch, abstract_state, trace_step
-from wsicl_jax.train.run_directory import steps_done
+from wsicl_jax.train.run_directory import run_directory, steps_done
 
 Show = Callable[[RenderableType], None]
 
@@ -266,7 +267,7 @@ def _check_run(
     config: ExperimentConfig, resume: bool, datasets: list[DataSet] | None
 ) -> tuple[int, list[DataSet] | None]:
     """The step from which the run would go on, and the data sets with its split."""
-    run = Path(config.run)
+    run = run_directory(config)
     _check_writable(run)
     if datasets is None:
         return steps_done(run, config, resume=resume), None
@@ -276,7 +277,15 @@ def _check_run(
     return start.done, start.datasets
 
 
-def _check_writable(run: Path) -> None:
+def _check_writable(run: Place) -> None:
+    if isinstance(run, ObjectPath):
+        probe = run / f".wsicl-check-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write to {run}: {error.strerror}") from error
+        return
     parent = run.absolute()
     while not parent.exists():
         parent = parent.parent

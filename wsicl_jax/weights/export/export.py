@@ -17,6 +17,7 @@ from wsicl_jax.errors import ExportError
 from wsicl_jax.geometry.axes import Shape3
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.storage.atomic import appearing, directory_made, why_not_writable, write_whole
+from wsicl_jax.storage.object_path import Place
 from wsicl_jax.weights.export.card import CardContent, card
 from wsicl_jax.weights.export.measured import Measured
 from wsicl_jax.weights.export.verification import Comparison, Runner, checked_grid, compare
@@ -66,7 +67,7 @@ class Exported:
 
 
 def export(
-    checkpoint: str | Path,
+    checkpoint: str | Place,
     output: str | Path,
     format: Format,
     *,
