@@ -14,6 +14,7 @@ from wsicl_jax.data.store import Store
 from wsicl_jax.errors import DataError, WsiclError
 from wsicl_jax.tools.show.store_listing import label_table, triple
 from wsicl_jax.train.log import read_log
+from wsicl_jax.train.meter import EPISODES_OF, LOSS_OF, worst_structures
 
 
 def describe(name: str | Path) -> RenderableType:
@@ -85,7 +86,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
 def _describe_checkpoint(path: Path) -> RenderableType:
     from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
     from wsicl_jax.train.binding import seen_by
-    from wsicl_jax.train.run_checkpoints import has_steps, read_score
+    from wsicl_jax.train.run_checkpoints import has_steps, read_quality
     from wsicl_jax.train.run_directory import saved_settings
     from wsicl_jax.weights.network_checkpoint import experiment_config
     from wsicl_jax.weights.networks import find_network
@@ -105,8 +106,10 @@ def _describe_checkpoint(path: Path) -> RenderableType:
             ("verified", damage(checkpoint) or "yes"),
             ("written by", f"wsicl_jax {metadata['version']}"),
         ]
-        if (dice := read_score(checkpoint)) is not None:
-            facts.append(("validation Dice", f"{dice:.4f}"))
+        if (quality := read_quality(checkpoint)) is not None:
+            facts.append(("validation Dice", f"{quality.dice:.4f}"))
+            if quality.loss is not None:
+                facts.append(("validation loss", f"{quality.loss:.4g}"))
     facts += _network(config)
     if "source" in metadata:
         facts.append(("imported from", metadata["source"]))
@@ -122,8 +125,12 @@ def _describe_checkpoint(path: Path) -> RenderableType:
     for entry in read_log(path):
         newest |= entry
     facts += [
-        (name, f"{value:.4g}") for name, value in newest.items() if name not in ("step", "skipped")
+        (name, f"{value:.4g}")
+        for name, value in newest.items()
+        if name not in ("step", "skipped") and not name.startswith((EPISODES_OF, LOSS_OF))
     ]
+    if worst := worst_structures(newest):
+        facts.append(("highest losses", worst))
     if checkpoint is None:
         return _facts(*facts)
     try:
