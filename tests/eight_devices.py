@@ -71,7 +71,7 @@ def episodes(grid=GRID) -> Episode:
     ]
     weights = rng.random((BATCH, CONTEXTS), np.float32)
     weights[:, -2:] = 0  # so that whole devices have only filled-up contexts
-    return Episode(*volumes, weights)
+    return Episode(*volumes, weights, np.zeros((BATCH, 1), np.int32))
 
 
 def augmentation() -> dict:

@@ -101,6 +101,15 @@ def test_a_run_ends_with_its_evaluation(run):
     }
 
 
+def test_a_run_logs_the_loss_of_its_validation_cases_and_draws_them(run):
+    trials = json.loads((run / "evaluation.json").read_text())["trials"]
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    mean = sum(trial["loss"] for trial in trials) / len(trials)
+    assert logged[-1]["validation_loss"] == pytest.approx(mean)
+    (board,) = (run / "tensorboard").iterdir()
+    assert board.read_bytes().count(b"pictures/Dataset001_Blocks/") == 2
+
+
 def test_eval_prints_a_table_and_writes_json(run, tmp_path, capsys):
     file = tmp_path / "scores.json"
     settings = ["evaluation.kinds=[mask]", "evaluation.contexts=2"]

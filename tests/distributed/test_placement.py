@@ -167,7 +167,7 @@ def test_a_process_alone_holds_every_row_of_a_batch_in_order():
     assert parallel.local_rows(4, mesh) == [0, 1, 2, 3]
     rng = np.random.default_rng(0)
     volumes = [rng.random((4, *count, 16, 8, 8, 1), np.float32) for count in ((), (), (2,), (2,))]
-    batch = Episode(*volumes, rng.random((4, 2), np.float32))
+    batch = Episode(*volumes, rng.random((4, 2), np.float32), np.zeros((4, 1), np.int32))
     for placed, given in zip(parallel.to_devices(batch, mesh, 4), batch, strict=True):
         np.testing.assert_array_equal(placed, given)
 

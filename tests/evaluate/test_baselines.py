@@ -34,7 +34,11 @@ def line(values) -> np.ndarray:
 
 def episode(target, images, prompts) -> Episode:
     truth, weights = np.zeros_like(target), np.ones(len(images))
-    return Episode(*map(line, (target, truth, images, prompts)), weights.astype(np.float32))
+    return Episode(
+        *map(line, (target, truth, images, prompts)),
+        weights.astype(np.float32),
+        np.zeros(0, np.int32),
+    )
 
 
 def scores_of(name: str, data, *, kind="mask", prompts=1, sizes=(1, 2)):

@@ -20,6 +20,7 @@ def some_episodes(count: int, contexts: int = CONTEXTS) -> list[Episode]:
         Episode(
             *(rng.random((*n, *GRID, 1), np.float32) for n in ((), (), (contexts,), (contexts,))),
             np.ones(contexts, np.float32),
+            np.zeros(0, np.int32),
         )
         for _ in range(count)
     ]

@@ -11,6 +11,7 @@ from wsicl_jax.evaluate.protocols.restoration import BEFORE
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.evaluate.summaries import (
     mean_dice,
+    mean_loss,
     mean_ssim,
     report,
     score_tables,
@@ -139,3 +140,14 @@ def test_the_report_is_json_with_every_trial():
     assert content["mean_dice"]["set/a/box"] == pytest.approx(0.6)
     assert content["mean_ssim"] == {}
     assert content["trials"] == [asdict(one) for one in SCORES]
+
+
+def test_the_validation_loss_is_that_in_context_and_else_that_of_restoration():
+    in_context = [score(loss=value) for value in (1.0, 3.0)]
+    restored = [
+        score(loss=value, model=model, protocol="restoration")
+        for model, value in ((BEFORE, 9.0), ("it", 5.0))
+    ]
+    assert mean_loss([*in_context, *restored, *ROUNDS]) == 2.0
+    assert mean_loss(restored) == 5.0
+    assert mean_loss(SCORES) is None

@@ -52,13 +52,16 @@ def on(store: Path, run: Path):
     return config_from_dict(plain)
 
 
-def test_the_log_tells_episodes_and_loss_of_each_data_set(data_set, tmp_path):
+def test_the_log_tells_episodes_and_loss_of_each_data_set_and_structure(data_set, tmp_path):
     settings = config_to_dict(on(data_set, tmp_path / "run"))
     settings["data"].append({"store": "synthetic"})
     config = config_from_dict(settings)
     train(config)
     counts = dict.fromkeys(("blocks", "synthetic"), 0.0)
-    for line in read_lines(tmp_path / "run"):
+    lines = read_lines(tmp_path / "run")
+    by_structure = [line for line in lines if any(n.startswith("loss_of/blocks/") for n in line)]
+    assert [line["step"] for line in by_structure] == [3, 6, 8]  # with the checkpoints
+    for line in (line for line in lines if "loss" in line):
         shown = [name for name in counts if f"episodes_of/{name}" in line]
         episodes = {name: line[f"episodes_of/{name}"] for name in shown}
         total = sum(line[f"loss_of/{name}"] * count for name, count in episodes.items())
@@ -67,6 +70,10 @@ def test_the_log_tells_episodes_and_loss_of_each_data_set(data_set, tmp_path):
             counts[name] += episodes[name]
     assert sum(counts.values()) == STEPS * config.train.batch
     assert all(counts.values())
+    names = [name for line in by_structure for name in line if "/blocks/" in name]
+    assert {name.rpartition("/")[2] for name in names} == {"left", "right"}
+    shown = [line[name] for line in by_structure for name in line if "episodes_of" in name]
+    assert counts["blocks"] <= sum(shown) <= 2 * counts["blocks"]  # some unite both
 
 
 @pytest.fixture(scope="module")

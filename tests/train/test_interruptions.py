@@ -25,6 +25,7 @@ from wsicl_jax.cli import main
 from wsicl_jax.errors import CheckpointError, PreemptedError, TrainingError
 from wsicl_jax.storage.checkpoints import damage
 from wsicl_jax.train import loop
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step
 from wsicl_jax.weights.network_checkpoint import load_checkpoint
@@ -140,7 +141,7 @@ def test_sigterm_during_an_evaluation_stops_at_a_step_after_it(whole_run, tmp_pa
 
     def evaluate(model):
         terminate()
-        return {"dice": 0.5}
+        return Evaluation({"dice": 0.5})
 
     with pytest.raises(PreemptedError, match="step 5"):
         train(tiny(run, evaluate_every=3), evaluate=evaluate)

@@ -1,10 +1,15 @@
 """A run's log is read whatever has become of it, and damaged lines are kept apart."""
 
+import io
 import json
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
 
 from wsicl_jax.train.log import RunLog, read_log
 
@@ -51,7 +56,7 @@ def test_a_line_longer_than_any_entry_is_damaged(tmp_path):
     with RunLog(tmp_path, 0, leader=True) as log:
         log.write(1, {"loss": 1.0})
     path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1, "loss": 1' + " " * 2**16 + '}\n{"step": 2, "loss": 0.5}\n')
+    path.write_text('{"step": 1, "loss": 1' + " " * 2**20 + '}\n{"step": 2, "loss": 0.5}\n')
     with pytest.warns(UserWarning, match="damaged"):
         assert [entry["step"] for entry in read_log(tmp_path)] == [2]
 
@@ -64,3 +69,26 @@ def test_a_log_does_not_import_torch(tmp_path):
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_go_to_tensorboard_but_not_again_for_a_repeated_evaluation(tmp_path):
+    png = (Path(__file__).parents[2] / "docs/images/demo_segmentations.png").read_bytes()
+    for done, count in ((0, 1), (1, 0)):
+        with RunLog(tmp_path, done, leader=True) as log:
+            log.write(1, {"dice": 0.5}, {"pictures/a": png})
+        (board,) = (tmp_path / "tensorboard").iterdir()
+        images = [v.image for v in tensorboard_values(board) if v.tag == "pictures/a"]
+        assert [image.encoded_image_string for image in images] == [png] * count
+        for image in images:
+            assert (image.width, image.height) == Image.open(io.BytesIO(png)).size
+        board.unlink()  # a start in the same second would write the same file
+
+
+def tensorboard_values(file: Path) -> list:
+    """All values in a file of TensorBoard, whose records are length, checksum, event, checksum."""
+    content, values = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        values += Event.FromString(content[12 : 12 + length]).summary.value
+        content = content[16 + length :]
+    return values

@@ -18,6 +18,7 @@ from tiny_runs import (
 from wsicl_jax.config import config_from_dict, config_to_dict, override_config
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.storage.checkpoints import read_metadata
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.meter import MEASURED
 from wsicl_jax.train.run_directory import _has_no_share_of_steps
@@ -117,7 +118,7 @@ def test_the_network_that_is_evaluated_is_the_averaged_one(averaged_run, tmp_pat
 
     def evaluate(model):
         evaluated.append(model)
-        return {"dice": 0.5}
+        return Evaluation({"dice": 0.5})
 
     train(tiny(run, ema=0.9), evaluate=evaluate)
     assert_equal_networks(evaluated[-1], averaged_run[1])
@@ -165,7 +166,7 @@ PLATEAU = {"schedule": "plateau", "evaluate_every": 2, "plateau_patience": 1, "l
 
 
 def always_the_same(model):
-    return {"dice": 0.5}
+    return Evaluation({"dice": 0.5}, loss=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def plateau_run(tmp_path_factory):
     return run, train(config, evaluate=always_the_same)
 
 
-def test_the_learning_rate_is_halved_while_the_validation_dice_does_not_rise(plateau_run):
+def test_the_learning_rate_is_halved_while_the_validation_loss_does_not_fall(plateau_run):
     rates = [x["learning_rate"] for x in read_lines(plateau_run[0]) if "learning_rate" in x]
     # Evaluated after 2, 4 and 6 steps; that after 2 is the best one.
     assert rates == pytest.approx([0, 5e-4, 1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4])
@@ -277,7 +278,7 @@ def test_the_evaluator_is_called_on_time_and_its_scores_are_logged(tmp_path):
 
     def evaluate(model):
         calls.append(model)
-        return {"dice": 0.5}
+        return Evaluation({"dice": 0.5})
 
     run = tmp_path / "run"
     train(tiny(run, evaluate_every=3), evaluate=evaluate)

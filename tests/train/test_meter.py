@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from wsicl_jax.train.meter import Meter
+from wsicl_jax.train.meter import Meter, worst_structures
 
 
 class Clock:
@@ -130,3 +130,25 @@ def test_a_restarted_run_goes_on_with_the_sums(meter, clock):
     entry = again.entry()
     assert entry["loss"] == 1.5 and entry["contexts"] == 3
     assert entry["seconds_per_step"] == 1.0
+
+
+def test_each_structure_has_the_number_of_its_episodes_and_their_mean_loss(meter, clock):
+    of_step = step(2.0) | {"losses": [1.0, 3.0]}
+    structures = [["set/liver", "set/heart"], ["set/heart"]]
+    meter.add(of_step, contexts=1, seconds_waiting=0.0, structures=structures)
+    clock.now = 1.0
+    assert not any("/" in name for name in meter.entry())
+    again = Meter(lambda _: 0.0, batch=2, peak=None, unlogged=meter.unlogged, clock=clock)
+    again.add(of_step, contexts=1, seconds_waiting=0.0, structures=[["set/liver"], ["set/bone"]])
+    again.add(step(9.0, skipped=1, in_row=1), contexts=1, seconds_waiting=0.0)
+    entry = again.structures_entry()
+    assert list(entry.items()) == [
+        ("loss_of/set/bone", 3.0),
+        ("episodes_of/set/bone", 1),
+        ("loss_of/set/heart", 2.0),
+        ("episodes_of/set/heart", 2),
+        ("loss_of/set/liver", 1.0),
+        ("episodes_of/set/liver", 2),
+    ]
+    assert worst_structures(entry, 2) == "set/bone 3 (1 episodes), set/heart 2 (2 episodes)"
+    assert again.structures_entry() == {}

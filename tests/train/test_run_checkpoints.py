@@ -12,8 +12,14 @@ from tiny_runs import STEPS, assert_equal_networks, learning, saved_steps, tiny
 
 from wsicl_jax.errors import CheckpointError, WsiclError
 from wsicl_jax.storage.checkpoints import damage, find_checkpoint
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.loop import train
-from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step, read_score
+from wsicl_jax.train.run_checkpoints import (
+    Quality,
+    RunCheckpoints,
+    newest_valid_step,
+    read_quality,
+)
 from wsicl_jax.weights.network_checkpoint import load_checkpoint
 
 NEWEST, BEFORE = 8, 6
@@ -156,9 +162,9 @@ def test_the_best_checkpoints_are_kept_besides_the_newest(tmp_path):
     dice = iter([0.3, 0.9, 0.5, 0.4, 0.2])
     run = tmp_path / "run"
     config = tiny(run, checkpoint_every=100, evaluate_every=2, keep_checkpoints=1, keep_best=1)
-    train(config, evaluate=lambda model: {"a": next(dice)})
+    train(config, evaluate=lambda model: Evaluation({"a": next(dice)}))
     assert saved_steps(run) == [4, STEPS]
-    assert read_score(run / "checkpoints" / "4") == 0.9
+    assert read_quality(run / "checkpoints" / "4") == Quality(0.9)
 
 
 def test_scores_are_known_again_after_a_restart(tmp_path):
@@ -169,12 +175,13 @@ def test_scores_are_known_again_after_a_restart(tmp_path):
         if len(scores) == 2:
             raise KeyboardInterrupt
         scores.append({"a": 0.9 - 0.1 * len(scores), "b": 0.9})
-        return scores[-1]
+        return Evaluation(scores[-1])
 
     scores = []
     with pytest.raises(KeyboardInterrupt):
         train(tiny(run, evaluate_every=2, **settings), evaluate=evaluate)
-    train(tiny(run, evaluate_every=2, **settings), resume=True, evaluate=lambda model: {"a": 0.1})
+    low = Evaluation({"a": 0.1})
+    train(tiny(run, evaluate_every=2, **settings), resume=True, evaluate=lambda model: low)
     assert saved_steps(run) == [2, STEPS]
     # The evaluation that was interrupted is made up for.
     assert [line["step"] for line in learning(run) if "a" in line] == [2, 4, 6, STEPS]
@@ -214,7 +221,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_can_be_gone_on_from(whole_run, 
         while not (run / "checkpoints" / "4").is_dir():
             time.sleep(0.01)
         filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 32_000))
-        return {"a": 0.5}
+        return Evaluation({"a": 0.5})
 
     with pytest.raises(CheckpointError, match=r"step 6 could not be written .* make room"):
         train(tiny(run, evaluate_every=4), evaluate=fill_up)

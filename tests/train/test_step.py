@@ -55,7 +55,14 @@ def training():
 def episodes(value: float = 0.5) -> Episode:
     volume = np.full((1, 4, 4, 4, 1), value, np.float32)
     weights = np.ones((1, 1), np.float32)
-    return Episode(volume, np.ones_like(volume), volume[:, None], volume[:, None], weights)
+    return Episode(
+        volume,
+        np.ones_like(volume),
+        volume[:, None],
+        volume[:, None],
+        weights,
+        np.zeros((1, 1), np.int32),
+    )
 
 
 def counters(state) -> dict[str, int]:
@@ -104,7 +111,7 @@ def test_updates_go_on_after_a_skipped_one_as_if_it_had_not_been(training):
 def test_accumulated_gradients_give_the_updates_of_the_whole_batch(gradient, accumulate):
     rng = np.random.default_rng(0)
     volumes = [rng.random((4, *n, 4, 4, 4, 1), np.float32) for n in ((), (), (3,), (3,))]
-    batch = Episode(*volumes, np.ones((4, 3), np.float32))
+    batch = Episode(*volumes, np.ones((4, 3), np.float32), np.zeros((4, 1), np.int32))
     context = ContextConfig(mini_context=int(gradient == "truncated"), gradient=gradient)
     found = []
     for parts in (1, accumulate):

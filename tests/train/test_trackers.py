@@ -1,10 +1,12 @@
 """Other services show what the log has; none of them can end a run."""
 
+import io
 import json
 import time
 import warnings
 
 import pytest
+from PIL import Image
 
 from wsicl_jax.errors import ConfigError
 from wsicl_jax.train import trackers
@@ -14,6 +16,15 @@ from wsicl_jax.train.trackers import Trackers, check_trackers
 FACTS = {"version": "0.1", "data": "digest"}
 
 
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), "red").save(file, "png")
+    return file.getvalue()
+
+
+PNG = _png()
+
+
 def track(run, names, *steps: int, done: int = 0) -> None:
     """A start of a run that logs these steps; the loss is ten times the step."""
     with (
@@ -21,7 +32,7 @@ def track(run, names, *steps: int, done: int = 0) -> None:
         RunLog(run, done, leader=True, trackers=opened) as log,
     ):
         for step in steps:
-            log.write(step, {"loss": 10.0 * step, "loss_of/a": 1.0})
+            log.write(step, {"loss": 10.0 * step, "loss_of/a": 1.0}, {"pictures/a (1)": PNG})
 
 
 @pytest.fixture
@@ -44,9 +55,23 @@ def test_mlflow_has_the_entries_of_a_resumed_run_in_one_run(run):
     assert sorted((entry.step, entry.value) for entry in entries) == [(1, 10), (2, 20), (3, 30)]
     assert tracked.data.tags.items() >= FACTS.items()
     assert tracked.info.status == "FINISHED"
-    assert [artifact.path for artifact in client.list_artifacts(tracked.info.run_id)] == [
-        "config.yaml"
+    assert tracked.data.params == {"train.steps": "9"}
+    paths = [file.path for file in client.list_artifacts(tracked.info.run_id)]
+    assert paths == ["config.yaml", "images"]
+    images = [file.path for file in client.list_artifacts(tracked.info.run_id, "images")]
+    whole = [path for path in images if path.endswith(".png")]
+    assert sorted(path.partition("+timestamp")[0] for path in whole) == [
+        f"images/pictures~a _1_+step+{step}" for step in (1, 2, 3)
     ]
+
+
+def test_mlflow_gets_more_entries_than_it_takes_at_once_whatever_their_names(run):
+    mlflow = pytest.importorskip("mlflow")
+    names = [f"loss_of/{n} (left, T1=2)" for n in range(1001)]
+    with Trackers(run, ["mlflow"], {}, FACTS) as opened:
+        opened.write(1, dict.fromkeys(names, 0.5))
+    known = json.loads((run / "trackers.json").read_text())["mlflow"]
+    assert len(mlflow.MlflowClient().get_run(known).data.metrics) == len(names)
 
 
 @pytest.mark.slow  # wandb starts a process of its own
@@ -58,6 +83,7 @@ def test_wandb_writes_the_entries_offline_under_one_id(run):
     written = list((run / "wandb").glob("offline-run-*/*.wandb"))
     known = json.loads((run / "trackers.json").read_text())["wandb"]
     assert {file.stem for file in written} == {f"run-{known}"}
+    assert len(list((run / "wandb").glob("offline-run-*/files/media/images/**/*.png"))) == 2
     deadline = time.monotonic() + 30  # another process writes them
     while not all(b"loss_of/a" in file.read_bytes() for file in written):
         assert time.monotonic() < deadline
@@ -71,7 +97,7 @@ def test_a_tracker_that_fails_is_told_once_and_left_out(run, monkeypatch):
         def __init__(self, *_):
             pass
 
-        def write(self, step, values):
+        def write(self, step, values, pictures):
             raise ConnectionError("no route to host")
 
         def close(self, *, has_failed):

@@ -13,6 +13,7 @@ _BENCH_SECTIONS = {
     "predict": ("model", "volume"),
     "save": ("model", "train"),
     "serve": (),
+    "step": ("model", "volume", "train"),
 }
 """Sections that `wsicl bench` may change; the others do not affect the cost."""
 
@@ -23,7 +24,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.json:
         check_writable(Path(options.json))
-    batch = options.devices if options.what == "exchange" else 1
+    batch = {"exchange": options.devices, "step": 4}.get(options.what, 1)
     config = ExperimentConfig(train=TrainConfig(batch=batch))
     config = override_config(config, options.overrides, _BENCH_SECTIONS[options.what])
     if options.what == "loader":
@@ -40,6 +41,15 @@ def _bench(options: argparse.Namespace) -> int:
             [(config.model.channels, config.volume.grid)] if chosen else CASES,
             contexts=max(options.contexts or [4]),
             repeats=max(options.repeats, 1),
+            show=console().print,
+        )
+    elif options.what == "step":
+        from wsicl_jax.tools.bench.step_options import bench_step
+
+        numbers = bench_step(
+            config,
+            contexts=max(options.contexts or [4]),
+            repeats=options.repeats,
             show=console().print,
         )
     elif options.what == "predict":
@@ -116,21 +126,23 @@ def add_bench(verb: Verb) -> None:
     )
     bench.add_argument(
         "what",
-        choices=("model", "context", "exchange", "loader", "predict", "save", "serve"),
+        choices=("model", "context", "exchange", "loader", "predict", "save", "serve", "step"),
         help="model: a training step and a forward pass against the PyTorch network; "
         "context: memory and time by size of the context set and by remat; "
         "exchange: bytes between devices by mesh, of the compiled program; "
         "loader: volumes per second from disk, and memory; "
         "predict: one target, from its file to that of its label map; "
         "save: a checkpoint, in a directory or an object store; "
-        "serve: a correction in the service of the page",
+        "serve: a correction in the service of the page; "
+        "step: a training step with train.ema and with train.accumulate, against without",
     )
     bench.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     bench.add_argument(
         "--contexts",
         type=lambda text: [at_least(1)(size) for size in text.split(",")],
         metavar="L,L,...",
-        help="sizes of the context set (2,8,32); for model: 4, for predict: 8, for serve: 3",
+        help="sizes of the context set (2,8,32); for model and step: 4, for predict: 8, for "
+        "serve: 3",
     )
     repeats = "timed runs (3); 0: memory only"
     bench.add_argument("--repeats", type=at_least(0), default=3, metavar="N", help=repeats)

@@ -69,12 +69,16 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     from wsicl_jax.evaluate.scoring import evaluate
     from wsicl_jax.evaluate.summaries import (
         mean_dice,
+        mean_loss,
         mean_ssim,
         report,
         score_tables,
         skipped_table,
     )
+    from wsicl_jax.model.losses import make_loss
+    from wsicl_jax.report.validation_pictures import validation_pictures
     from wsicl_jax.terminal.progress import console
+    from wsicl_jax.train.evaluation import Evaluation
     from wsicl_jax.train.loop import train
     from wsicl_jax.train.run_directory import run_directory
 
@@ -85,10 +89,16 @@ def _train_and_evaluate(config: "ExperimentConfig", start: "RunStart") -> int:
     # Sampled once, at the first evaluation, because this reads label maps.
     marked = functools.cache(lambda: [with_prompts(data) for data in planned])
 
+    loss = jax.jit(make_loss(config.train))
+
     def evaluator(model):
-        network = Predictor(model, config.volume, jax.devices())
-        scores[:] = evaluate(network, marked(), config.evaluation, run.name)
-        return mean_dice(scores) | mean_ssim(scores)
+        network, data = Predictor(model, config.volume, jax.devices()), marked()
+        scores[:] = evaluate(network, data, config.evaluation, run.name, loss)
+        return Evaluation(
+            mean_dice(scores) | mean_ssim(scores),
+            mean_loss(scores),
+            validation_pictures(network, data, scores, config.train.pictures),
+        )
 
     try:
         train(config, start, evaluate=evaluator if planned else None)

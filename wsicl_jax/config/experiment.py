@@ -103,6 +103,17 @@ class ExperimentConfig:
         return self
 
     @model_validator(mode="after")
+    def _check_schedule(self):
+        if self.train.schedule == "plateau" and not (
+            self.evaluation.kinds or self.evaluation.restoration
+        ):
+            raise ValueError(
+                "train.schedule = plateau follows the validation loss, which interactive sessions "
+                "do not have: set evaluation.kinds"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_data(self):
         if not any(dataset.weight for dataset in self.data):
             raise ValueError("every data set has weight 0; give one of them a larger weight")

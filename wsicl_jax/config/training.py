@@ -51,12 +51,12 @@ class TrainConfig:
     parameter."""
     schedule: Literal["constant", "cosine", "warmup_stable_decay", "plateau"] = "cosine"
     """Learning rate after the warm-up; `cosine` ends at 0. `warmup_stable_decay` is constant and
-    falls linearly to 0 over the last `decay_steps`. `plateau` is halved while the validation Dice
-    does not rise. All but `cosine` can be trained on with more `steps`."""
+    falls linearly to 0 over the last `decay_steps`. `plateau` is halved while the validation loss
+    does not fall. All but `cosine` can be trained on with more `steps`."""
     decay_steps: Count = 0
     """Last steps of the run, over which `warmup_stable_decay` lowers the learning rate."""
     plateau_patience: Positive = 10
-    """Evaluations in a row without a higher mean validation Dice, after which `plateau` halves the
+    """Evaluations in a row without a lower validation loss, after which `plateau` halves the
     learning rate."""
     plateau_floor: Share = 0.01
     """Smallest share of `learning_rate` that `plateau` leaves."""
@@ -77,7 +77,8 @@ class TrainConfig:
     log_every: Positive = 20
     """Steps between log entries."""
     checkpoint_every: Positive = 500
-    """Steps between checkpoints; the last step always has one."""
+    """Steps between checkpoints, and between log entries of every structure; the last step always
+    has both."""
     keep_checkpoints: Positive = 2
     """Number of newest checkpoints to keep."""
     keep_best: Count = 1
@@ -87,6 +88,9 @@ class TrainConfig:
     ends the run."""
     evaluate_every: Count = 0
     """Steps between evaluations on validation cases; 0: only at the end."""
+    pictures: Count = 2
+    """Validation cases that every evaluation during training draws for TensorBoard and the
+    trackers; 0: none."""
     profile: Annotated[tuple[Positive, ...], AfterValidator(_check_profile)] = ()
     """First and last step of which process 0 writes a trace to the run's directory, for TensorBoard
     and Perfetto, such as [20, 22]; empty: none."""

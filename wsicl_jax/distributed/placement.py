@@ -29,6 +29,7 @@ PLACEMENT = {
     "context_images": PartitionSpec(DATA, CONTEXT, SPACE),
     "context_prompts": PartitionSpec(DATA, CONTEXT, SPACE),
     "context_weights": PartitionSpec(DATA),
+    "structures": PartitionSpec(DATA),
 }
 """Sharding of each array of a batch: mesh axes for its leading dimensions."""
 

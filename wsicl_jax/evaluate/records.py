@@ -71,6 +71,8 @@ class Score:
     """Annotation time of the prompts of the whole context set."""
     fewer: int = 0
     """Context images with fewer prompts than requested, because their structure is small."""
+    loss: float | None = None
+    """In evaluations during training: the training loss, on the working grid."""
     dice: float | None = None
     """With the truth; in target dependence, with the network's own mask on the true target."""
     surface_dice: float | None = None

@@ -13,6 +13,7 @@ from wsicl_jax.evaluate.protocols.interactive import score_interactive
 from wsicl_jax.evaluate.protocols.restoration import score_restoration
 from wsicl_jax.evaluate.protocols.target_dependence import score_target_dependence
 from wsicl_jax.evaluate.records import Protocol, Score
+from wsicl_jax.model.losses import Loss
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 
 
@@ -79,15 +80,20 @@ def score(
     planned: Planned,
     config: EvaluationConfig,
     model: str,
+    loss: Loss | None = None,
 ) -> list[Score]:
     """The scores of one model on one data set at one setting.
+
+    With `loss`, scores in context and of restoration have it.
 
     Raises:
         DataError: the list of episodes lacks what the setting needs, or a case cannot be read.
     """
     sizes = sizes_of(planned.episodes, config)
     if setting.protocol == "restoration":
-        return score_restoration(network, *planned, model=model, task=setting.kind, sizes=sizes)
+        return score_restoration(
+            network, *planned, model=model, task=setting.kind, sizes=sizes, loss=loss
+        )
     prompted = {"model": model, "kind": setting.kind, "prompts": setting.prompts}
     if setting.protocol == "target_dependence":
         return score_target_dependence(network, *planned, **prompted, contexts=sizes[-1])
@@ -102,17 +108,23 @@ def score(
             enforce=config.interactive.enforce_prompts,
             tolerance_mm=config.tolerance_mm,
         )
-    in_context = score_baseline if isinstance(network, Baseline) else score_in_context
-    return in_context(network, *planned, **prompted, sizes=sizes, tolerance_mm=config.tolerance_mm)
+    prompted |= {"sizes": sizes, "tolerance_mm": config.tolerance_mm}
+    if isinstance(network, Baseline):
+        return score_baseline(network, *planned, **prompted)
+    return score_in_context(network, *planned, **prompted, loss=loss)
 
 
 def evaluate(
-    network: Predictor, planned: Sequence[Planned], config: EvaluationConfig, model: str = ""
+    network: Predictor,
+    planned: Sequence[Planned],
+    config: EvaluationConfig,
+    model: str = "",
+    loss: Loss | None = None,
 ) -> list[Score]:
-    """All settings on all data sets, whose lists have their prompts."""
+    """All settings on all data sets, whose lists have their prompts; with `loss` as `score`."""
     return [
         one
         for setting in settings_of(config)
         for data in planned
-        for one in score(setting, network, data, config, model)
+        for one in score(setting, network, data, config, model, loss)
     ]

@@ -42,6 +42,22 @@ def mean_ssim(scores: Sequence[Score]) -> dict[str, float]:
     return {key: float(np.mean(values)) for key, values in groups.items()}
 
 
+def mean_loss(scores: Sequence[Score]) -> float | None:
+    """The validation loss: the mean over all scores in context; without any, over restoration.
+
+    None if they have none.
+    """
+    for protocol in ("in_context", "restoration"):
+        losses = [
+            score.loss
+            for score in scores
+            if score.loss is not None and score.protocol == protocol and score.model != BEFORE
+        ]
+        if losses:
+            return float(np.mean(losses))
+    return None
+
+
 def score_tables(scores: Sequence[Score]) -> list[Table]:
     """Mean scores, a table for each protocol in the scores.
 

@@ -122,22 +122,23 @@ def prediction_words(case: ReplayedCase) -> str:
     return f"{case.score.model}: Dice {number(case.score.dice)}{empty}"
 
 
-def case_figure(target: PicturedTarget) -> Figure:
+def case_figure(target: PicturedTarget, headline: str = "") -> Figure:
     """A row for each model: the target in three planes with truth and prediction.
 
     Beside the first row the first context images. Planes go through the largest cross-sections of
     the truth. Axes are RAS+, in true proportions; the subject's left is at the left. A context
-    image is drawn on the slice with most of its prompts.
+    image is drawn on the slice with most of its prompts. A `headline` comes above them all.
     """
     cases = target.cases
     contexts = cases[0].contexts[:MOST_CONTEXTS]
-    height = len(cases) * (_ROW + _HEAD) + _FOOT
+    above = _HEAD if headline else 0.0
+    height = above + len(cases) * (_ROW + _HEAD) + _FOOT
     figure = new_figure(WIDTH, height)
     figure.set_facecolor(_BACKGROUND)
     figure.set_layout_engine("none")
     right = 0.74 if contexts else 0.985
     for row, case in enumerate(cases):
-        top = 1 - (row * (_ROW + _HEAD) + _HEAD) / height
+        top = 1 - (above + row * (_ROW + _HEAD) + _HEAD) / height
         planes = figure.add_gridspec(
             1, 3, left=0.012, right=right, bottom=top - _ROW / height, top=top, wspace=0.035
         )
@@ -156,7 +157,7 @@ def case_figure(target: PicturedTarget) -> Figure:
                 )  # fmt: skip
     if contexts:
         rows, columns = min(2, len(contexts)), -(-len(contexts) // 2)
-        top = 1 - _HEAD / height
+        top = 1 - (above + _HEAD) / height
         small = figure.add_gridspec(
             rows, columns, left=right + 0.02, right=0.99, bottom=top - _ROW / height, top=top,
             wspace=0.05, hspace=0.16,
@@ -171,6 +172,8 @@ def case_figure(target: PicturedTarget) -> Figure:
             _overlay(axis, context.prompts.take(index, flat))
             _outline(axis, context.truth.take(index, flat), _TRUTH, width=1.0)
             axis.set_title(f"context {count}, {_PLANES[flat]}", fontsize=7, color=_TEXT, pad=3)
+    if headline:
+        figure.text(0.012, 1 - 0.5 * above / height, headline, va="center", color=_TEXT, size=9.5)
     handles = [
         Line2D([], [], color=_TRUTH, lw=1.6, label="truth"),
         Line2D([], [], color=_PREDICTION, lw=1.6, label="prediction"),

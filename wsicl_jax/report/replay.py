@@ -67,7 +67,7 @@ class Replay:
         for network, planned in self._sources(score):
             data = self._planned(*planned)
             if any(e.name == score.episode for e in data.episodes.episodes):
-                return _replayed(self._network(*network), data, score)
+                return replayed(self._network(*network), data, score)
         raise DataError(
             f"no sweep has a checkpoint of {score.model} and the list of {score.data_set} with "
             f"{score.episode}: another tool made its masks"
@@ -104,7 +104,14 @@ def _planned(path: Place, digest: str) -> Planned:
     return Planned(listed, cases_of(listed))
 
 
-def _replayed(network: Predictor, planned: Planned, score: Score) -> ReplayedCase:
+def replayed(network: Predictor, planned: Planned, score: Score) -> ReplayedCase:
+    """Run an in-context score's episode of a list with prompts again.
+
+    Collective, if the network is on devices of several processes.
+
+    Raises:
+        DataError: a case cannot be read.
+    """
     listed, cases = planned
     (episode,) = (e for e in listed.episodes if e.name == score.episode)
     inputs = prompted(

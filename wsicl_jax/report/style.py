@@ -116,7 +116,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def drawn(name: str, draw: Callable[[], Figure], *, picture: bool = False) -> Drawing:
+def drawn(
+    name: str, draw: Callable[[], Figure], *, picture: bool = False, dpi: int = _PNG_DPI
+) -> Drawing:
     """Draw in the report's style, and encode as PNG and, unless it is a picture, as SVG.
 
     The same figure gives the same bytes.
@@ -124,7 +126,7 @@ def drawn(name: str, draw: Callable[[], Figure], *, picture: bool = False) -> Dr
     with styled(name):
         figure = draw()
         png = io.BytesIO()
-        figure.savefig(png, dpi=_PNG_DPI, format="png", metadata={"Software": None})
+        figure.savefig(png, dpi=dpi, format="png", metadata={"Software": None})
         svg = ""
         if not picture:
             written = io.StringIO()

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 _WIDTH_OF_PIPED_TABLES = 120
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Counts work done, of the total of `track`."""
 
@@ -32,6 +33,10 @@ class Tracker(Protocol):
 
     def status(self, text: str) -> None:
         """Show this text after the count, such as the current loss."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
         ...
 
     def paused(self) -> AbstractContextManager[None]:
@@ -83,6 +88,9 @@ class _Bar:
     def status(self, text: str) -> None:
         self._progress.update(self._task, status=text)
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
     def paused(self) -> AbstractContextManager[None]:
         return nullcontext()  # rich measures the last seconds only
 
@@ -98,6 +106,9 @@ class _Silent:
         pass
 
     def status(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
     def paused(self) -> AbstractContextManager[None]:
@@ -134,6 +145,9 @@ class _Lines:
 
     def status(self, text: str) -> None:
         self._status = text
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

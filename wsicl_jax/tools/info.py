@@ -15,6 +15,7 @@ from wsicl_jax.storage.object_path import Place, place_of
 from wsicl_jax.storage.transfer import on_disk
 from wsicl_jax.tools.show.store_listing import label_table, triple
 from wsicl_jax.train.log import read_log
+from wsicl_jax.train.meter import EPISODES_OF, LOSS_OF, worst_structures
 
 
 def describe(name: str | Place) -> RenderableType:
@@ -88,7 +89,7 @@ def _network(config: ExperimentConfig) -> list[tuple[str, str]]:
 def _describe_checkpoint(path: Place) -> RenderableType:
     from wsicl_jax.storage.checkpoints import damage, find_checkpoint, read_metadata
     from wsicl_jax.train.binding import seen_by
-    from wsicl_jax.train.run_checkpoints import has_steps, read_score
+    from wsicl_jax.train.run_checkpoints import has_steps, read_quality
     from wsicl_jax.train.run_directory import saved_settings
     from wsicl_jax.weights.network_checkpoint import experiment_config
     from wsicl_jax.weights.networks import find_network
@@ -108,8 +109,10 @@ def _describe_checkpoint(path: Place) -> RenderableType:
             ("verified", damage(checkpoint) or "yes"),
             ("written by", f"wsicl_jax {metadata['version']}"),
         ]
-        if (dice := read_score(checkpoint)) is not None:
-            facts.append(("validation Dice", f"{dice:.4f}"))
+        if (quality := read_quality(checkpoint)) is not None:
+            facts.append(("validation Dice", f"{quality.dice:.4f}"))
+            if quality.loss is not None:
+                facts.append(("validation loss", f"{quality.loss:.4g}"))
     facts += _network(config)
     if "source" in metadata:
         facts.append(("imported from", metadata["source"]))
@@ -125,8 +128,12 @@ def _describe_checkpoint(path: Place) -> RenderableType:
     for entry in read_log(path):
         newest |= entry
     facts += [
-        (name, f"{value:.4g}") for name, value in newest.items() if name not in ("step", "skipped")
+        (name, f"{value:.4g}")
+        for name, value in newest.items()
+        if name not in ("step", "skipped") and not name.startswith((EPISODES_OF, LOSS_OF))
     ]
+    if worst := worst_structures(newest):
+        facts.append(("highest losses", worst))
     if checkpoint is None:
         return _facts(*facts)
     try:

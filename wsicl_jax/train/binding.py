@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from wsicl_jax.config import ExperimentConfig
-from wsicl_jax.data.datasets import DataSet, open_datasets
+from wsicl_jax.data.datasets import DataSet, open_datasets, without_collections
 from wsicl_jax.data.manifest import (
     MANIFEST,
     Changes,
@@ -123,7 +123,8 @@ def open_run(
         broadcast_from_leader(
             lambda: locks.append(held.enter_context(locked(run / LOCK, f"the run {run}")))
         )
-        start = _shared_start(config, resume=resume, accept_data_changes=accept_data_changes)
+        with without_collections():
+            start = _shared_start(config, resume=resume, accept_data_changes=accept_data_changes)
         yield start._replace(lock=locks[0] if locks else None)
 
 

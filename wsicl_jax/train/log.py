@@ -1,12 +1,14 @@
 """The log of a run: values by step, as JSON lines and for TensorBoard."""
 
 import json
+import struct
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, StrictFloat, StrictInt, TypeAdapter
@@ -21,8 +23,8 @@ _FILE = "log.jsonl"
 _SET_ASIDE = "log.damaged.jsonl"
 _LARGEST = 2**28
 """Bytes of a log; a million entries take fewer."""
-_LONGEST_LINE = 2**16
-"""Bytes of an entry; a longer line is damaged."""
+_LONGEST_LINE = 2**20
+"""Bytes of an entry, such as of 5,000 structures; a longer line is damaged."""
 
 
 def _of_a_step(entry: dict[str, int | float]) -> dict[str, int | float]:
@@ -147,8 +149,17 @@ class RunLog:
             if kind is None:
                 raise
 
-    def write(self, step: int, values: Mapping[str, int | float]) -> None:
-        """Add values of a step; raises `CheckpointError` if they cannot be written."""
+    def write(
+        self,
+        step: int,
+        values: Mapping[str, int | float],
+        pictures: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Add values of a step, and PNG files by name, which only TensorBoard and trackers get.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
         if not self._leader:
             return
         line = json.dumps({"step": step, **values}) + "\n"
@@ -161,9 +172,11 @@ class RunLog:
             self._lines.flush()
             for name, value in values.items():
                 self._to_board(step, summary=scalar(name, value))
+            for name, png in pictures.items():
+                self._to_board(step, summary=_picture(name, png))
             self._board.flush()
         if self._trackers:
-            self._trackers.write(step, values)
+            self._trackers.write(step, values, pictures)
 
     def _to_board(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -179,3 +192,12 @@ class RunLog:
                 f"{self._path} cannot be written: {error.strerror}; saved checkpoints are "
                 "kept: make room there, then continue with --resume"
             ) from error
+
+
+def _picture(name: str, png: bytes) -> Any:
+    """TensorBoard's entry of a PNG file."""
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    width, height = struct.unpack(">II", png[16:24])  # where the header of every PNG has them
+    image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=name, image=image)])

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 
 import jax
@@ -27,30 +27,32 @@ from wsicl_jax.distributed.placement import (
     to_devices,
 )
 from wsicl_jax.distributed.processes import PeerLostError, is_leader
-from wsicl_jax.errors import ConfigError, DataError, LoaderError, PreemptedError, TrainingError
+from wsicl_jax.errors import ConfigError, DataError, LoaderError, PreemptedError
 from wsicl_jax.model.cost import training_flops
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.model.initialization import initialize_prompt_mean
 from wsicl_jax.storage.working_folder import WorkingFolder
 from wsicl_jax.terminal.progress import track
 from wsicl_jax.train.binding import DATA, RunStart, open_run, write_start
+from wsicl_jax.train.evaluation import Evaluator
 from wsicl_jax.train.initial_weights import initial_parameters
 from wsicl_jax.train.log import RunLog
 from wsicl_jax.train.meter import Meter
 from wsicl_jax.train.plateau import Plateau
 from wsicl_jax.train.profiling import Profiler
-from wsicl_jax.train.run_checkpoints import RunCheckpoints
+from wsicl_jax.train.run_checkpoints import Quality, RunCheckpoints
 from wsicl_jax.train.run_directory import run_directory
 from wsicl_jax.train.state import COUNTERS, init_state, make_optimizer
-from wsicl_jax.train.step import Metrics, make_step
+from wsicl_jax.train.step import make_step
+from wsicl_jax.train.steps import Steps, is_due
 from wsicl_jax.train.stop import Stop, StopFlags, StopRequest, stop_request
 from wsicl_jax.train.trackers import Trackers, check_trackers
 
+VALIDATION_LOSS = "validation_loss"
+"""Its name in the log."""
+
 PLATEAU = "plateau"
 """Key of the schedule's record in the metadata of a checkpoint."""
-
-Evaluator = Callable[[DualBranch], Mapping[str, float]]
-"""Scores of a network by name; their mean ranks checkpoints."""
 
 
 def train(
@@ -131,8 +133,8 @@ def train(
                 state = state._replace(**arrays, **counters)
                 unlogged = metadata["unlogged"]
                 plateau = Plateau(settings, metadata.get(PLATEAU))
-                if checkpoints.is_scored(done) and _due(done, settings.evaluate_every):
-                    plateau.add(checkpoints.score_of(done))
+                if checkpoints.is_scored(done) and is_due(done, settings.evaluate_every):
+                    plateau.add(checkpoints.quality_of(done).loss)
                 state = plateau.applied(state, mesh)
             data = _Data(
                 episodes,
@@ -155,7 +157,7 @@ def train(
             ):
                 if start.changes.texts:
                     log.write(done, _counts(start.changes))
-                steps = _Steps(episodes, _meter(config, unlogged), log, bar.status, done)
+                steps = Steps(episodes, _meter(config, unlogged), log, bar, done)
                 compiled: set[int] = set()
 
                 def save(step: int) -> None:
@@ -180,20 +182,22 @@ def train(
                     network = nnx.merge(graph, gathered(state.weights, mesh))
                     if evaluate:
                         with steps.meter.paused(), bar.paused():
-                            scores = evaluate(network)
-                        log.write(step, scores)
+                            scores, loss, pictures = evaluate(network)
+                        values = scores if loss is None else {VALIDATION_LOSS: loss, **scores}
+                        log.write(step, values, pictures)
                         files.copy()
-                        checkpoints.score(step, float(np.mean(list(scores.values()))))
-                        plateau.add(checkpoints.score_of(step))
+                        dice = float(np.mean(list(scores.values())))
+                        checkpoints.score(step, Quality(dice, loss))
+                        plateau.add(checkpoints.quality_of(step).loss)
                         state = plateau.applied(state, mesh)
                     return network
 
-                def evaluation_due(step: int) -> bool:
+                def evaluationis_due(step: int) -> bool:
                     if evaluate is None or step == settings.steps:
                         return False  # the last evaluation comes after the loop
-                    return _due(step, settings.evaluate_every)
+                    return is_due(step, settings.evaluate_every)
 
-                if done and evaluation_due(done) and not checkpoints.is_scored(done):
+                if done and evaluationis_due(done) and not checkpoints.is_scored(done):
                     score(done)  # the run was stopped during this evaluation
                 for step in range(done + 1, settings.steps + 1):
                     waited_from = time.monotonic()
@@ -213,8 +217,8 @@ def train(
                         jax.block_until_ready(state)
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
                     due = step in (settings.stable_until, settings.steps)
-                    due = due or _due(step, settings.checkpoint_every)
-                    if due or evaluation_due(step) or stopping:
+                    due = due or is_due(step, settings.checkpoint_every)
+                    if due or evaluationis_due(step) or stopping:
                         # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)
                         if steps.completed > checkpoints.newest:
@@ -223,7 +227,7 @@ def train(
                         checkpoints.wait()
                         saved = steps.completed if steps.completed > done else 0
                         raise _stop_error(stopping, data.failure, saved, settings.steps)
-                    if evaluation_due(step):
+                    if evaluationis_due(step):
                         score(step)
                     bar.advance()
                 # Also if a resumed run was stopped during its last evaluation.
@@ -271,73 +275,6 @@ class _Data:
         return empty_batch(self._episodes, step, **self._shape)
 
 
-class _Steps:
-    """Reads the metrics of each step after the next one was dispatched.
-
-    So the devices never wait for the host. All processes read the same numbers with the same
-    delay, and come to the same decisions after the same step.
-    """
-
-    def __init__(
-        self,
-        episodes: EpisodeSource,
-        meter: Meter,
-        log: RunLog,
-        show: Callable[[str], None],
-        done: int,
-    ):
-        self.meter = meter
-        self.completed = done
-        """The last step that is part of the state."""
-        self._episodes, self._settings = episodes, episodes.config.train
-        self._log, self._show = log, show
-        self._pending: tuple[int, Metrics, int, float] | None = None
-
-    def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
-        """Add a dispatched step; returns the reason to stop of the step before it."""
-        stopping = self.settle()
-        self._pending = step, metrics, contexts, seconds_waiting
-        return stopping
-
-    def settle(self) -> Stop:
-        """Wait for the last added step; returns its reason to stop.
-
-        Raises:
-            TrainingError: too many updates in a row were skipped.
-        """
-        if self._pending is None:
-            return Stop.NO
-        (step, on_devices, contexts, waiting), self._pending = self._pending, None
-        metrics = jax.device_get(on_devices)
-        stopping = Stop(int(metrics["stop"]))
-        if stopping >= Stop.NO_DATA:
-            return stopping
-        self.completed = step
-        self.meter.add(
-            metrics, contexts=contexts, seconds_waiting=waiting, data_sets=self._data_sets(step)
-        )
-        if step == self._settings.steps or _due(step, self._settings.log_every):
-            values = self.meter.entry()
-            self._log.write(step, values)
-            self._show(f"loss {values['loss']:.4f}" if "loss" in values else "no update")
-        in_row = int(metrics["skipped_in_row"])
-        if in_row > self._settings.max_skipped:
-            clip = "lower train.clip_norm" if self._settings.clip_norm else "set train.clip_norm=1"
-            raise TrainingError(
-                f"the updates of {in_row} steps in a row, up to step {step}, were skipped, because "
-                f"loss (now {metrics['loss']:g}) or gradient was not finite; the checkpoints are "
-                f"kept: lower train.learning_rate, {clip}, or check the data"
-            )
-        return stopping
-
-    def _data_sets(self, step: int) -> list[str]:
-        """The data set of each episode of a step, if there are several."""
-        if len(self._episodes.names) < 2:
-            return []
-        batch = self._settings.batch
-        return [self._episodes.data_set_of(i) for i in range(batch * (step - 1), batch * step)]
-
-
 def _stop_error(stopping: Stop, failure: Exception | None, saved: int, steps: int) -> Exception:
     """The error that all processes raise after they stopped at the same step and saved it."""
     where = f"step {saved} of {steps} is saved" if saved else ""
@@ -374,7 +311,3 @@ def _meter(config: ExperimentConfig, unlogged: Mapping[str, float]) -> Meter:
         peak=of_one and of_one * len(devices),
         unlogged=unlogged,
     )
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Lowered, Traced
 
 from wsicl_jax.config import ExperimentConfig
-from wsicl_jax.data.episodes.sampling import Episode
+from wsicl_jax.data.episodes.sampling import Episode, most_united
 from wsicl_jax.distributed.placement import PLACEMENT, state_placement
 from wsicl_jax.model.dual_branch import DualBranch
 from wsicl_jax.train.state import TrainState, init_state, make_optimizer
@@ -34,13 +34,11 @@ def abstract_batch(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Episo
         context_images=(batch, contexts, *volume),
         context_prompts=(batch, contexts, *volume),
         context_weights=(batch, contexts),
+        structures=(batch, most_united(config.episode)),
     )
-    return Episode(
-        *(
-            jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, PLACEMENT[name]))
-            for name, shape in shapes._asdict().items()
-        )
-    )
+    types = Episode(*[np.float32] * 5, structures=np.int32)
+    placed = (NamedSharding(mesh, PLACEMENT[name]) for name in Episode._fields)
+    return Episode(*map(_shape, shapes, types, placed))
 
 
 def lower_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Lowered:
@@ -56,6 +54,10 @@ def trace_step(config: ExperimentConfig, mesh: Mesh, contexts: int) -> Traced:
     by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     stop = jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=by_device)
     return step.trace(state, abstract_batch(config, mesh, contexts), stop)
+
+
+def _shape(shape: tuple[int, ...], dtype: type, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

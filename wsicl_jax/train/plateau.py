@@ -1,4 +1,4 @@
-"""Lowers the learning rate while the validation Dice does not rise (`train.schedule: plateau`)."""
+"""Lowers the learning rate while the validation loss does not fall (`train.schedule: plateau`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _FACTOR = 0.5
 
 
 class Plateau:
-    """Follows the validation Dice of a run; without effect on other schedules.
+    """Follows the validation loss of a run; without effect on other schedules.
 
     `before` is the `record` of a run that continues.
     """
@@ -23,23 +23,28 @@ class Plateau:
     def __init__(self, config: TrainConfig, before: Mapping[str, Any] | None = None):
         self._config = config
         self._is_used = config.schedule == "plateau"
-        self._scale, self._best, self._waited = 1.0, float("-inf"), 0
-        if before:
-            self._scale, self._best, self._waited = (before[name] for name in _RECORD)
+        before = before or {}
+        self._scale: float = before.get("scale", 1.0)
+        # Records without it followed the Dice: the loss starts anew.
+        self._lowest: float | None = before.get("lowest_loss")
+        self._waited: int = before.get("waited", 0) if "lowest_loss" in before else 0
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps of it; None for other schedules, or before an evaluation."""
-        if not self._is_used or self._best == float("-inf"):
+        """What a checkpoint keeps of it; None for other schedules."""
+        if not self._is_used:
             return None
-        return dict(zip(_RECORD, (self._scale, self._best, self._waited), strict=True))
+        return {"scale": self._scale, "lowest_loss": self._lowest, "waited": self._waited}
 
-    def add(self, dice: float) -> None:
-        """Add an evaluation; all processes must add the same number."""
+    def add(self, loss: float | None) -> None:
+        """Add an evaluation; all processes must add the same number.
+
+        Without a loss, or with one that is not finite, it counts as no lower.
+        """
         if not self._is_used:
             return
-        if dice > self._best:
-            self._best, self._waited = dice, 0
+        if loss is not None and np.isfinite(loss) and (self._lowest is None or loss < self._lowest):
+            self._lowest, self._waited = loss, 0
             return
         self._waited += 1
         if self._waited >= self._config.plateau_patience:
@@ -52,6 +57,3 @@ class Plateau:
             return state
         scale = jax.device_put(np.float32(self._scale), replicated(mesh))
         return state._replace(rate_scale=scale)
-
-
-_RECORD = ("scale", "best", "waited")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
@@ -37,6 +37,14 @@ from wsicl_jax.train.uploaded_checkpoints import UploadedCheckpoints
 _SCORE = "score.json"
 
 
+class Quality(NamedTuple):
+    """What an evaluation on validation cases says about a checkpoint."""
+
+    dice: float
+    loss: float | None = None
+    """The training loss on validation cases; None if it was not measured."""
+
+
 def has_steps(run: Place) -> bool:
     """Whether a run has checkpoints, valid or damaged."""
     return bool(step_directories(run / STEPS))
@@ -56,16 +64,21 @@ def newest_valid_step(run: Place, can_lead: Callable[[Place], bool] = lambda _: 
     return int(newest_valid(steps).name) if steps else 0
 
 
-def read_score(checkpoint: Place) -> float | None:
-    """The mean validation Dice of a run's checkpoint; None if it was not evaluated."""
+def read_quality(checkpoint: Place) -> Quality | None:
+    """The quality of a run's checkpoint; None if it was not evaluated."""
     try:
         content = parse_json(read_file(checkpoint / _SCORE), nan=True)
     except UnreachableError:
         raise
     except (OSError, ValueError):
         return None
-    dice = content.get("dice") if has_valid_digest(content) else None
-    return float(dice) if isinstance(dice, int | float) else None
+    if not has_valid_digest(content):
+        return None
+    dice, loss = (
+        float(value) if isinstance(value := content.get(name), int | float) else None
+        for name in Quality._fields
+    )
+    return None if dice is None else Quality(dice, loss)
 
 
 class RunCheckpoints:
@@ -82,10 +95,10 @@ class RunCheckpoints:
         self._directory = run.absolute() / STEPS
         self._keep, self._keep_best, self._keep_step = keep, keep_best, keep_step
         existing = broadcast_from_leader(
-            lambda: [(int(d.name), read_score(d)) for d in step_directories(self._directory)]
+            lambda: [(int(d.name), read_quality(d)) for d in step_directories(self._directory)]
         )
         self._damaged = {step for step, _ in existing if step > done}
-        self._scores = {s: dice for s, dice in existing if dice is not None and s <= done}
+        self._scores = {s: Quality(*q) for s, q in existing if q is not None and s <= done}
         self._newest = done
         logging.getLogger("absl").addFilter(_not_from_orbax)
         try:
@@ -124,7 +137,7 @@ class RunCheckpoints:
     def kept(self, steps: Sequence[int]) -> set[int]:
         """The newest, the best, that of `keep_step`, and damaged ones of later steps."""
         valid = sorted(set(steps) - self._damaged)
-        scored = sorted((self._scores[step], step) for step in valid if step in self._scores)
+        scored = sorted((self._scores[step].dice, step) for step in valid if step in self._scores)
         best = scored[len(scored) - min(self._keep_best, len(scored)) :]
         ahead = {step for step in self._damaged if not valid or step > valid[-1]}
         chosen = {self._keep_step} & set(valid)
@@ -167,21 +180,21 @@ class RunCheckpoints:
         """Whether a step's checkpoint has a score."""
         return step in self._scores
 
-    def score_of(self, step: int) -> float:
-        """The score of a step that `is_scored`; the same in all processes."""
+    def quality_of(self, step: int) -> Quality:
+        """The quality of a step that `is_scored`; the same in all processes."""
         return self._scores[step]
 
-    def score(self, step: int, dice: float) -> None:
-        """Record the mean validation Dice of a saved step, which decides what is kept.
+    def score(self, step: int, quality: Quality) -> None:
+        """Record the quality of a saved step; its Dice decides what is kept.
 
         Raises:
             CheckpointError: the checkpoint could not be written.
         """
         self.wait()
         # Machines may differ in the last bit, and would keep different checkpoints.
-        self._scores[step] = broadcast_from_leader(lambda: dice)
+        self._scores[step] = Quality(*broadcast_from_leader(lambda: quality))
         if is_leader():
-            content = json.dumps(with_digest({"dice": self._scores[step]}))
+            content = json.dumps(with_digest(self._scores[step]._asdict()))
             write_whole(self._directory / str(step) / _SCORE, content.encode())
 
     def restore(self, step: int, like: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -36,7 +36,7 @@ _MAY_CHANGE = (
     *("model.context.mini_context", "model.context.remat", "data.*.store"),
     *("train.log_every", "train.checkpoint_every", "train.evaluate_every", "train.workers"),
     *("train.keep_checkpoints", "train.keep_best", "train.max_skipped"),
-    *("train.profile", "train.trackers"),
+    *("train.profile", "train.trackers", "train.pictures"),
 )
 """Settings that a resumed run may change: the result stays equal, up to rounding. Stores may move;
 their content is compared."""

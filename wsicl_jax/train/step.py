@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from wsicl_jax.config import ExperimentConfig
+from wsicl_jax.config import SYNTHETIC, ExperimentConfig
 from wsicl_jax.data.augmentation.intensity import augment_intensities
 from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
@@ -66,9 +66,9 @@ def make_step(
 
     Metrics are the mean `loss` over the batch, the `gradient_norm` before clipping, the
     `learning_rate` of this step, the counters `skipped` and `skipped_in_row`, and `stop`, the
-    maximum of the third input (`stop.Stop`); with several data sets also the `losses` of the
-    episodes. From `Stop.NO_DATA` on, part of the batch is invalid and the whole state stays
-    unchanged.
+    maximum of the third input (`stop.Stop`); with stores or several data sets also the `losses` of
+    the episodes and their `structures`. From `Stop.NO_DATA` on, part of the batch is invalid and
+    the whole state stays unchanged.
     The input state is donated: its buffers are reused for the next state, at the same `placement`.
     """
     loss, schedule = make_loss(config.train), learning_rate(config.train)
@@ -79,12 +79,13 @@ def make_step(
     )
 
     predict = make_predict(graph, config, mesh)
-    by_episode = sum(dataset.weight > 0 for dataset in config.data) > 1
+    training = [dataset for dataset in config.data if dataset.weight > 0]
+    by_episode = len(training) > 1 or training[0].store != SYNTHETIC
 
     def batch_loss(
         parameters: nnx.State, batch: Episode, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], Float[Array, "episode"]]:
-        """The loss, and that of each episode if there are several data sets."""
+        """The loss, and that of each episode if they are told apart."""
         prediction = predict(parameters, batch, key)
         with jax.named_scope("loss"):
             losses = jnp.zeros(0)
@@ -135,7 +136,7 @@ def make_step(
             "stop": reason,
         }
         if by_episode:
-            metrics["losses"] = losses
+            metrics |= {"losses": losses, "structures": batch.structures}
         return new, metrics
 
     platform = mesh.devices.flat[0].platform

@@ -30,7 +30,7 @@ def batch_of(rows: int = ROWS) -> Episode:
         rng.random((rows, *count, *GRID, 1), np.float32)
         for count in ((), (), (CONTEXTS,), (CONTEXTS,))
     ]
-    return Episode(*volumes, np.ones((rows, CONTEXTS), np.float32))
+    return Episode(*volumes, np.ones((rows, CONTEXTS), np.float32), np.zeros((rows, 1), np.int32))
 
 
 BATCH = batch_of()

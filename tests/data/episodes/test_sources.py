@@ -92,7 +92,7 @@ def drawn_cases(source, monkeypatch, count: int, draws: int) -> list[list[str]]:
         lambda store, name, *rest: names.append(name) or working_grid_case(store, name, *rest),
     )
     for index in range(draws):
-        source.group(index, count, np.random.default_rng(index))
+        source.sample(index, count, np.random.default_rng(index))
     return [names[i : i + count] for i in range(0, len(names), count)]
 
 
@@ -124,7 +124,7 @@ def test_at_most_max_labels_are_united(path):
     sizes = {
         int(mask.sum())
         for index in range(20)
-        for mask in source.group(index, 3, np.random.default_rng(index)).masks
+        for mask in source.sample(index, 3, np.random.default_rng(index)).group.masks
     }
     assert sizes == {64}
 
@@ -132,7 +132,7 @@ def test_at_most_max_labels_are_united(path):
 def test_every_subject_of_a_store_group_shows_the_structure(path):
     source = source_of(path)
     for index in range(30):
-        group = source.group(index, 3, np.random.default_rng(index))
+        group = source.sample(index, 3, np.random.default_rng(index)).group
         for mask in group.masks:
             assert mask.dtype == bool
             assert 8 <= mask.sum() < mask.size
@@ -141,7 +141,8 @@ def test_every_subject_of_a_store_group_shows_the_structure(path):
 def test_every_channel_of_a_store_is_sampled(path):
     source = source_of(path)
     shown = {
-        source.group(0, 3, np.random.default_rng(seed)).images[0].tobytes() for seed in range(80)
+        source.sample(0, 3, np.random.default_rng(seed)).group.images[0].tobytes()
+        for seed in range(80)
     }
     both = [
         {
@@ -161,11 +162,11 @@ def test_too_few_training_cases_are_refused_with_their_number(path):
 def test_a_structure_that_vanishes_on_the_grid_is_refused(tmp_path):
     path = make_store(tmp_path / "store", {f"case{i}": (4,) for i in range(5)})
     source = source_of(path)
-    source.group(0, 3, np.random.default_rng(0))
+    source.sample(0, 3, np.random.default_rng(0))
     coarse = source_of(path, volume=VolumeConfig(grid=(8, 8, 4)))
     message = rf"{re.escape(str(path))}: .*volume\.grid"
     with pytest.raises(DataError, match=message):
-        coarse.group(0, 3, np.random.default_rng(0))
+        coarse.sample(0, 3, np.random.default_rng(0))
 
 
 def test_a_structure_that_fills_a_case_is_not_sampled(tmp_path):
@@ -176,7 +177,7 @@ def test_a_structure_that_fills_a_case_is_not_sampled(tmp_path):
         write_case(path, f"case{i}", image, np.ones(SHAPE, np.uint8), np.eye(4))
     finish_store(path)
     with pytest.raises(DataError, match="no structure"):
-        source_of(path).group(0, 3, np.random.default_rng(0))
+        source_of(path).sample(0, 3, np.random.default_rng(0))
 
 
 def test_a_missing_store_is_refused(tmp_path):
@@ -189,7 +190,7 @@ def test_a_synthetic_cohort_follows_from_seed_and_index():
 
     def group(seed, index):
         source = SyntheticSource(seed, grid, EpisodeConfig())
-        return source.group(index, 3, np.random.default_rng(0))
+        return source.sample(index, 3, np.random.default_rng(0)).group
 
     first = group(0, 5)
     np.testing.assert_array_equal(group(0, 5).images, first.images)
@@ -246,7 +247,7 @@ def asked(monkeypatch, source: StoreSource, draws: int, count: int = 2) -> list[
     monkeypatch.setattr(sources, "mask_of", lambda label, labels: shown.append(labels) or label > 0)
     for index in range(draws):
         drawn.clear()
-        source.group(index, count, np.random.default_rng(index))
+        source.sample(index, count, np.random.default_rng(index))
         yield tuple(shown[-1]), drawn[0][1], [name for name, _ in drawn]
 
 
@@ -327,14 +328,14 @@ def test_cases_in_which_a_structure_cannot_be_seen_are_passed_over(tmp_path):
     finish_store(path)
     source = source_of(path, validation_share=0.0, min_voxels=16)
     for index in range(5):
-        group = source.group(index, 3, np.random.default_rng(index))
+        group = source.sample(index, 3, np.random.default_rng(index)).group
         assert [mask.sum() for mask in group.masks] == [16] * 3
 
 
 def test_the_voxels_that_a_structure_needs_are_a_setting(path):
-    source_of(path, min_voxels=64, max_labels=1).group(0, 3, np.random.default_rng(0))
+    source_of(path, min_voxels=64, max_labels=1).sample(0, 3, np.random.default_rng(0))
     with pytest.raises(DataError, match="no structure of 65 voxels"):
-        source_of(path, min_voxels=65, max_labels=1).group(0, 3, np.random.default_rng(0))
+        source_of(path, min_voxels=65, max_labels=1).sample(0, 3, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -416,3 +417,15 @@ def test_what_is_to_be_kept_of_a_margin_stays(padded):
     _, label = working_grid_case(padded, "padded", 0, VolumeConfig(grid=(7, 11, 8)), keep)
     # Its axes are turned: y is the first, against its direction.
     assert label.shape == (7, 11, 8) and label[0, 0, 3] == 2
+
+
+def test_the_structures_of_a_sample_are_those_that_its_target_has(path):
+    source = source_of(path, max_labels=3)
+    assert [structure.name for structure in source.structures] == ["left", "right", "rare"]
+    seen = Counter()
+    for index in range(40):
+        group, structures = source.sample(index, 3, np.random.default_rng(index))
+        slabs = {int(x) // 2 for x in np.flatnonzero(group.masks[0].any((1, 2)))}
+        assert set(structures) == slabs
+        seen[len(structures)] += 1
+    assert len(seen) == 3

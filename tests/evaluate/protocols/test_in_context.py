@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluate.small_evaluations import GRID, SHAPE, FakeNetwork, planned, write_store
 
-from wsicl_jax.config import VolumeConfig
+from wsicl_jax.config import TrainConfig, VolumeConfig
 from wsicl_jax.errors import DataError
 from wsicl_jax.evaluate import predictor as network_module
 from wsicl_jax.evaluate.case_sources import structure_mask
@@ -15,6 +15,7 @@ from wsicl_jax.evaluate.prompted_episodes import predicted_mask
 from wsicl_jax.evaluate.protocols.in_context import score_in_context
 from wsicl_jax.geometry.axes import spacing_of
 from wsicl_jax.metrics.overlap import overlap
+from wsicl_jax.model.losses import make_loss
 from wsicl_jax.prompts import smoothed_prompts
 
 KINDS = ("point", "box", "box3d", "mask2d", "mask", "mixed")
@@ -210,3 +211,13 @@ def test_scores_do_not_depend_on_how_many_episodes_run_at_once(data, model, monk
     for one, several in zip(scores_of(network, data, sizes=[1, 3]), together, strict=True):
         assert one.episode == several.episode and one.contexts == several.contexts
         assert one.dice == pytest.approx(several.dice, abs=1e-3)
+
+
+def test_a_score_has_the_training_loss_of_the_output_on_the_working_grid(data):
+    def off_by_its_size(episode, size):
+        return perfect(episode, size) + 0.1 * size
+
+    loss = make_loss(TrainConfig(loss="l1", loss_weight=2.0))
+    scores = scores_of(FakeNetwork(off_by_its_size), data, sizes=[1, 3], loss=loss)
+    assert [score.loss for score in scores[:2]] == pytest.approx([0.2, 0.6], rel=1e-4)
+    assert scores_of(FakeNetwork(perfect), data)[0].loss is None

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from evaluate.small_evaluations import FakeNetwork, planned
 
+from wsicl_jax.config import TrainConfig
 from wsicl_jax.data.episodes.degradation import Degradation
 from wsicl_jax.evaluate.protocols.restoration import BEFORE, score_restoration
 from wsicl_jax.metrics.image_quality import HIGHEST_PSNR, psnr, ssim
+from wsicl_jax.model.losses import make_loss
 
 TASKS = ("denoising", "inpainting", "super_resolution")
 
@@ -16,8 +18,8 @@ def data(store):
     return planned(store)
 
 
-def scores_of(network, data, task="denoising", sizes=(1, 3)):
-    return score_restoration(network, *data, model="it", task=task, sizes=sizes)
+def scores_of(network, data, task="denoising", sizes=(1, 3), loss=None):
+    return score_restoration(network, *data, model="it", task=task, sizes=sizes, loss=loss)
 
 
 def unchanged(episode, size):
@@ -81,3 +83,13 @@ def test_an_image_is_degraded_equally_for_every_model_and_run(data):
     noise = [(s.target - s.truth).ravel() for s in first.received[:2]]
     assert np.std(noise[0]) == pytest.approx(Degradation.standard("denoising").noise_sd, rel=0.1)
     assert not np.array_equal(*noise)
+
+
+def test_a_score_has_the_training_loss_of_its_image(data):
+    loss = make_loss(TrainConfig(loss="l1", loss_weight=1.0))
+
+    def too_bright(episode, size):
+        return episode.truth[..., 0] + 0.25
+
+    scores = scores_of(FakeNetwork(too_bright), data, loss=loss)
+    assert {round(s.loss, 6) for s in scores if s.model == "it"} == {0.25}

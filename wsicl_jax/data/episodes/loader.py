@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource, filled
+from wsicl_jax.data.episodes.sampling import Episode, EpisodeSource, filled, most_united
 from wsicl_jax.errors import LoaderError
 
 _BATCHES_AHEAD = 4
@@ -92,8 +92,8 @@ def empty_batch(
     contexts = episodes.contexts(step)
     contexts += -contexts % context_multiple
     volume, volumes = (rows, *grid), (rows, contexts, *grid)
-    shapes = Episode(volume, volume, volumes, volumes, volumes[:2])
-    return Episode(*(np.zeros(shape, np.float32) for shape in shapes))
+    zeros = [np.zeros(s, np.float32) for s in (volume, volume, volumes, volumes, volumes[:2])]
+    return Episode(*zeros, np.full((rows, most_united(episodes.config.episode)), -1, np.int32))
 
 
 class _FromWorkers(Iterator[Episode]):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int32, Num
 
 from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind, VolumeConfig
 from wsicl_jax.data.augmentation.group import augment_group
@@ -28,6 +28,9 @@ class Episode(NamedTuple):
     context_prompts: Float[np.ndarray, "*batch context x y z 1"]
     context_weights: Float[np.ndarray, "*batch context"]
     """Relative weights in the mean over the context set; 0 for images that only fill it."""
+    structures: Int32[np.ndarray, "*batch united"]
+    """In training, the target's structures by position in `EpisodeSource.structures`, filled with
+    -1. An image-to-image task and an anatomy that is sampled once have none."""
 
 
 class EpisodeSource:
@@ -58,6 +61,13 @@ class EpisodeSource:
         )
         self.names = [dataset.name for dataset in training]
         """The data set of each source."""
+        self.structures: list[str] = []
+        """The structures of all stores, as `SET/STRUCTURE`; labels may share a name."""
+        self._first: list[int] = []
+        for name, source in zip(self.names, self.sources, strict=True):
+            self._first.append(len(self.structures))
+            if isinstance(source, StoreSource):
+                self.structures += [f"{name}/{one.name}" for one in source.structures]
         weights = np.array([dataset.settings.weight for dataset in training], float)
         if config.episode.sampling == "structure":
             weights *= [source.structure_weight for source in self.sources]
@@ -92,17 +102,21 @@ class EpisodeSource:
         config, settings = self.config, self.config.episode
         contexts = self.contexts(index // config.train.batch)
         rng = _rng(config.seed, RandomStream.EPISODE, index)
-        source = self.sources[self._source_of(rng)]
+        source_number = self._source_of(rng)
+        source = self.sources[source_number]
         task = self._tasks.sample(_rng(config.seed, RandomStream.TASK, index))
         kinds = self._sample_kinds(contexts, rng)
         is_synthetic = isinstance(source, SyntheticSource)
         may_exclude = is_synthetic and task == "segmentation" and settings.excluded_share > 0
         excludes = may_exclude and rng.random() < settings.excluded_share
         only_masks = {kind for image in kinds for kind in image} == {"mask"}
-        group = augment_group(
-            source.partial_group(index, contexts, rng)
+        group, shown = (
+            source.sample_partial(index, contexts, rng)
             if excludes
-            else source.group(index, contexts + 1, rng),
+            else source.sample(index, contexts + 1, rng)
+        )
+        group = augment_group(
+            group,
             config.augment,
             rng,
             may_invert_mask=only_masks and not excludes,
@@ -111,7 +125,8 @@ class EpisodeSource:
         )
         if task != "segmentation":
             degradation = Degradation.sample(task, rng)
-            return paired_episode(degradation.apply_each(group.images, rng), group.images)
+            episode = paired_episode(degradation.apply_each(group.images, rng), group.images)
+            return episode._replace(structures=_filled_up((), settings))
         if not excludes:
             group = self._with_other_target(index, group, rng)
         prompts = [
@@ -123,7 +138,9 @@ class EpisodeSource:
             prompts[0] = self._excluding(kinds[0], group, rng)
         if self._has_shuffled_prompts(index, rng):
             prompts = [prompts[place] for place in rng.permutation(contexts)]
-        return prompted_episode(group.images, group.masks[0], prompts, config.volume)
+        episode = prompted_episode(group.images, group.masks[0], prompts, config.volume)
+        numbers = [self._first[source_number] + number for number in shown]
+        return episode._replace(structures=_filled_up(numbers, settings))
 
     def _with_other_target(self, index: int, group: Group, rng: np.random.Generator) -> Group:
         """In shares of the episodes: a target without the structure, or among its contexts."""
@@ -139,7 +156,7 @@ class EpisodeSource:
     ) -> Group:
         """The group with a target of another cohort and an empty mask."""
         # Indices after the last episode, so that this is no cohort of any context set.
-        (image,), _ = self._absent_source.group(len(self) + index, 1, rng)
+        (image,), _ = self._absent_source.sample(len(self) + index, 1, rng).group
         return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
 
     def _add_negative(
@@ -258,6 +275,7 @@ def _episode(
         _with_channel(images[1:]),
         context_prompts,
         np.ones(len(context_prompts), np.float32),
+        np.zeros(0, np.int32),
     )
 
 
@@ -271,6 +289,17 @@ def filled(episode: Episode, multiple: int) -> Episode:
         for x in (episode.context_images, episode.context_prompts, episode.context_weights)
     )
     return episode._replace(context_images=images, context_prompts=prompts, context_weights=weights)
+
+
+def most_united(settings: EpisodeConfig) -> int:
+    """The length of `Episode.structures` in training."""
+    return settings.max_labels if settings.structures == "random" else 1
+
+
+def _filled_up(numbers: Sequence[int], settings: EpisodeConfig) -> Int32[np.ndarray, " united"]:
+    filled_up = np.full(most_united(settings), -1, np.int32)
+    filled_up[: len(numbers)] = numbers
+    return filled_up
 
 
 def context_sizes(settings: EpisodeConfig, multiple: int) -> list[int]:

@@ -35,6 +35,15 @@ _MAX_INVISIBLE = 16
 """Cases in which a structure is not visible, before another structure is sampled."""
 
 
+class Sampled(NamedTuple):
+    """Subjects that a source has sampled."""
+
+    group: Group
+    structures: tuple[int, ...] = ()
+    """Positions of the target's structures in `StoreSource.structures`; synthetic cohorts have
+    none."""
+
+
 class Source(Protocol):
     """Samples groups of subjects that share a structure."""
 
@@ -46,7 +55,7 @@ class Source(Protocol):
         """The sum of its structures' weights."""
         ...
 
-    def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
+    def sample(self, index: int, count: int, rng: np.random.Generator) -> Sampled:
         """`count` subjects for episode `index`, with one structure."""
         ...
 
@@ -72,7 +81,7 @@ class SyntheticSource:
         self.crop_share = episode.crop_share
         self.settings = settings
 
-    def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
+    def sample(self, index: int, count: int, rng: np.random.Generator) -> Sampled:
         seed = (self.seed, RandomStream.TRAINING_COHORT, index)
         is_cropped = bool(self.crop_share) and rng.random() < self.crop_share
         zoom = _SYNTHETIC_CROP_ZOOM if is_cropped else 1
@@ -87,16 +96,15 @@ class SyntheticSource:
         )
         group = group_of(subjects, _sample_labels(labels, self.max_labels, rng))
         if not is_cropped:
-            return group
+            return Sampled(group)
         affine = np.eye(4)
         grid = WorkingGrid.of((x, y, z), affine, self.volume.grid)
         cases = [FullResolutionCase(*pair, affine, grid) for pair in zip(*group, strict=True)]
-        return cropped_group(cases, self.min_voxels, rng) or Group(
-            [grid.image(image) for image in group.images],
-            [grid.label(mask) for mask in group.masks],
-        )
+        whole = [grid.image(image) for image in group.images]
+        masks = [grid.label(mask) for mask in group.masks]
+        return Sampled(cropped_group(cases, self.min_voxels, rng) or Group(whole, masks))
 
-    def partial_group(self, index: int, count: int, rng: np.random.Generator) -> Group:
+    def sample_partial(self, index: int, count: int, rng: np.random.Generator) -> Sampled:
         """`count` subjects, the target's mask only a part of their structure.
 
         The target follows again, as the first context image, with its mask of the whole structure.
@@ -113,7 +121,7 @@ class SyntheticSource:
         united = rng.choice(labels, size, replace=False)
         part = mask_of(subjects[0][1], united[: int(rng.integers(1, size))])
         whole = group_of(subjects, united)
-        return Group([whole.images[0], *whole.images], [part, *whole.masks])
+        return Sampled(Group([whole.images[0], *whole.images], [part, *whole.masks]))
 
 
 def synthetic_subjects(
@@ -169,7 +177,7 @@ class StoreSource:
         """The number of each case's subject."""
         self.store = _for_reading(dataset.store, self.cases)
         self.are_united = episode.structures == "random"
-        self.structures: list[_Structure] = []
+        self.structures: list[Structure] = []
         weights: list[float] = []
         position = {name: i for i, name in enumerate(self.cases)}
         group_size, max_subjects = episode.contexts[1] + 1, 0
@@ -178,7 +186,7 @@ class StoreSource:
             subjects = len(np.unique(self.subjects[cases]))
             max_subjects = max(max_subjects, subjects)
             if subjects >= group_size:
-                self.structures.append(_Structure(labels, cases))
+                self.structures.append(Structure(name, labels, cases))
                 weights.append(weight)
             elif episode.structures == "named" and dataset.settings.structures:
                 raise DataError(
@@ -207,12 +215,13 @@ class StoreSource:
         mean_united = (1 + min(self.max_labels, count)) / 2
         return [mean_united / count] * count
 
-    def group(self, index: int, count: int, rng: np.random.Generator) -> Group:
+    def sample(self, index: int, count: int, rng: np.random.Generator) -> Sampled:
         channel = int(rng.choice(self.channels))
         for _ in range(_TRIES):
-            labels, cases = self._sample_structure(rng)
+            numbers, cases = self._sample_structures(rng)
+            labels = tuple(label for i in numbers for label in self.structures[i].labels)
             group, names = Group([], []), []
-            invisible, subjects = 0, set()
+            invisible, subjects, target = 0, set(), -1
             for case in rng.permutation(cases):
                 if self.subjects[case] in subjects:
                     continue
@@ -224,8 +233,11 @@ class StoreSource:
                     group.images.append(image)
                     group.masks.append(mask)
                     names.append(name)
+                    target = case if len(names) == 1 else target
                     if len(names) == count:
-                        return self._cropped(names, channel, labels, rng) or group
+                        group = self._cropped(names, channel, labels, rng) or group
+                        shown = (int(i) for i in numbers if target in self.structures[i].cases)
+                        return Sampled(group, tuple(shown))
                 elif (invisible := invisible + 1) == _MAX_INVISIBLE:
                     break
         raise DataError(
@@ -246,16 +258,22 @@ class StoreSource:
             cases.append(FullResolutionCase(image, mask_of(label, labels), affine, grid))
         return cropped_group(cases, self.min_voxels, rng)
 
-    def _sample_structure(self, rng: np.random.Generator) -> "_Structure":
+    def _sample_structures(
+        self, rng: np.random.Generator
+    ) -> tuple[Sequence[int] | np.ndarray, np.ndarray]:
+        """Positions of the structures to unite, and cases to sample from."""
         if not self.are_united:
-            return self.structures[rng.choice(len(self.structures), p=self._shares)]
+            number = rng.choice(len(self.structures), p=self._shares)
+            return (number,), self.structures[number].cases
         # One of the sampled labels picks the cases; the others join where a case has them.
         numbers = _sample_labels(np.arange(len(self.structures)), self.max_labels, rng)
-        labels = tuple(label for i in numbers for label in self.structures[i].labels)
-        return _Structure(labels, self.structures[rng.choice(numbers)].cases)
+        return numbers, self.structures[rng.choice(numbers)].cases
 
 
-class _Structure(NamedTuple):
+class Structure(NamedTuple):
+    """A structure that training samples."""
+
+    name: str
     labels: tuple[int, ...]
     """Labels that it unites."""
     cases: Integer[np.ndarray, "case"]
@@ -267,7 +285,7 @@ def _structures(
 ) -> list[tuple[str, tuple[int, ...], float]]:
     """Name, labels and weight of each structure that training may sample."""
     if episode.structures == "random":
-        return [(str(label), (label,), 1.0) for label in dataset.labels]
+        return [(dataset.store.label_names[n], (n,), 1.0) for n in dataset.labels]
     allowed, weights = set(dataset.labels), dataset.settings.structure_weights
     structures = [
         (name, labels, weight)

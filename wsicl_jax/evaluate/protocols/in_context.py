@@ -18,6 +18,7 @@ from wsicl_jax.evaluate.prompted_episodes import (
     score_of,
 )
 from wsicl_jax.evaluate.records import Score
+from wsicl_jax.model.losses import Loss
 from wsicl_jax.prompts import ONCE_PER_IMAGE
 from wsicl_jax.terminal.progress import track
 
@@ -33,10 +34,12 @@ def score_in_context(
     sizes: Sequence[int],
     tolerance_mm: float,
     blank: bool = False,
+    loss: Loss | None = None,
 ) -> list[Score]:
     """The scores of all episodes at several sizes of the context set, ascending within each.
 
-    With `blank` the context images carry no prompts, as an experiment.
+    With `blank` the context images carry no prompts, as an experiment. With `loss` each score has
+    the loss of its output on the working grid.
 
     Raises:
         DataError: the list lacks the kind, or has fewer contexts or prompts; a case cannot be read.
@@ -62,7 +65,9 @@ def score_in_context(
                     batch = [one.without_prompts() for one in batch]
                 outputs += [*network.outputs([one.episode for one in batch], sizes_of_pass)]
             for place, (i, one) in enumerate(zip(part, batch, strict=True)):
+                truth = one.episode.truth[None]
                 for size, output in zip(sizes, outputs, strict=True):
+                    prediction = output[place][None, ..., None]
                     scores.append(
                         score_of(
                             predicted_mask(network, cases, listed[i], output[place]),
@@ -73,6 +78,7 @@ def score_in_context(
                             model=model,
                             protocol="in_context",
                             contexts=size,
+                            loss=float(loss(prediction, truth)) if loss else None,
                             **about_prompts(one.prompts[:size], kind, prompts),
                         )
                     )

@@ -16,6 +16,7 @@ from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.prompted_episodes import about_episode
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.metrics.image_quality import psnr, ssim
+from wsicl_jax.model.losses import Loss
 from wsicl_jax.terminal.progress import track
 
 BEFORE = "nothing done"
@@ -30,12 +31,14 @@ def score_restoration(
     model: str,
     task: RestorationTask,
     sizes: Sequence[int],
+    loss: Loss | None = None,
 ) -> list[Score]:
     """PSNR and SSIM of every target against its original, on the working grid.
 
     Each target is restored once, whatever structures the list has, with the contexts of its first
     episode. Each context is a pair: the degraded image and its original. The scores of the model
-    `BEFORE` are those of the degraded images, with 0 context images.
+    `BEFORE` are those of the degraded images, with 0 context images. With `loss` each score has the
+    loss of its output.
 
     Raises:
         DataError: the list has fewer contexts, or a case cannot be read.
@@ -62,6 +65,7 @@ def score_restoration(
                         kind=task,
                         prompts=0,
                         contexts=size,
+                        loss=float(loss(image[None, ..., None], one.truth[None])) if loss else None,
                         psnr=psnr(np.clip(image, 0, 1), truth, 1.0),
                         ssim=ssim(np.clip(image, 0, 1), truth, 1.0),
                     )

@@ -260,7 +260,7 @@ def _check_subjects(config: ExperimentConfig, episodes: EpisodeSource) -> None:
     for source in episodes.sources:
         if isinstance(source, StoreSource):
             rng = np.random.default_rng(config.seed)
-            source.group(0, config.episode.contexts[1] + 1, rng)
+            source.sample(0, config.episode.contexts[1] + 1, rng)
 
 
 def _check_run(
