@@ -198,6 +198,14 @@ def test_gpus_overlap_exchange_where_it_is_frequent_or_requested(
     assert bool(parallel.compiler_options(platform, mesh, config.parallel)) == has_options
 
 
+def test_tpus_compile_with_the_least_effort_where_requested():
+    settings = {"run": "run", "data": "synthetic", "parallel": {"fast_compile": True}}
+    config, mesh = config_from_dict(settings), dict(zip(parallel.AXES, (1, 1, 1), strict=True))
+    effort = parallel.compiler_options("tpu", mesh, config.parallel)
+    assert effort == {"exec_time_optimization_effort": -1.0}
+    assert parallel.compiler_options("cpu", mesh, config.parallel) == {}
+
+
 def test_gpus_convolve_with_channels_last_where_requested():
     settings = {"run": "run", "data": "synthetic", "parallel": {"channels_last": True}}
     config, mesh = config_from_dict(settings), dict(zip(parallel.AXES, (1, 1, 1), strict=True))

@@ -149,6 +149,9 @@ class ParallelConfig:
     channels_last: bool = False
     """On GPUs, convolve in training with channels last, the layout of tensor cores, instead of
     first, XLA's choice. Which one is faster has not been measured."""
+    fast_compile: bool = False
+    """On TPUs, compile the training step with the least effort: several times faster, for trials.
+    Each step then takes longer."""
 
     @model_validator(mode="after")
     def _check(self):

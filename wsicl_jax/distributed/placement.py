@@ -129,12 +129,14 @@ def on_mesh(
 
 def compiler_options(
     platform: str, mesh: Mapping[str, int], config: ParallelConfig
-) -> dict[str, bool]:
+) -> dict[str, bool | float]:
     """XLA's options for the training step on a mesh, given by its devices along each axis.
 
     On GPUs, XLA schedules operations early to overlap them with exchange, and keeps their results:
     1.7 times the temporary memory. Data alone is exchanged once a step, at its end.
     """
+    if platform == "tpu":
+        return {"exec_time_optimization_effort": -1.0} if config.fast_compile else {}
     if platform != "gpu":
         return {}
     overlap = mesh[CONTEXT] * mesh[SPACE] > 1 if config.overlap is None else config.overlap

@@ -1,4 +1,7 @@
-"""CPU's own lowerings against XLA's native ones, derived by plain automatic differentiation."""
+"""The lowerings of CPUs and TPUs against XLA's native ones, derived by plain automatic
+differentiation."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -98,16 +101,50 @@ def test_one_exported_program_holds_value_and_gradient_for_every_platform(functi
     assert exported.platforms == tuple(PLATFORMS)
 
 
-def test_accelerators_keep_the_native_convolution():
-    def dimensions(platform: str) -> set[int]:
-        shapes = [(1, 4, 6, 8, 2), (3, 3, 3, 2, 4)]
-        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-        text = export.export(jax.jit(ops.conv3d), platforms=[platform])(*inputs).mlir_module()
-        lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-        return {2 if "[b, 0, 1, f]" in line else 3 for line in lines}
+@pytest.mark.parametrize(
+    ("function", "native", "shapes"),
+    [
+        (
+            ops.conv3d,
+            lambda x, k: convolution._native(x, k, 1, (1, 1)),
+            [(2, 5, 4, 7, 3), (3, 3, 3, 3, 4)],
+        ),
+        (
+            ops.conv3d_down,
+            lambda x, k: convolution._native(x, k, 2, (1, 1)),
+            [(2, 4, 6, 10, 3), (4, 4, 4, 3, 5)],
+        ),
+        (
+            ops.upsample2,
+            lambda x: jax.image.resize(x, (2, 6, 8, 10, 2), "linear", antialias=False),
+            [(2, 3, 4, 5, 2)],
+        ),
+    ],
+    ids=["convolution", "halving", "upsampling"],
+)
+def test_programs_for_tpus_give_the_native_values_and_gradients(function, native, shapes):
+    inputs = [normal(number, *shape) for number, shape in enumerate(shapes)]
+    with ops.native_lowering("tpu"):
+        given = value_and_gradients(function, *inputs)
+    assert_equal_to_rounding(given, value_and_gradients(native, *inputs))
 
-    assert dimensions("cpu") == {2}
-    assert dimensions("cuda") == dimensions("tpu") == {3}
+
+def test_gpus_and_wide_layers_on_tpus_keep_the_native_convolution():
+    def total(x, kernel, halving):
+        return (ops.conv3d_down(ops.conv3d(x, kernel), halving) ** 2).sum()
+
+    def dimensions(platform: str, channels: int) -> set[int]:
+        kernels = [(size,) * 3 + (channels,) * 2 for size in (3, 4)]
+        shapes = [(1, 4, 6, 8, channels), *kernels]
+        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        run = jax.jit(jax.grad(total, (0, 1, 2)))
+        text = export.export(run, platforms=[platform])(*inputs).mlir_module()
+        axes = re.findall(r"dim_numbers = \[(.*?)\]", text)
+        assert axes
+        return {sum(axis.strip().isdigit() for axis in order.split(",")) for order in axes}
+
+    assert dimensions("cuda", 64) == dimensions("tpu", 128) == {3}
+    assert dimensions("tpu", 64) == dimensions("cpu", 128) == {2}
 
 
 def test_the_gradient_of_a_bias_is_summed_in_float32():

@@ -3,8 +3,9 @@
 XLA's own 3D convolution is slow on a CPU. There, oneDNN computes it if possible (`onednn`).
 Otherwise, shifted copies of the input along the first spatial axis are stacked on the channels,
 and the rest is a 2D convolution over (batch x first axis): the same sums, several times faster
-than XLA's. Accelerators use the native 3D convolution. The platform is determined when the
-program is lowered, so that one exported program can contain several.
+than XLA's. So do TPUs for few channels, where a 3D convolution also takes much longer to compile:
+docs/scaling.md has figures. GPUs use the native 3D convolution. The platform is determined when
+the program is lowered, so that one exported program can contain several.
 
 If volumes are split along their first axis over several devices, a halo exchange comes first.
 """
@@ -23,6 +24,10 @@ from wsicl_jax.model.ops.lowering import by_platform, uses_onednn
 _DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
 
 _DIMENSIONS_2D = ("NYZC", "YZIO", "NYZC")
+
+_TPU_LANES = 128
+"""Values in a row of a TPU's registers. Fewer channels leave a part of each row empty, and the
+copies of `_stacked` fill it."""
 
 
 def conv3d(
@@ -122,11 +127,18 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) ->
     def in_onednn(x, kernel):
         return onednn.convolve(x, kernel, _each_axis(padding), stride=stride)
 
+    def stacked(x, kernel):
+        return _stacked(x, kernel, stride, padding)
+
+    def native(x, kernel):
+        return _native(x, kernel, stride, padding)
+
     return by_platform(
         x,
         kernel,
-        cpu=in_onednn if uses_onednn(x.dtype) else lambda x, k: _stacked(x, k, stride, padding),
-        default=lambda x, k: _native(x, k, stride, padding),
+        cpu=in_onednn if uses_onednn(x.dtype) else stacked,
+        tpu=stacked if _stacked_on_tpu(kernel) else native,
+        default=native,
     )
 
 
@@ -148,7 +160,12 @@ def _convolve_bwd(stride, padding, inputs, cotangent):
         return by_input(kernel, g, padding), _stacked_by_kernel(x, g, kernel, stride, padding)
 
     cpu = in_onednn if uses_onednn(cotangent.dtype) else stacked
-    return by_platform(*inputs, cotangent, cpu=cpu, default=native)
+    tpu = stacked if _stacked_on_tpu(inputs[1]) else native
+    return by_platform(*inputs, cotangent, cpu=cpu, tpu=tpu, default=native)
+
+
+def _stacked_on_tpu(kernel: Array) -> bool:
+    return kernel.shape[3] < _TPU_LANES
 
 
 def _each_axis(padding: tuple[int, int]) -> tuple[tuple[int, int], ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,12 +15,12 @@ from wsicl_jax.model.ops import onednn_support
 _lowering = jax.make_user_context(default_value="fastest")
 
 
-def native_lowering() -> AbstractContextManager[None]:
+def native_lowering(platform: Literal["gpu", "tpu"] = "gpu") -> AbstractContextManager[None]:
     """Within the block, programs are lowered as for accelerators, also on CPU.
 
     For estimates about accelerators on a machine without one.
     """
-    return _lowering("native")
+    return _lowering("tpu" if platform == "tpu" else "native")
 
 
 def portable_lowering() -> AbstractContextManager[None]:
@@ -39,7 +40,16 @@ def uses_onednn(dtype: np.dtype) -> bool:
     return _lowering.value == "fastest" and onednn_support.usable(dtype)
 
 
-def by_platform(*inputs: Array, cpu: Callable, default: Callable):
+def by_platform(
+    *inputs: Array, cpu: Callable, default: Callable, tpu: Callable | None = None
+) -> Any:
+    """The operation on the platform for which the program is lowered.
+
+    Without `tpu`, TPUs have the default.
+    """
     if _lowering.value == "native":
         return default(*inputs)
-    return lax.platform_dependent(*inputs, cpu=cpu, default=default)
+    if _lowering.value == "tpu":
+        return (tpu or default)(*inputs)
+    others = {} if tpu is None else {"tpu": tpu}
+    return lax.platform_dependent(*inputs, cpu=cpu, default=default, **others)

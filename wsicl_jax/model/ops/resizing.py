@@ -1,6 +1,7 @@
 """Max-pooling and trilinear x2 upsampling, lowered per platform."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,10 @@ def upsample2(x: Float[Array, "batch x y z c"]) -> Float[Array, "batch 2*x 2*y 2
 
 @jax.custom_vjp
 def _upsample2(x: Array) -> Array:
-    return _upsample2_shifted(x)
+    # On TPUs, shifts within a tile are slow and take long to compile.
+    return by_platform(
+        x, cpu=_upsample2_shifted, tpu=_upsample_matrices, default=_upsample2_shifted
+    )
 
 
 def _upsample2_shifted(x: Array) -> Array:
@@ -51,7 +55,7 @@ def _upsample2_shifted(x: Array) -> Array:
 
 
 def _upsample2_fwd(x):
-    return _upsample2_shifted(x), None
+    return _upsample2(x), None
 
 
 def _upsample2_bwd(_, cotangent):
@@ -60,17 +64,33 @@ def _upsample2_bwd(_, cotangent):
         anywhere = g[:, ::2, ::2, ::2]
         return jax.vjp(_upsample2_shifted, anywhere)[1](g)[0]
 
-    # On CPU, transposed shifts are many times slower than small matrix products.
-    return (by_platform(cotangent, cpu=_downsample_matrices, default=transposed_shifts),)
+    # On CPU and TPU, transposed shifts are many times slower than small matrix products.
+    return (
+        by_platform(
+            cotangent,
+            cpu=_downsample_matrices,
+            tpu=_downsample_matrices,
+            default=transposed_shifts,
+        ),
+    )
+
+
+def _upsample_matrices(x: Array) -> Array:
+    return _along_each_axis("Nn,bnc->bNc", x, _upsample_matrix)
 
 
 def _downsample_matrices(g: Array) -> Array:
+    return _along_each_axis("Nn,bNc->bnc", g, lambda size: _upsample_matrix(size // 2))
+
+
+def _along_each_axis(product: str, x: Array, matrix_of: Callable[[int], np.ndarray]) -> Array:
     for axis in (1, 2, 3):
-        matrix = _upsample_matrix(g.shape[axis] // 2).astype(g.dtype)
-        lines = g.reshape(math.prod(g.shape[:axis]), g.shape[axis], -1)
-        summed = jnp.einsum("Nn,bNc->bnc", matrix, lines)
-        g = summed.reshape(*g.shape[:axis], g.shape[axis] // 2, *g.shape[axis + 1 :])
-    return g
+        matrix = matrix_of(x.shape[axis]).astype(x.dtype)
+        lines = x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+        # TPUs would otherwise round float32 to bfloat16.
+        out = jnp.einsum(product, matrix, lines, precision=lax.Precision.HIGHEST)
+        x = out.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    return x
 
 
 def _upsample_matrix(size: int) -> np.ndarray:

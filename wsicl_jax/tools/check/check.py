@@ -178,7 +178,7 @@ def _show_mesh(
     if described:
         config, part = shortened(config, mesh)
         sizes = contexts if every_size else contexts[-1:]
-        with ops.native_lowering():
+        with ops.native_lowering(part.devices.flat[0].platform):
             traced = [trace_step(config, part, size) for size in sizes]
         advice = _advice(config, tuple(mesh.shape.values()))
         compiled = [compile_step(*one, advice) for one in zip(traced, sizes, strict=True)]
