@@ -1,5 +1,6 @@
 """A run and its data: what it writes of them, and what may have changed when it goes on."""
 
+import gc
 import json
 import shutil
 import warnings
@@ -17,6 +18,7 @@ from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import ConfigError, DataError
 from wsicl_jax.evaluate.planning import plan_experiment
 from wsicl_jax.storage.checkpoints import find_checkpoint, read_metadata
+from wsicl_jax.storage.location import Location
 from wsicl_jax.train import binding
 from wsicl_jax.train.binding import DATA, datasets_of_checkpoint, find_start, open_run, write_start
 from wsicl_jax.train.loop import train
@@ -74,6 +76,24 @@ def test_the_log_tells_episodes_and_loss_of_each_data_set_and_structure(data_set
     assert {name.rpartition("/")[2] for name in names} == {"left", "right"}
     shown = [line[name] for line in by_structure for name in line if "episodes_of" in name]
     assert counts["blocks"] <= sum(shown) <= 2 * counts["blocks"]  # some unite both
+
+
+def test_a_start_reads_two_files_of_a_store_however_many_cases_it_has(
+    data_set, tmp_path, monkeypatch
+):
+    read, keys, collects = Location.read, [], []
+
+    def told(location, key):
+        keys.append(key)
+        collects.append(gc.isenabled())
+        return read(location, key)
+
+    monkeypatch.setattr(Location, "read", told)
+    with open_run(on(data_set, tmp_path / "run")):
+        pass
+    assert sorted(keys) == ["catalogue.jsonl", "zarr.json"]
+    # A collection walks over all cases that have been read so far.
+    assert not any(collects) and gc.isenabled()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+import jax
+
 from wsicl_jax.config import ExperimentConfig
 from wsicl_jax.data.datasets import DataSet, open_datasets, without_collections
 from wsicl_jax.data.manifest import (
@@ -130,12 +132,17 @@ def open_run(
 
 def _shared_start(config: ExperimentConfig, *, resume: bool, accept_data_changes: bool) -> RunStart:
     datasets = open_datasets(config)
+    found: list[RunStart] = []
 
     def start_as_json() -> tuple[int, dict[str, Any], Changes]:
         start = find_start(config, datasets, resume=resume, accept_data_changes=accept_data_changes)
-        return start.done, start.manifest.to_json(), start.changes
+        found.append(start)
+        alone = jax.process_count() == 1
+        return start.done, {} if alone else start.manifest.to_json(), start.changes
 
     done, content, (texts, *counts) = broadcast_from_leader(start_as_json)
+    if found:  # the leader itself
+        return found[0]
     manifest = Manifest.from_json(content)
     datasets = [bound(dataset, manifest) for dataset in datasets]
     if others := compare(manifest, manifest_of(config, datasets)).texts:

@@ -1,6 +1,9 @@
 """Reads what each step of a training measured, and writes it to the log."""
 
+from collections.abc import Mapping
+
 import jax
+import numpy as np
 
 from wsicl_jax.data.episodes.sampling import EpisodeSource
 from wsicl_jax.errors import TrainingError
@@ -31,6 +34,8 @@ class Steps:
         """The last step that is part of the state."""
         self._episodes, self._settings = episodes, episodes.config.train
         self._log, self._bar = log, bar
+        several = len(set(episodes.structures)) > 1
+        self._structure_names = episodes.structures if several else []
         self._pending: tuple[int, Metrics, int, float] | None = None
 
     def add(self, step: int, metrics: Metrics, contexts: int, seconds_waiting: float) -> Stop:
@@ -85,10 +90,9 @@ class Steps:
         batch = self._settings.batch
         return [self._episodes.data_set_of(i) for i in range(batch * (step - 1), batch * step)]
 
-    def _structures(self, metrics: Metrics) -> list[list[str]]:
+    def _structures(self, metrics: Mapping[str, np.ndarray]) -> list[list[str]]:
         """The structures of each episode of a step, if there are several."""
-        names = self._episodes.structures
-        if len(set(names)) < 2:
+        if not (names := self._structure_names):
             return []
         return [list({names[i]: None for i in row if i >= 0}) for row in metrics["structures"]]
 
