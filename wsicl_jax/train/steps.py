@@ -1,9 +1,9 @@
 """Reads what each step of a training measured, and writes it to the log."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
-import numpy as np
 
 from wsicl_jax.data.episodes.sampling import EpisodeSource
 from wsicl_jax.errors import TrainingError
@@ -90,7 +90,7 @@ class Steps:
         batch = self._settings.batch
         return [self._episodes.data_set_of(i) for i in range(batch * (step - 1), batch * step)]
 
-    def _structures(self, metrics: Mapping[str, np.ndarray]) -> list[list[str]]:
+    def _structures(self, metrics: Mapping[str, Any]) -> list[list[str]]:
         """The structures of each episode of a step, if there are several."""
         if not (names := self._structure_names):
             return []
