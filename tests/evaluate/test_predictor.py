@@ -39,7 +39,7 @@ def test_outputs_are_those_of_exactly_so_many_contexts(network, model, agree):
     episodes = some_episodes(2)
     found = network.outputs(episodes, [1, 2, 3])
     assert found.shape == (3, 2, *GRID) and found.dtype == np.float32
-    target, _, images, prompts, _ = (np.stack(x) for x in zip(*episodes, strict=True))
+    target, _, images, prompts, *_ = (np.stack(x) for x in zip(*episodes, strict=True))
     alone = jax.jit(model, compiler_options={"xla_backend_optimization_level": 0})
     expected = alone(target, images[:, :2], prompts[:, :2])[..., 0]
     agree("contexts in one pass: output", found[1], expected, 1e-5)

@@ -43,16 +43,14 @@ def test_a_correction_is_no_context_entry_since_it_would_change_other_targets(
     output = folder / saved["folder"]
     document = json.loads((output / "task.json").read_text())
     assert [entry["image"] for entry in document["context"]] == [f"../../{A}", f"../../{B}"]
-    # By hand, an entry repeats the correction for its own target.
+    # By hand, an entry with the correction.
     correction = {"image": f"../../{C}", "scribbles": [[[1, 1, 1], [2, 1, 1]]]}
     document["context"].append(correction)
     (output / "corrected.json").write_text(json.dumps(document))
     context = read_context(output / "corrected.json")
     task = Segmenter(model, VOLUME).task(context.structures, context.values)
-    by_hand = {name: task.segment(folder / name).label_map for name in (C, D)}
-    kept = {name: np.asarray(nib.load(output / name).dataobj) for name in (C, D)}
-    np.testing.assert_array_equal(by_hand[C], kept[C])
-    assert (by_hand[D] != kept[D]).any()
+    kept = np.asarray(nib.load(output / D).dataobj)
+    assert (task.segment(folder / D).label_map != kept).any()
 
 
 def test_structures_keep_their_values_and_those_without_prompts_are_left_out(client, folder):

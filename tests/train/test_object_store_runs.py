@@ -34,7 +34,7 @@ from wsicl_jax.storage.object_path import names_below, place_of
 from wsicl_jax.storage.transfer import download
 from wsicl_jax.train import loop
 from wsicl_jax.train.loop import train
-from wsicl_jax.train.run_checkpoints import newest_valid_step, read_score
+from wsicl_jax.train.run_checkpoints import newest_valid_step, read_quality
 from wsicl_jax.weights.network_checkpoint import load_checkpoint
 from wsicl_jax.weights.networks import find_network
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_in_a_bucket_is_found_with_its_score_and_loaded(whole):
     run, network = whole
     newest = find_checkpoint(str(run))
     assert newest == run / "checkpoints" / str(STEPS)
-    assert read_score(newest) == 0.5
+    assert read_quality(newest).dice == 0.5
     stored = find_network(str(newest))
     assert stored.path == newest
     assert_equal_networks(stored.load(), network)

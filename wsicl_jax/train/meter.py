@@ -141,7 +141,7 @@ class Meter:
         self._start = self._clock()
 
 
-def worst_structures(entry: Mapping[str, float], count: int = 3) -> str:
+def worst_structures(entry: Mapping[str, int | float], count: int = 3) -> str:
     """The structures with the highest losses in an entry of the log, in words."""
     names = [name.removeprefix(LOSS_OF) for name in entry if name.startswith(LOSS_OF)]
     names.sort(key=lambda name: -entry[LOSS_OF + name])

@@ -76,7 +76,8 @@ def test_only_images_are_changed():
     given = changed(ALL)
     for name in ("truth", "context_prompts", "context_weights"):
         np.testing.assert_array_equal(getattr(given, name), getattr(BATCH, name))
-    assert {part.dtype for part in given} == {np.dtype(np.float32)}
+    floating = given._replace(structures=given.target)
+    assert {part.dtype for part in floating} == {np.dtype(np.float32)}
 
 
 def test_invert_image_turns_bright_into_dark():

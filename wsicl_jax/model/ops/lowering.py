@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +15,8 @@ from wsicl_jax.model.ops import onednn_support
 _lowering = jax.make_user_context(default_value="fastest")
 
 
-def native_lowering(platform: Literal["gpu", "tpu"] = "gpu") -> AbstractContextManager[None]:
-    """Within the block, programs are lowered as for accelerators, also on CPU.
+def native_lowering(platform: str = "gpu") -> AbstractContextManager[None]:
+    """Within the block, programs are lowered as for an accelerator, also on CPU.
 
     For estimates about accelerators on a machine without one.
     """
