@@ -33,6 +33,7 @@ from wsicl_jax.storage.lock import locked
 from wsicl_jax.storage.object_path import names_below, place_of
 from wsicl_jax.storage.transfer import download
 from wsicl_jax.train import loop
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.loop import train
 from wsicl_jax.train.run_checkpoints import newest_valid_step, read_quality
 from wsicl_jax.weights.network_checkpoint import load_checkpoint
@@ -66,7 +67,7 @@ def whole(s3_server, tmp_path_factory):
             with pytest.raises(CutOffError):
                 train(tiny(run))
         assert saved_steps(run) == [3]
-        network = train(tiny(run), resume=True, evaluate=lambda _: {"dice": 0.5})
+        network = train(tiny(run), resume=True, evaluate=lambda _: Evaluation({"dice": 0.5}))
         yield run, network
 
 
@@ -199,6 +200,7 @@ from wsicl_jax.storage.lock import locked
 from wsicl_jax.storage.object_path import place_of
 from wsicl_jax.storage.working_folder import WorkingFolder
 from wsicl_jax.train.log import RunLog
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.run_checkpoints import RunCheckpoints, newest_valid_step
 
 def count(run, pause):
@@ -284,6 +286,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from wsicl_jax.distributed.processes import join_processes
 join_processes(sys.argv[1], 2, int(sys.argv[2]))
 from wsicl_jax.storage.object_path import place_of
+from wsicl_jax.train.evaluation import Evaluation
 from wsicl_jax.train.run_checkpoints import RunCheckpoints
 mesh = jax.make_mesh((2,), ("data",))
 def placed(values, *axes):
