@@ -46,17 +46,19 @@ class UploadedCheckpoints:
                     (directory / folder).remove()
         self._opened = ExitStack()
         self._folder = self._opened.enter_context(temporary_folder())
-        self._checkpointer = self._opened.enter_context(_checkpointer())
         self._background = self._opened.enter_context(ThreadPoolExecutor(1))
         self._copied: Future[None] | None = None
 
     def save(self, step: int, args: Any, *, force: bool = True) -> None:
         """Save a step in the background; the arrays may change once this returns."""
         folder = self._folder / str(step)
-        self._checkpointer.save(folder, args=args, force=force)
+        # A new one each time: Orbax shares whether a process is alone between all its handlers, and
+        # a restore may have changed that.
+        checkpointer = _checkpointer()
+        checkpointer.save(folder, args=args, force=force)
         steps = self._steps | {step}
         superfluous = sorted(steps - self._kept(sorted(steps)))
-        self._copied = self._background.submit(self._copy, folder, superfluous)
+        self._copied = self._background.submit(self._copy, checkpointer, folder, superfluous)
 
     def delete(self, step: int) -> None:
         """Remove a step."""
@@ -77,8 +79,11 @@ class UploadedCheckpoints:
         with self._opened:
             self.wait_until_finished()
 
-    def _copy(self, folder: Path, superfluous: Sequence[int]) -> None:
-        self._checkpointer.wait_until_finished()
+    def _copy(
+        self, checkpointer: ocp.AsyncCheckpointer, folder: Path, superfluous: Sequence[int]
+    ) -> None:
+        with checkpointer:
+            checkpointer.wait_until_finished()
         last, place = folder / _LAST, self._directory / folder.name
         files = [file for file in folder.rglob("*") if file.is_file() and file != last]
         # All processes have some files in common; those of the leader remain.
