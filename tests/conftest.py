@@ -5,10 +5,15 @@ import os
 # Programs of tests run for moments: a simpler optimization compiles them in two thirds of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 from s3_server import s3, s3_server  # noqa: F401
+
+# A busy machine is slow at times; no test promises a time for one example.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 _AGREEMENT = pytest.StashKey[dict[str, float]]()
 
