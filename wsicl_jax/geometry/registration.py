@@ -46,7 +46,7 @@ _NOISE = 1e-4
 _MIN_GAIN = 1e-3
 """Gain in mean correlation below which a level keeps the displacement that it started from."""
 
-_CACHED = 64
+_CACHED = 32
 """Pairs of images whose displacement is kept, for targets that are segmented repeatedly."""
 
 
@@ -87,6 +87,10 @@ class _Pair:
             digest.update(np.ascontiguousarray(volume, np.float32))
         self._digest = digest.digest()
 
+    def forget(self) -> None:
+        """Free the images: the cache needs no more than the key."""
+        del self.target, self.image
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Pair) and self._digest == other._digest
 
@@ -106,7 +110,10 @@ def _displacement(pair: _Pair) -> Float[np.ndarray, "3 x y z"]:
             target, image = (_resized(x, level) for x in (pair.target, pair.image))
             field = _improved(_rescaled(field, level), target, image, steps)
     # Half precision: a thousandth of a voxel, and half the memory of the cache.
-    return _rescaled(field, shape).astype(np.float16)
+    kept = _rescaled(field, shape).astype(np.float16)
+    kept.setflags(write=False)  # all calls with these images share it
+    pair.forget()
+    return kept
 
 
 def _improved(

@@ -192,12 +192,12 @@ def train(
                         state = plateau.applied(state, mesh)
                     return network
 
-                def evaluationis_due(step: int) -> bool:
+                def evaluation_due(step: int) -> bool:
                     if evaluate is None or step == settings.steps:
                         return False  # the last evaluation comes after the loop
                     return is_due(step, settings.evaluate_every)
 
-                if done and evaluationis_due(done) and not checkpoints.is_scored(done):
+                if done and evaluation_due(done) and not checkpoints.is_scored(done):
                     score(done)  # the run was stopped during this evaluation
                 for step in range(done + 1, settings.steps + 1):
                     waited_from = time.monotonic()
@@ -218,7 +218,7 @@ def train(
                     stopping = steps.add(step, metrics, episodes.contexts(step - 1), waiting)
                     due = step in (settings.stable_until, settings.steps)
                     due = due or is_due(step, settings.checkpoint_every)
-                    if due or evaluationis_due(step) or stopping:
+                    if due or evaluation_due(step) or stopping:
                         # The log is never behind the checkpoint.
                         stopping = max(steps.settle(), stopping)
                         if steps.completed > checkpoints.newest:
@@ -227,7 +227,7 @@ def train(
                         checkpoints.wait()
                         saved = steps.completed if steps.completed > done else 0
                         raise _stop_error(stopping, data.failure, saved, settings.steps)
-                    if evaluationis_due(step):
+                    if evaluation_due(step):
                         score(step)
                     bar.advance()
                 # Also if a resumed run was stopped during its last evaluation.
