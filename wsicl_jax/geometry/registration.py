@@ -74,7 +74,10 @@ def displacement(
 
     The results of the last calls are kept.
     """
-    return _displacement(_Pair(target, image))
+    pair = _Pair(target, image)
+    field = _displacement(pair)
+    pair.forget()  # it may be a key of the cache from now on
+    return field
 
 
 class _Pair:
@@ -112,7 +115,6 @@ def _displacement(pair: _Pair) -> Float[np.ndarray, "3 x y z"]:
     # Half precision: a thousandth of a voxel, and half the memory of the cache.
     kept = _rescaled(field, shape).astype(np.float16)
     kept.setflags(write=False)  # all calls with these images share it
-    pair.forget()
     return kept
 
 
