@@ -51,6 +51,26 @@ def test_dice_cross_entropy_takes_0_5_as_undecided():
         assert dice_cross_entropy(right, truth) < dice_cross_entropy(wrong, truth)
 
 
+def test_with_less_cross_entropy_a_doubtful_structure_is_segmented_larger():
+    """A structure is at one of three places: its probability is 1/3 at each."""
+    truths = [volumes(*(float(place == i) for i in range(3)), 0) for place in range(3)]
+
+    def expected_loss(inside: float, weight: float) -> float:
+        prediction = volumes(inside, inside, inside, 0)
+        return float(np.mean([dice_cross_entropy(prediction, t, weight) for t in truths]))
+
+    def best(weight: float) -> float:
+        return min(np.linspace(0, 1, 41), key=lambda inside: expected_loss(inside, weight))
+
+    assert best(0.05) > 0.5 > best(1.0)
+    settings = TrainConfig(loss="dice_ce", loss_weight=1.0, loss_cross_entropy=0.05)
+    np.testing.assert_allclose(
+        make_loss(settings)(volumes(0.3), volumes(1.0)),
+        dice_cross_entropy(volumes(0.3), volumes(1.0), 0.05),
+        rtol=1e-6,
+    )
+
+
 def test_dice_cross_entropy_is_least_at_the_truth(truth):
     loss = jax.jit(dice_cross_entropy)
     at_truth = float(loss(truth, truth))

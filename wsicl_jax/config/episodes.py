@@ -40,6 +40,9 @@ class EpisodeConfig:
     absent_share: Share = 0.0
     """Share of the segmentation episodes whose target is of another, synthetic anatomy without
     the structure, so that the true mask is empty."""
+    blank_share: Share = 0.0
+    """Share of the segmentation episodes whose target is noise around a constant, so that the true
+    mask is empty."""
     excluded_share: Share = 0.0
     """Share of the synthetic segmentation episodes whose context images show a larger structure,
     of which negative points on the target exclude a part. Their first context image is the

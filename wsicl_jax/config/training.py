@@ -72,6 +72,9 @@ class TrainConfig:
     """Training loss; `smooth_l3_l1` is the published one."""
     loss_weight: Amount = 50.0
     """Factor on the loss."""
+    loss_cross_entropy: Amount = 1.0
+    """Weight of the cross-entropy in `dice_ce`; soft Dice has weight 1. With less of it, structures
+    whose place is uncertain are segmented larger."""
     loss_beta: AboveZero = 1.0
     """Error at which `smooth_l3_l1` changes from cubic to linear."""
     log_every: Positive = 20

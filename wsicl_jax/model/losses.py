@@ -21,7 +21,7 @@ def make_loss(config: TrainConfig) -> Loss:
     losses: dict[str, Loss] = {
         "smooth_l3_l1": lambda p, t: smooth_l3_l1(p, t, config.loss_beta),
         "l1": lambda p, t: jnp.abs(p - t).mean(),
-        "dice_ce": dice_cross_entropy,
+        "dice_ce": lambda p, t: dice_cross_entropy(p, t, config.loss_cross_entropy),
     }
     loss = losses[config.loss]
     return lambda prediction, truth: config.loss_weight * loss(prediction, truth)
@@ -34,12 +34,14 @@ def smooth_l3_l1(prediction: Volumes, truth: Volumes, beta: float = 1.0) -> Floa
     return jnp.where(error < beta, cubic, error + 0.333 * beta**3 - beta).mean()
 
 
-def dice_cross_entropy(prediction: Volumes, truth: Volumes) -> Float[Array, ""]:
-    """Soft Dice of each volume plus voxel-wise cross-entropy, both with threshold 0.5."""
+def dice_cross_entropy(
+    prediction: Volumes, truth: Volumes, cross_entropy_weight: float = 1.0
+) -> Float[Array, ""]:
+    """1 - soft Dice of each volume, plus weighted cross-entropy of voxels; 0.5 is undecided."""
     logits = _LOGIT_PER_UNIT * (prediction - 0.5)
     probability = jax.nn.sigmoid(logits)
     space = (1, 2, 3, 4)
     overlap = (probability * truth).sum(space)
     dice = (2 * overlap + 1) / (probability.sum(space) + truth.sum(space) + 1)
     cross_entropy = optax.sigmoid_binary_cross_entropy(logits, truth).mean()
-    return (1 - dice).mean() + cross_entropy
+    return (1 - dice).mean() + cross_entropy_weight * cross_entropy

@@ -490,6 +490,28 @@ def test_a_target_without_the_structure_is_another_one_and_has_an_empty_mask(exp
     assert 5 < absent < 20
 
 
+def test_a_blank_target_is_noise_and_has_an_empty_mask(experiment):
+    plain = changed(store_only(experiment), augment=NO_CHANGES)
+    source = EpisodeSource(changed(plain, episode={"blank_share": 0.4, "self_context_share": 0.0}))
+    same = EpisodeSource(changed(plain, episode={"self_context_share": 0.0}))
+    blank, constant = 0, 0
+    for index in range(40):
+        one, other = source[index], same[index]
+        np.testing.assert_array_equal(one.context_images, other.context_images)
+        assert one.context_prompts.any()
+        if one.truth.any():
+            np.testing.assert_array_equal(one.target, other.target)
+            continue
+        blank += 1
+        constant += np.ptp(one.target) == 0
+        assert 0 <= one.target.min() <= one.target.max() <= 1
+        assert np.abs(np.corrcoef(one.target.ravel(), other.target.ravel())[0, 1]) < 0.3 or not (
+            np.ptp(one.target)
+        )
+    assert 8 < blank < 28
+    assert 0 < constant < blank
+
+
 def test_settings_that_change_nothing_leave_every_episode_as_it_was(experiment, episodes):
     """Also the order in which frequencies are written."""
     config = changed(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.ndimage
 from jaxtyping import Bool, Float, Int32, Num
 
 from wsicl_jax.config import EpisodeConfig, ExperimentConfig, PromptKind, VolumeConfig
@@ -147,6 +148,9 @@ class EpisodeSource:
         settings = self.config.episode
         if settings.absent_share and rng.random() < settings.absent_share:
             return self._without_structure_in_target(index, group, rng)
+        if settings.blank_share and rng.random() < settings.blank_share:
+            blank = _noise(group.images[0].shape, rng)
+            return _with_empty_target(group, blank)
         if settings.self_context_share and rng.random() < settings.self_context_share:
             return Group(*([x[0], x[0], *x[2:]] for x in group))
         return group
@@ -157,7 +161,7 @@ class EpisodeSource:
         """The group with a target of another cohort and an empty mask."""
         # Indices after the last episode, so that this is no cohort of any context set.
         (image,), _ = self._absent_source.sample(len(self) + index, 1, rng).group
-        return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
+        return _with_empty_target(group, image)
 
     def _add_negative(
         self, prompts: list[list[Prompt]], group: Group, rng: np.random.Generator
@@ -207,6 +211,20 @@ class EpisodeSource:
         if settings.mixing == "image":
             return [[self._kinds.sample(rng)] * count for _ in range(contexts)]
         return [[self._kinds.sample(rng) for _ in range(count)] for _ in range(contexts)]
+
+
+def _with_empty_target(group: Group, image: Float[np.ndarray, "x y z"]) -> Group:
+    return Group([image, *group.images[1:]], [np.zeros_like(group.masks[0]), *group.masks[1:]])
+
+
+def _noise(shape: Sequence[int], rng: np.random.Generator) -> Float[np.ndarray, "x y z"]:
+    """Noise of random strength and smoothness around a constant, in [0, 1]; float32."""
+    constant, strength = rng.uniform(0, 1), rng.uniform(0, 0.3) * (rng.random() < 0.75)
+    noise = rng.standard_normal(shape, np.float32)
+    if smoothness := rng.uniform(0, 3) * (rng.random() < 0.5):
+        noise = scipy.ndimage.gaussian_filter(noise, smoothness)
+        noise /= noise.std()
+    return np.clip(constant + strength * noise, 0, 1, dtype=np.float32)
 
 
 class _WeightedNames:
