@@ -19,7 +19,7 @@ from wsicl_jax.data.store import CATALOGUE, SKIPPED, Store, is_intact, read_case
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.verify import verify
 from wsicl_jax.errors import WsiclError
-from wsicl_jax.storage.digests import CHECKSUM, with_digest
+from wsicl_jax.storage.digests import CHECKSUM, to_line, with_digest
 from wsicl_jax.storage.location import Location
 from wsicl_jax.tools.info import describe
 from wsicl_jax.tools.show.store_listing import listing
@@ -70,9 +70,9 @@ def with_valid_digest(content: bytes) -> bytes:
     with suppress(ValueError, RecursionError):
         value = json.loads(content)
         if isinstance(value, dict) and CHECKSUM in value:
-            return json.dumps(
-                with_digest({k: v for k, v in value.items() if k != CHECKSUM})
-            ).encode()
+            sealed = with_digest({k: v for k, v in value.items() if k != CHECKSUM})
+            # Both kinds of lines, as they are read in different ways.
+            return to_line(sealed) if len(content) % 2 else json.dumps(sealed).encode()
     return content
 
 

@@ -25,7 +25,7 @@ from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
-from wsicl_jax.storage.digests import with_digest
+from wsicl_jax.storage.digests import is_valid_line, with_digest
 from wsicl_jax.storage.location import Location
 
 SHAPE = (4, 5, 7)
@@ -206,6 +206,21 @@ def test_a_damaged_catalogue_is_named_with_its_line(path, spoil):
     spoil(path / CATALOGUE)
     with pytest.raises(DataError, match=rf"{CATALOGUE} is damaged in line [12]"):
         Store.open(path)
+
+
+def test_catalogues_with_keys_in_any_order_are_read_alike(path):
+    def properties():
+        return [
+            (c.name, c.affine.tolist(), c.boxes, c.voxel_counts, str(c.source.grid), c.remarks)
+            for c in Store.open(path).catalogue.values()
+        ]
+
+    expected, lines = properties(), (path / CATALOGUE).read_bytes().splitlines()
+    assert all(map(is_valid_line, lines))
+    other = [json.dumps(dict(reversed(json.loads(line).items()))).encode() for line in lines]
+    assert not any(map(is_valid_line, other))
+    (path / CATALOGUE).write_bytes(b"\n".join(other))
+    assert properties() == expected
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"attributes": {"wsicl": {"shape": [1]}}}'])

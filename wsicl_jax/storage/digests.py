@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from wsicl_jax.storage.object_path import Place
 
 CHECKSUM = "checksum"
 """Key of the checksum in JSON content."""
+
+_CHECKSUM_IN_LINE = re.compile(rf'"{CHECKSUM}": (\d{{1,10}}), '.encode())
 
 _LARGEST = 2**30
 """Largest file in bytes."""
@@ -27,6 +30,22 @@ def has_valid_digest(content: Any) -> bool:
     if not isinstance(content, dict) or CHECKSUM not in content:
         return False
     return content[CHECKSUM] == _checksum({k: v for k, v in content.items() if k != CHECKSUM})
+
+
+def to_line(content: Mapping[str, Any]) -> bytes:
+    """JSON content of `with_digest` as a line that `is_valid_line` can check."""
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def is_valid_line(line: bytes) -> bool:
+    """Whether a line is as `to_line` made it; other JSON with a valid checksum is not.
+
+    Its keys are in the order of the checksum, so that nothing needs to be parsed.
+    """
+    found = _CHECKSUM_IN_LINE.search(line)
+    if not found:
+        return False
+    return zlib.crc32(line[: found.start()] + line[found.end() :]) == int(found[1])
 
 
 def read_verified(path: Place, what: str, form: int) -> dict[str, Any]:
