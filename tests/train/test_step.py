@@ -1,6 +1,7 @@
 """One step: updates that are not finite are left out, whatever made them so; and its changes
 of intensities."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -15,6 +16,7 @@ from wsicl_jax.config import (
     DatasetConfig,
     ExperimentConfig,
     ModelConfig,
+    ParallelConfig,
     TrainConfig,
     VolumeConfig,
 )
@@ -23,6 +25,7 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.distributed.placement import make_mesh, replicated, state_placement
 from wsicl_jax.model.dual_branch import DualBranch
+from wsicl_jax.train.lowering import trace_step
 from wsicl_jax.train.state import COUNTERS, init_state, learning_rate, make_optimizer
 from wsicl_jax.train.step import make_step
 from wsicl_jax.train.stop import Stop
@@ -239,3 +242,15 @@ def test_weight_decay_takes_its_share_of_kernels_and_biases_beside_the_gradient(
     taken = jax.tree.map(np.subtract, decayed, without)
     np.testing.assert_allclose(taken["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-3)
     np.testing.assert_allclose(taken["bias"], 0.1 * 0.5 * 3.0, rtol=1e-3)
+
+
+def test_a_step_for_tpus_has_the_configured_convolutions():
+    def axes(kind: str) -> set[int]:
+        config = replace(CONFIG, parallel=ParallelConfig(tpu_convolutions=kind))
+        traced = trace_step(config, MESH, contexts=1)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+        orders = re.findall(r"dim_numbers = \[(.*?)\]", text)
+        return {sum(axis.strip().isdigit() for axis in order.split(",")) for order in orders}
+
+    assert axes("planes") == {2}
+    assert axes("volumes") == {3}

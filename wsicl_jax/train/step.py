@@ -22,6 +22,7 @@ from wsicl_jax.distributed.placement import (
     replicated,
 )
 from wsicl_jax.model.losses import make_loss
+from wsicl_jax.model.ops import tpu_convolutions
 from wsicl_jax.train.state import COUNTERS, TrainState, averaged, learning_rate
 from wsicl_jax.train.stop import Stop
 
@@ -117,7 +118,8 @@ def make_step(
         with jax.named_scope("augmentation"):
             batch = augment_intensities(batch, key, config.augment, mesh)
         key = jax.random.fold_in(parts, state.step)
-        (value, losses), gradients = loss_and_gradients(state.parameters, batch, key)
+        with tpu_convolutions(config.parallel.tpu_convolutions):
+            (value, losses), gradients = loss_and_gradients(state.parameters, batch, key)
         gradient_norm = optax.tree.norm(gradients)
         reason = stop.max()
         counts = reason < Stop.NO_DATA

@@ -129,7 +129,7 @@ def test_programs_for_tpus_give_the_native_values_and_gradients(function, native
     assert_equal_to_rounding(given, value_and_gradients(native, *inputs))
 
 
-def test_gpus_and_wide_layers_on_tpus_keep_the_native_convolution():
+def test_gpus_and_wide_layers_on_tpus_keep_the_native_convolution_and_a_setting_all_layers():
     def total(x, kernel, halving):
         return (ops.conv3d_down(ops.conv3d(x, kernel), halving) ** 2).sum()
 
@@ -145,6 +145,9 @@ def test_gpus_and_wide_layers_on_tpus_keep_the_native_convolution():
 
     assert dimensions("cuda", 64) == dimensions("tpu", 128) == {3}
     assert dimensions("tpu", 64) == dimensions("cpu", 128) == {2}
+    with ops.tpu_convolutions("volumes"):
+        assert dimensions("tpu", 64) == {3}
+        assert dimensions("cpu", 64) == {2}
 
 
 def test_the_gradient_of_a_bias_is_summed_in_float32():

@@ -4,7 +4,12 @@ Functions of arrays without parameters; layers with parameters are in `model.blo
 """
 
 from wsicl_jax.model.ops.convolution import add_bias, conv3d, conv3d_down
-from wsicl_jax.model.ops.lowering import cpu_convolution, native_lowering, portable_lowering
+from wsicl_jax.model.ops.lowering import (
+    cpu_convolution,
+    native_lowering,
+    portable_lowering,
+    tpu_convolutions,
+)
 from wsicl_jax.model.ops.resizing import max_pool2, upsample2
 
 __all__ = [
@@ -15,5 +20,6 @@ __all__ = [
     "max_pool2",
     "native_lowering",
     "portable_lowering",
+    "tpu_convolutions",
     "upsample2",
 ]

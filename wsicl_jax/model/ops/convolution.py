@@ -19,7 +19,11 @@ from jaxtyping import Array, Float
 
 from wsicl_jax.distributed.mesh import SPACE, exchange_halo, shards
 from wsicl_jax.model.ops import onednn
-from wsicl_jax.model.ops.lowering import by_platform, uses_onednn
+from wsicl_jax.model.ops.lowering import (
+    by_platform,
+    convolves_planes_on_tpu,
+    uses_onednn,
+)
 
 _DIMENSIONS_3D = ("NXYZC", "XYZIO", "NXYZC")
 
@@ -165,7 +169,7 @@ def _convolve_bwd(stride, padding, inputs, cotangent):
 
 
 def _stacked_on_tpu(kernel: Array) -> bool:
-    return kernel.shape[3] < _TPU_LANES
+    return kernel.shape[3] < _TPU_LANES and convolves_planes_on_tpu()
 
 
 def _each_axis(padding: tuple[int, int]) -> tuple[tuple[int, int], ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,6 +13,16 @@ from wsicl_jax.model.ops import onednn_support
 
 # Part of JAX's cache keys, so that no program of another choice is reused.
 _lowering = jax.make_user_context(default_value="fastest")
+
+_tpu_convolutions = jax.make_user_context(default_value="planes")
+
+
+def tpu_convolutions(kind: Literal["planes", "volumes"]) -> AbstractContextManager[None]:
+    """Within the block, programs for TPUs have convolutions of this kind.
+
+    `ParallelConfig.tpu_convolutions` describes them.
+    """
+    return _tpu_convolutions(kind)
 
 
 def native_lowering(platform: str = "gpu") -> AbstractContextManager[None]:
@@ -38,6 +48,10 @@ def cpu_convolution() -> str:
 
 def uses_onednn(dtype: np.dtype) -> bool:
     return _lowering.value == "fastest" and onednn_support.usable(dtype)
+
+
+def convolves_planes_on_tpu() -> bool:
+    return _tpu_convolutions.value == "planes"
 
 
 def by_platform(
