@@ -154,8 +154,8 @@ class ParallelConfig:
     first, XLA's choice. Which one is faster has not been measured."""
     tpu_convolutions: Literal["planes", "volumes"] = "planes"
     """On TPUs, convolutions of fewer than 128 channels in training: `planes` are 2D convolutions of
-    stacked planes; `volumes` are XLA's 3D convolutions, which take three times longer to compile. No
-    TPU has timed either."""
+    stacked planes; `volumes` are XLA's 3D convolutions, which compile three times as long. No TPU
+    has timed either."""
     fast_compile: bool = False
     """On TPUs, compile the training step with the least effort: several times faster, for trials.
     Each step then takes longer."""
