@@ -243,8 +243,8 @@ def from_entry(entry: Any) -> Case:
 
 
 def _from_line(line: bytes) -> Case:
-    # A line as `to_lines` writes it is parsed and checked at once, in a third of the time. Escapes may
-    # be invalid characters, which only `parse_json` refuses.
+    # A line as `to_lines` writes it is parsed and checked at once, in a third of the time. Escapes
+    # may be invalid characters, which only `parse_json` refuses.
     if b"\\u" not in line and is_valid_line(line):
         with suppress(ValidationError):
             return _case_of(_ENTRIES.validate_json(line))
