@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from wsicl_jax.geometry.registration import displacement, registered
 
@@ -21,6 +22,15 @@ def deformed(image: np.ndarray, seed: int = 10, amplitude: float = 3.0) -> np.nd
     field = np.stack([ndimage.gaussian_filter(part, 4) for part in field])
     field *= amplitude / np.abs(field).max()
     return ndimage.map_coordinates(image, np.indices(SHAPE) + field, order=1, mode="nearest")
+
+
+def turned(image: np.ndarray, degrees: float, axis: int = 2) -> np.ndarray:
+    """The image turned about its centre."""
+    matrix = Rotation.from_rotvec(np.deg2rad(degrees) * np.eye(3)[axis]).as_matrix()
+    centre = (np.array(image.shape) - 1) / 2
+    return ndimage.affine_transform(
+        image, matrix, centre - matrix @ centre, order=1, mode="nearest"
+    )
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -48,7 +58,7 @@ def test_the_target_itself_does_not_move():
     channel = np.eye(24, 32, dtype=np.float32)[..., None].repeat(16, axis=-1)
     images, channels = registered(target, [target], channel[None])
     np.testing.assert_array_equal(images[0], target)
-    np.testing.assert_array_equal(channels[0], channel)
+    np.testing.assert_allclose(channels[0], channel, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
@@ -56,11 +66,55 @@ def test_nothing_moves_if_the_target_is_constant(value):
     assert not displacement(np.full(SHAPE, value, np.float32), blobs()).any()
 
 
+@pytest.mark.parametrize(("degrees", "axis"), [(20, 0), (-40, 1), (40, 2)])
+def test_a_turned_image_is_turned_back(degrees, axis):
+    target = ndimage.zoom(blobs(), 2, order=1)
+    image = turned(target, degrees, axis)
+    mask = turned((target > 0.6).astype(np.float32), degrees, axis)
+    inside = np.zeros(target.shape, bool)
+    inside[8:-8, 8:-8, 8:-8] = True  # what lay beyond the border before is lost
+    _, (moved,) = registered(target, [image], mask[None])
+    assert dice((mask > 0.5) & inside, (target > 0.6) & inside) < 0.85
+    assert dice((moved > 0.5) & inside, (target > 0.6) & inside) > 0.9
+
+
 def test_images_without_correspondence_stay_finite_and_within_reach():
     field = displacement(blobs(2), blobs(3))
     assert np.isfinite(field).all()
-    # 30 steps of half a voxel at a quarter of the resolution, and so on.
-    assert np.abs(field).max() <= 30 * 0.5 * 4 + 20 * 0.5 * 2 + 10 * 0.5
+    # 30 steps of half a voxel at a quarter of the resolution, and so on; and the affine part.
+    deformed = 30 * 0.5 * 4 + 20 * 0.5 * 2 + 10 * 0.5
+    assert np.abs(field).max() <= deformed + 0.15 * 32 + np.linalg.norm(SHAPE) / 2
+
+
+def test_the_image_that_fits_counts_most_and_the_mean_of_equal_prompts_stays():
+    target, other = blobs(4), blobs(5)
+    channels = np.ones((2, *SHAPE), np.float32)
+    _, (fitting, misfit) = registered(target, [target, other], channels)
+    np.testing.assert_allclose((fitting + misfit) / 2, 1, rtol=1e-5)
+    assert (fitting >= misfit * (1 - 1e-5)).all() and fitting.mean() > 1.5 * misfit.mean()
+
+
+def test_images_of_weight_zero_do_not_change_what_the_others_count():
+    target, image = blobs(4), blobs(5)
+    channels = np.random.default_rng(0).random((3, *SHAPE), np.float32)
+    _, alone = registered(target, [image, target], channels[:2])
+    _, (first, second, _) = registered(
+        target, [image, target, blobs(6)], channels, np.array([1, 1, 0], np.float32)
+    )
+    np.testing.assert_allclose([first, second], alone, rtol=1e-5)
+
+
+def test_one_image_alone_counts_in_full():
+    target = blobs(4)
+    channel = np.random.default_rng(0).random(SHAPE, np.float32)
+    _, (moved,) = registered(target, [target], channel[None])
+    np.testing.assert_allclose(moved, channel, rtol=1e-5)
+
+
+def test_an_image_of_inverted_contrast_counts_less():
+    target = blobs(4)
+    _, (same, inverted) = registered(target, [target, 1 - target], np.ones((2, *SHAPE), np.float32))
+    assert same.mean() > 1.9 and inverted.mean() < 0.1
 
 
 def test_a_repeated_call_returns_the_same_and_is_kept_by_content():
