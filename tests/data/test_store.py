@@ -2,6 +2,7 @@ import json
 import pickle
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.errors import DataError
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
-from wsicl_jax.storage.digests import is_valid_line, with_digest
+from wsicl_jax.storage.digests import CHECKSUM, is_valid_line, to_line, with_digest
 from wsicl_jax.storage.location import Location
 
 SHAPE = (4, 5, 7)
@@ -221,6 +222,26 @@ def test_catalogues_with_keys_in_any_order_are_read_alike(path):
     assert not any(map(is_valid_line, other))
     (path / CATALOGUE).write_bytes(b"\n".join(other))
     assert properties() == expected
+
+
+def with_subject(path: Path, subject: str) -> None:
+    """Rename the subject of the catalogue's first case, with a valid checksum."""
+    first, *others = (path / CATALOGUE).read_bytes().splitlines()
+    entry = json.loads(first) | {"subject": subject}
+    del entry[CHECKSUM]
+    (path / CATALOGUE).write_bytes(b"\n".join([to_line(with_digest(entry)), *others]))
+
+
+def test_letters_of_any_script_in_a_catalogue_are_read(path):
+    with_subject(path, "Zo\u00eb \u5f20")
+    assert next(iter(Store.open(path).catalogue.values())).subject == "Zo\u00eb \u5f20"
+
+
+@pytest.mark.parametrize("subject", ["\ud800", "a\0"])
+def test_what_is_no_character_in_a_catalogue_is_damage_even_with_a_valid_checksum(path, subject):
+    with_subject(path, subject)
+    with pytest.raises(DataError, match=rf"{CATALOGUE} is damaged in line 1"):
+        Store.open(path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"attributes": {"wsicl": {"shape": [1]}}}'])
