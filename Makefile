@@ -37,7 +37,7 @@ small: .venv/.installed
 		--licence "$(SMALL_LICENCE)" --output exported/small.safetensors
 
 small-nc: .venv/.installed
-	for stage in configs/small/*.yaml configs/small_nc.yaml; do \
+	for stage in configs/small_nc/*.yaml configs/small_nc.yaml; do \
 		$(HUGE_PAGES) $(BIN)/wsicl train $$stage --resume || exit 1; \
 	done
 	mkdir -p exported

@@ -1,7 +1,6 @@
 """Baselines without a network: what they answer, and where their answers are cut."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,9 +41,9 @@ def episode(target, images, prompts) -> Episode:
     )
 
 
-def scores_of(name: str, data, *, kind="mask", prompts=1, sizes=(1, 2), volume=VOLUME):
+def scores_of(name: str, data, *, kind="mask", prompts=1, sizes=(1, 2)):
     return score_baseline(
-        Baseline(name, volume),
+        Baseline(name, VOLUME),
         *data,
         model=name,
         kind=kind,
@@ -237,14 +236,6 @@ def test_the_registered_mean_is_the_prompt_mean_of_registered_context_images(sto
     )
     expected = registered(target, images, channels)[1].mean(axis=0)
     np.testing.assert_allclose(registering.maps(shown[1], [3])[0], expected, rtol=1e-6)
-
-
-def test_the_registered_mean_of_a_smaller_context_set_does_not_depend_on_the_others(store):
-    data, settings = planned(store, kinds=["box"]), {"kind": "box", "prompts": 2}
-    settings["volume"] = replace(VOLUME, registration=True)
-    together = scores_of("registered_mean", data, sizes=[1, 2, 3], **settings)
-    alone = scores_of("registered_mean", data, sizes=[2], **settings)
-    assert [score for score in together if score.contexts == 2] == alone
 
 
 def test_a_list_with_too_few_contexts_is_refused(store):

@@ -58,7 +58,7 @@ def test_the_target_itself_does_not_move():
     channel = np.eye(24, 32, dtype=np.float32)[..., None].repeat(16, axis=-1)
     images, channels = registered(target, [target], channel[None])
     np.testing.assert_array_equal(images[0], target)
-    np.testing.assert_allclose(channels[0], channel, rtol=1e-6)
+    np.testing.assert_array_equal(channels[0], channel)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
@@ -84,37 +84,6 @@ def test_images_without_correspondence_stay_finite_and_within_reach():
     # 30 steps of half a voxel at a quarter of the resolution, and so on; and the affine part.
     deformed = 30 * 0.5 * 4 + 20 * 0.5 * 2 + 10 * 0.5
     assert np.abs(field).max() <= deformed + 0.15 * 32 + np.linalg.norm(SHAPE) / 2
-
-
-def test_the_image_that_fits_counts_most_and_the_mean_of_equal_prompts_stays():
-    target, other = blobs(4), blobs(5)
-    channels = np.ones((2, *SHAPE), np.float32)
-    _, (fitting, misfit) = registered(target, [target, other], channels)
-    np.testing.assert_allclose((fitting + misfit) / 2, 1, rtol=1e-5)
-    assert (fitting >= misfit * (1 - 1e-5)).all() and fitting.mean() > 1.5 * misfit.mean()
-
-
-def test_images_of_weight_zero_do_not_change_what_the_others_count():
-    target, image = blobs(4), blobs(5)
-    channels = np.random.default_rng(0).random((3, *SHAPE), np.float32)
-    _, alone = registered(target, [image, target], channels[:2])
-    _, (first, second, _) = registered(
-        target, [image, target, blobs(6)], channels, np.array([1, 1, 0], np.float32)
-    )
-    np.testing.assert_allclose([first, second], alone, rtol=1e-5)
-
-
-def test_one_image_alone_counts_in_full():
-    target = blobs(4)
-    channel = np.random.default_rng(0).random(SHAPE, np.float32)
-    _, (moved,) = registered(target, [target], channel[None])
-    np.testing.assert_allclose(moved, channel, rtol=1e-5)
-
-
-def test_an_image_of_inverted_contrast_counts_less():
-    target = blobs(4)
-    _, (same, inverted) = registered(target, [target, 1 - target], np.ones((2, *SHAPE), np.float32))
-    assert same.mean() > 1.9 and inverted.mean() < 0.1
 
 
 def test_a_repeated_call_returns_the_same_and_is_kept_by_content():

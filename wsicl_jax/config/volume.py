@@ -21,14 +21,8 @@ class VolumeConfig:
     prompts of the context set. Masks of the whole structure are not smoothed. 0: no smoothing, as
     published."""
     registration: bool = False
-    """Move and deform each context image, with its prompts, so that it fits the target, and let
-    prompts count more where their image fits better; the published method does not. Not for
-    image-to-image tasks."""
+    """Move and deform each context image, with its prompts, to fit the target; the published method
+    does not. Not for image-to-image tasks."""
     cache_gb: Amount = 2.0
     """Memory in GB (10^9 bytes) that each process that prepares episodes may use to cache cases
     on the working grid; 0: every case is read each time."""
-
-    @property
-    def prompts_depend_on_context_set(self) -> bool:
-        """Whether the prompt channel of an image depends on the other images of its context set."""
-        return self.registration or self.prompt_smoothing > 0

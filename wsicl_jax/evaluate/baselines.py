@@ -237,14 +237,12 @@ def _maps(
     count: int,
     sizes: Sequence[int],
 ) -> list[_Map]:
-    volume = baseline.volume
+    inputs = prompted(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
     truth = truth_of(episodes, cases, episode)
-    grid = cases.grid(episode.target, episode.channel, volume)
+    grid = cases.grid(episode.target, episode.channel, baseline.volume)
     maps = []
-    for several in [[n] for n in sizes] if volume.prompts_depend_on_context_set else [sizes]:
-        inputs = prompted(volume, episodes, cases, episode, kind, count, several[-1])
-        for size, values in zip(several, baseline.maps(inputs.episode, several), strict=True):
-            levels = _Levels.of(grid.restore(values))
-            about = about_prompts(inputs.prompts[:size], kind, count)
-            maps.append(_Map(levels, levels.dice(truth), about))
+    for size, values in zip(sizes, baseline.maps(inputs.episode, sizes), strict=True):
+        levels = _Levels.of(grid.restore(values))
+        about = about_prompts(inputs.prompts[:size], kind, count)
+        maps.append(_Map(levels, levels.dice(truth), about))
     return maps

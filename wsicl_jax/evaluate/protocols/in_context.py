@@ -46,7 +46,8 @@ def score_in_context(
     """
     sizes = sorted(set(sizes))
     episodes.check(sizes[-1], kind, prompts)
-    passes = [[n] for n in sizes] if network.volume.prompts_depend_on_context_set else [sizes]
+    # The whole context set determines the smoothing of prompts, so each size needs its own pass.
+    passes = [[size] for size in sizes] if network.volume.prompt_smoothing else [sizes]
     scores: list[Score] = []
     listed = episodes.episodes
     title = f"{episodes.data_set}: {kind}" + ("" if kind in ONCE_PER_IMAGE else f" x {prompts}")

@@ -13,18 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from wsicl_jax.geometry.registration.affine import best_affine
-from wsicl_jax.geometry.registration.ascent import LocalCorrelation
 from wsicl_jax.geometry.registration.deformation import deformed
 from wsicl_jax.geometry.registration.resampling import warped
 
 VERSION = 2
 """Of the method: another number means other predictions of networks that use it."""
-
-_FIT_POWER = 4
-"""Of the local correlation in the weights of context images."""
-
-_LEAST_FIT = 0.05
-"""Added to the local correlation, so that all images count alike where none fits."""
 
 _CACHED = 32
 """Pairs of images whose displacement is kept, for targets that are segmented repeatedly."""
@@ -34,24 +27,14 @@ def registered(
     target: Float[np.ndarray, "x y z"],
     images: Sequence[Float[np.ndarray, "x y z"]] | Float[np.ndarray, "context x y z"],
     channels: Float[np.ndarray, "context x y z"],
-    weights: Float[np.ndarray, "context"] | None = None,
 ) -> tuple[Float[np.ndarray, "context x y z"], Float[np.ndarray, "context x y z"]]:
-    """Context images and their prompt channels, deformed so that the images fit the target.
+    """Context images and their prompt channels, moved and deformed to fit the target.
 
-    Each prompt channel is then multiplied by how well its image fits the target around each voxel,
-    relative to the mean over the context set. So the mean over the channels is a weighted mean.
-    Images whose weight is 0 do not count in it; without `weights` all count.
-
-    The weights follow locally weighted label fusion (Artaechevarria et al., IEEE Transactions on
-    Medical Imaging 28, 2009).
-
-    An image that equals the target does not move. If the target is constant, none moves.
+    An image that equals the target does not change. If the target is constant, none changes.
     """
     fields = [displacement(target, image) for image in images]
-    moved = np.stack([warped(*pair) for pair in zip(images, fields, strict=True)])
-    prompts = np.stack([warped(*pair) for pair in zip(channels, fields, strict=True)])
-    fits = np.stack([_local_fit(target, image) for image in moved])
-    return moved, prompts * (fits / np.average(fits, axis=0, weights=weights))
+    moved = [[warped(*pair) for pair in zip(x, fields, strict=True)] for x in (images, channels)]
+    return np.stack(moved[0]), np.stack(moved[1])
 
 
 def displacement(
@@ -98,11 +81,3 @@ def _displacement(pair: _Pair) -> Float[np.ndarray, "3 x y z"]:
     kept = deformed(pair.target, pair.image, affine).astype(np.float16)
     kept.setflags(write=False)  # all calls with these images share it
     return kept
-
-
-def _local_fit(
-    target: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "x y z"]
-) -> Float[np.ndarray, "x y z"]:
-    """How well an image fits the target around each voxel; contrast of the other sign does not."""
-    ratio, covariance, *_ = LocalCorrelation(target).with_image(image)
-    return (_LEAST_FIT + np.where(covariance > 0, ratio * covariance, 0)) ** _FIT_POWER

@@ -71,22 +71,15 @@ class LocalCorrelation:
         self._mean, square = smoothed(np.stack([target, target**2]), _WINDOW)
         self._variance = square - self._mean**2 + _NOISE
 
-    def with_image(self, image: Float[np.ndarray, "x y z"]) -> tuple[np.ndarray, ...]:
-        """covariance / variances, covariance, and local mean and variance of the image.
-
-        The product of the first two is the squared correlation.
-        """
-        products = np.stack([image, image**2, self._target * image])
-        mean, square, product = smoothed(products, _WINDOW)
-        variance = square - mean**2 + _NOISE
-        covariance = product - self._mean * mean
-        return covariance / (self._variance * variance), covariance, mean, variance
-
     def mean_and_derivative(
         self, image: Float[np.ndarray, "x y z"]
     ) -> tuple[float, Float[np.ndarray, "x y z"]]:
         """The mean over all voxels, and its derivative by each intensity of the image."""
-        ratio, covariance, mean, variance = self.with_image(image)
+        products = np.stack([image, image**2, self._target * image])
+        mean, square, product = smoothed(products, _WINDOW)
+        variance = square - mean**2 + _NOISE
+        covariance = product - self._mean * mean
+        ratio = covariance / (self._variance * variance)
         squared = ratio * covariance
         share = squared / variance
         a, a_mean, b, b_mean = smoothed(

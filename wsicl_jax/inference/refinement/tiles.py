@@ -93,7 +93,7 @@ def _tile_score(
     weights = np.array([bool(placed) for placed in prompts], np.float32)
     on_tile, stacked = target.on(tile), np.stack(images)
     if network.volume.registration:
-        stacked, channels = registered(on_tile, stacked, channels, weights)
+        stacked, channels = registered(on_tile, stacked, channels)
     score = network.predict(network.encode(on_tile), stacked, channels, weights)
     return enforced(score, own, THRESHOLD) if network.config.enforce_prompts else score
 
