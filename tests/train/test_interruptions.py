@@ -104,7 +104,7 @@ def length(run: Path) -> int:
 
 def test_sigterm_ends_the_command_with_code_75_and_the_run_goes_on(whole_run, tmp_path):
     run = tmp_path / "stopped"
-    process = start(tiny(run), TRAIN_SLOWLY, "0.5", stderr=subprocess.PIPE)
+    process = start(tiny(run), TRAIN_SLOWLY, "1.0", stderr=subprocess.PIPE)
     wait_for(is_saved(run, 3), process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)

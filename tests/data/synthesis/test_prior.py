@@ -1,5 +1,6 @@
 """Anatomies from the cases of stores."""
 
+import itertools
 from dataclasses import fields
 
 import numpy as np
@@ -195,11 +196,27 @@ def test_a_label_too_small_to_be_seen_leaves_a_cohort_without_it(tmp_path):
     assert 0 in counts
 
 
+def test_an_atlas_of_more_labels_than_a_canvas_has_tissues_has_some_united(tmp_path):
+    label = np.arange(1, 551, dtype=np.uint16).reshape(10, 11, 5)
+    label = label.repeat(3, axis=0).repeat(3, axis=1).repeat(3, axis=2)
+    create_store(tmp_path / "atlas", "atlas", ["MR"], {n: f"region {n}" for n in range(1, 551)})
+    write_case(tmp_path / "atlas", "a", label[None].astype(np.float32), label, np.eye(4))
+    finish_store(tmp_path / "atlas")
+    wanted = settings(tmp_path / "atlas")
+    rng = np.random.default_rng(0)
+    anatomy = prior_anatomy(rng, label.shape, wanted, wanted.priors[0], 0.0)
+    assert len(anatomy.names) == 200
+    united = [name.split(" + ") for name in anatomy.names.values()]
+    assert sorted(itertools.chain(*united)) == sorted(f"region {n}" for n in range(1, 551))
+    assert {len(names) for names in united} == {2, 3}
+    assert set(np.unique(anatomy.label_of[anatomy.tissue])) >= set(range(1, 201))
+
+
 def test_a_prior_that_cannot_serve_is_refused(tmp_path):
     with pytest.raises(DataError, match="no store"):
         sample_cohort((0,), SHAPE, settings(tmp_path / "none"))
     empty = write(tmp_path / "empty", {"a": ()})
-    with pytest.raises(DataError, match=r"case a of .* has 0 labels"):
+    with pytest.raises(DataError, match=r"case a of .* has no label"):
         sample_cohort((0,), SHAPE, settings(empty))
     without = write(tmp_path / "without", {})
     with pytest.raises(DataError, match="has no case"):

@@ -62,8 +62,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path} is missing") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder; expected a file") from None
-    except ValueError as error:
-        if "null byte" not in str(error):
+    except ValueError:
+        if "\0" not in str(path):
             raise
         raise DataError(f"{excerpt(str(path))} is no file's name: it has a NUL in it") from None
     except OSError as error:

@@ -2,8 +2,10 @@
 `synth.prior_image` their images."""
 
 import functools
+import itertools
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,6 +31,8 @@ _MAX_OVERSAMPLING = 2
 """Largest resolution of cached cases, relative to an anatomy, along an axis; crops need no more."""
 
 _MAX_LABELS = 200
+"""Most labels of a case that are painted; a canvas has 255 tissues."""
+
 _CROP_SHARE = (0.35, 0.9)
 """Range of a crop's share of a side."""
 
@@ -60,7 +64,7 @@ def prior_anatomy(
     are too small for this shape.
 
     Raises:
-        DataError: the store cannot be read, has no case, or a case has no label or too many.
+        DataError: the store cannot be read, has no case, or a case has no label.
     """
     store = open_prior(prior.store)
     if not store.cases:
@@ -74,22 +78,19 @@ def prior_anatomy(
     mirror = tuple(slice(None, None, rng.choice([-1, 1])) for _ in range(3))
     positions = sample_deformation(rng, shape, shape, bend=deformation, pose=deformation)
     labels = nearest(resize_nearest(case.labels, shape)[mirror], positions)
-    values = [int(value) for value in np.unique(labels) if value]
-    if not store.case(name).voxel_counts or len(values) > _MAX_LABELS:
-        raise DataError(
-            f"synth.priors: case {name} of {prior.store} has {len(values)} labels at {shape} "
-            f"voxels; expected 1 to {_MAX_LABELS}"
-        )
+    labels, names = _united(rng, labels, store.label_names)
+    if not store.case(name).voxel_counts:
+        raise DataError(f"synth.priors: case {name} of {prior.store} has no label")
     canvas = Canvas(shape)
     if case.image is None:
         paint_body(canvas, rng, settings)
         paint_distractors(canvas, rng, settings)
     everywhere = (slice(None),) * 3
-    for group, kept in _groups(rng, values, settings):
+    for group, kept in _groups(rng, [*names], settings):
         label = 0
         if kept:
             label = len(canvas.names) + 1
-            canvas.names[label] = " + ".join(store.label_names[value] for value in group)
+            canvas.names[label] = " + ".join(names[value] for value in group)
         for value in group:
             canvas.paint(Region(everywhere, labels == value), label)
     image = None if case.image is None else linear(resize(case.image, shape)[mirror], positions)
@@ -117,6 +118,21 @@ def priors_fingerprint(settings: SynthConfig) -> int:
     stores = [open_prior(prior.store) for prior in settings.priors]
     digests = [(name, store.case(name).digest) for store in stores for name in store.cases]
     return zlib.crc32(repr(digests).encode())
+
+
+def _united(
+    rng: np.random.Generator, labels: Integer[np.ndarray, "x y z"], names: Mapping[int, str]
+) -> tuple[Integer[np.ndarray, "x y z"], dict[int, str]]:
+    """Labels, and the names of those that occur; above `_MAX_LABELS`, random ones become one."""
+    found = {int(value): names[value] for value in np.unique(labels) if value}
+    if len(found) <= _MAX_LABELS:
+        return labels, found
+    labels = labels.copy()
+    kept, others = np.split(rng.permutation([*found]), [_MAX_LABELS])
+    for value, other in zip(itertools.cycle(kept.tolist()), others.tolist()):
+        labels[labels == other] = value
+        found[value] += f" + {found.pop(other)}"
+    return labels, found
 
 
 def _groups(
