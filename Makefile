@@ -37,9 +37,7 @@ small: .venv/.installed
 		--licence "$(SMALL_LICENCE)" --output exported/small.safetensors
 
 small-nc: .venv/.installed
-	for stage in configs/small_nc/*.yaml configs/small_nc.yaml; do \
-		$(HUGE_PAGES) $(BIN)/wsicl train $$stage --resume || exit 1; \
-	done
+	$(HUGE_PAGES) $(BIN)/wsicl train configs/small_nc.yaml --resume
 	mkdir -p exported
 	$(BIN)/wsicl export runs/small_nc --format safetensors --dtype float16 --overwrite \
 		--licence "$(NC_LICENCE)" --output exported/small-nc.safetensors
