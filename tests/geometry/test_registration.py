@@ -79,14 +79,17 @@ def test_a_turned_image_is_turned_back(degrees, axis):
     assert dice((moved > 0.5) & inside, (target > 0.6) & inside) > 0.9
 
 
-def test_the_affine_part_stretches_and_shifts_no_more_than_allowed():
-    # A cube, where all levels have the same proportions. The target is a part of the image, at
-    # twice the size and off its centre.
-    noise = np.random.default_rng(0).normal(size=(24, 24, 24))
+@pytest.mark.parametrize("shape", [(24, 24, 24), (40, 16, 16)])
+def test_the_affine_part_stretches_and_shifts_no_more_than_allowed(shape):
+    # The target is a part of the image, at twice the size and off its centre. The levels of the
+    # second grid have other proportions than the grid.
+    noise = np.random.default_rng(0).normal(size=shape)
     image = ndimage.gaussian_filter(noise, 2).astype(np.float32)
     image = (image - image.min()) / np.ptp(image)
-    affine = best_affine(ndimage.zoom(image, 2, order=1)[18:42, 10:34, 14:38], image)
-    stretches = np.linalg.svd(np.eye(3) + affine[1:].T)[1]
+    part = tuple(slice(side // 4, side // 4 + side) for side in shape)
+    affine = best_affine(ndimage.zoom(image, 2, order=1)[part], image)
+    sides = np.array(shape)
+    stretches = np.linalg.svd(np.eye(3) + affine[1:].T * sides[:, None] / sides)[1]
     assert 1 / 1.301 <= stretches.min() < 0.9 and stretches.max() <= 1.301
     assert np.abs(affine[0] / 2).max() <= 0.151
 

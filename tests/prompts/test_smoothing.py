@@ -1,16 +1,36 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsicl_jax.geometry.axes import Box
-from wsicl_jax.prompts import Point, draw, to_channel, to_channels
+from wsicl_jax.prompts import (
+    Negative,
+    Point,
+    Scribble,
+    draw,
+    painted,
+    pooled_prompts,
+    smoothed_prompts,
+    to_channel,
+)
 
 GRID = (64, 64, 64)
 KINDS = ("point", "box", "scribble", "mask2d", "box3d", "mask")
 quick = settings(max_examples=60, deadline=None)
 masks = arrays(bool, st.tuples(*[st.integers(1, 5)] * 3))
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+def to_channels(context_set, shape, smoothing=0.0):
+    each = [painted(prompts, shape) for prompts in context_set]
+    channels = np.stack([prompts.channel for prompts in each])
+    return smoothed_prompts(channels, [prompts.is_mask for prompts in each], smoothing)
+
+
+def pooled(context_set, smoothing):
+    return pooled_prompts([painted(prompts, GRID) for prompts in context_set], smoothing)
 
 
 def blurred(channel, sd):
@@ -80,3 +100,87 @@ def test_a_mask_has_no_smoothing_but_tells_the_width_of_those_of_other_images():
     wide = blurred(ball_alone.astype(np.float64), 0.2 * np.array((24, 16, 16)))
     np.testing.assert_allclose(found[1], wide + ball_alone / 2, rtol=0, atol=1e-4)
     assert not to_channels([[]], GRID, smoothing=0.2).any()
+
+
+def ball_mask(centre, radius):
+    return ((np.indices(GRID) - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(axis=0) <= radius**2
+
+
+def overlap(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize(("kind", "count", "least"), [("box", 1, 0.75), ("box", 5, 0.85)])
+def test_boxes_of_all_images_together_show_the_structure_at_a_threshold_of_one_half(
+    kind, count, least
+):
+    structure = ball_mask((30, 34, 28), 13)
+    rng = np.random.default_rng(3)
+    channels = pooled([draw(kind, structure, count, rng) for _ in range(4)], 0.2)
+    assert all(np.array_equal(x, channels[0]) for x in channels)
+    assert overlap(channels[0] > 0.5, structure) > least
+    assert channels.min() >= 0 and channels.max() <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_few_points_show_about_the_size_that_many_points_show(count):
+    structure = ball_mask((30, 34, 28), 13)
+    sizes = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        channels = pooled([draw("point", structure, count, rng) for _ in range(4)], 0.2)
+        sizes.append((channels[0] > 0.5).sum())
+    assert 0.3 < np.mean(sizes) / structure.sum() < 1.6
+
+
+def test_a_box_shows_nothing_about_slices_that_it_does_not_cross():
+    # One structure, of which the boxes mark a part that widens along the last axis.
+    narrow, wide = Box((20, 20, 10), (30, 30, 11)), Box((10, 10, 40), (50, 50, 41))
+    share = pooled([[narrow], [wide]], 0.05)[0]
+    assert share[25, 25, 10] > 0.9 and share[12, 25, 10] < 0.1
+    assert share[25, 25, 40] > 0.9 and share[12, 25, 40] > 0.6
+    assert share[25, 25, 60] < 0.05
+
+
+def test_a_mask_does_not_change_but_adds_to_the_map_of_the_other_images():
+    mask = ball_mask((30, 34, 28), 13)
+    channels = pooled([[mask], [Point(30.0, 34.0, 28.0)], []], 0.2)
+    assert np.array_equal(channels[0], mask)
+    assert overlap(channels[1] > 0.5, mask) > 0.9
+    assert not channels[2].any()
+    assert np.array_equal(pooled([[mask], []], 0.2)[0], mask)
+
+
+def test_negative_prompts_stay_and_make_a_hole_in_the_map_of_all_images():
+    structure = ball_mask((30, 34, 28), 13)
+    excluded = Negative(Point(30.0, 34.0, 28.0))
+    boxes = draw("box", structure, 5, np.random.default_rng(0))
+    channels = pooled([[*boxes, excluded], boxes], 0.2)
+    assert channels[0, 30, 34, 28] == -1 and channels[1, 30, 34, 28] == 0
+    assert channels[1, 30, 34, 36] > 0.5
+
+
+def test_scribbles_are_lines_of_a_density():
+    line = Scribble(((20.0, 30.0, 30.0), (40.0, 30.0, 30.0)))
+    share = pooled([[line]], 0.1)[0]
+    assert share[30, 30, 30] > 0.9 and share[30, 30, 50] < 0.05
+
+
+@pytest.mark.parametrize("context_set", [[[], []], [[Negative(Point(3.0, 3.0, 3.0))], []]])
+def test_a_context_set_that_marks_no_structure_is_not_changed(context_set):
+    channels = np.stack([to_channel(prompts, GRID) for prompts in context_set])
+    assert np.array_equal(pooled(context_set, 0.2), channels)
+    assert np.array_equal(pooled(ON_TWO, 0.0), to_channels(ON_TWO, GRID))
+
+
+@quick
+@given(st.lists(masks, min_size=1, max_size=3), st.sampled_from(KINDS), seeds, st.floats(0.01, 1))
+def test_maps_of_all_images_are_shares(set_of_masks, kind, rng, smoothing):
+    shape = set_of_masks[0].shape
+    context_set = [draw(kind, np.resize(mask, shape), 3, rng) for mask in set_of_masks]
+    each = [painted(prompts, shape) for prompts in context_set]
+    channels = pooled_prompts(each, smoothing)
+    assert np.isfinite(channels).all()
+    assert channels.min() >= 0 and channels.max() <= 1 + 1e-6
+    for channel, prompts in zip(channels, context_set, strict=True):
+        assert channel.any() == bool(prompts)

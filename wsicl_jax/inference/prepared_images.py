@@ -16,13 +16,13 @@ from wsicl_jax.geometry.intensity import normalise
 from wsicl_jax.inference.inputs.example import UNNAMED, Example
 from wsicl_jax.inference.inputs.images import as_label_map, as_path, as_volume
 from wsicl_jax.prompts import (
+    PaintedPrompts,
     Prompt,
     box_around,
-    contains_mask,
     kind_of,
     on_crop,
     on_grid,
-    to_channel,
+    painted,
     turned_bounds,
 )
 from wsicl_jax.terminal.progress import track
@@ -89,10 +89,8 @@ class PreparedContext(NamedTuple):
     image: PreparedImage
     prompts: Sequence[Prompt | CroppedMask]
     """In voxels of the cropped image; empty without refinement."""
-    channel: Float[np.ndarray, "X Y Z"]
-    """The rasterized prompts on the working grid, before smoothing."""
-    is_mask: bool
-    """Whether a mask of the whole structure is among the prompts."""
+    painted: PaintedPrompts
+    """The prompts on the working grid."""
     prompt_bounds: tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]] | None
     """The box around all prompts, in voxels of the turned image; None without refinement."""
 
@@ -186,13 +184,12 @@ def prepare_context(image: PreparedImage, prompts: Sequence[Prompt]) -> Prepared
         PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
             another shape.
     """
-    channel = to_channel(prompts_on_grid(image, prompts), image.grid.grid)
-    is_mask = contains_mask(prompts)
+    placed = painted(prompts_on_grid(image, prompts), image.grid.grid)
     if image.full is None:
-        return PreparedContext(image, (), channel, is_mask, None)
+        return PreparedContext(image, (), placed, None)
     prompts = prompts if image.is_whole else _in_crop(prompts, image)
     kept = [_cropped(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]
-    return PreparedContext(image, kept, channel, is_mask, turned_bounds(prompts, image.grid))
+    return PreparedContext(image, kept, placed, turned_bounds(prompts, image.grid))
 
 
 def prompts_on_grid(image: PreparedImage, prompts: Sequence[Prompt]) -> list:

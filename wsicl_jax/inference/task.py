@@ -13,7 +13,6 @@ from wsicl_jax.data.images import Volume
 from wsicl_jax.errors import DataError, PromptError, WsiclError, located
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.grids import WorkingGrid
-from wsicl_jax.geometry.registration import registered
 from wsicl_jax.inference import remarks
 from wsicl_jax.inference.inputs.example import UNNAMED, Example, scribble_in
 from wsicl_jax.inference.inputs.images import ImageLike, as_volume
@@ -41,7 +40,7 @@ from wsicl_jax.inference.refinement.composition import Composition, Scores
 from wsicl_jax.inference.refinement.tiles import refine_structure
 from wsicl_jax.inference.result import Segmentation
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import Negative, Prompt, enforced, smoothed_prompts
+from wsicl_jax.prompts import Negative, Prompt, context_inputs, enforced
 from wsicl_jax.terminal.progress import track
 
 T = TypeVar("T")
@@ -357,7 +356,7 @@ class Task:
                 f"{name!r} has no context image and no prompt; give context images, or add a point "
                 "or a box on the target"
             )
-        if not any((context.channel > 0).any() for context in contexts):
+        if not any((context.painted.channel > 0).any() for context in contexts):
             raise PromptError(
                 f"{name!r} has negative prompts only; mark the structure itself on an image"
             )
@@ -366,14 +365,12 @@ class Task:
     def _scores(
         self, encoded, target: PreparedImage, contexts: Sequence[PreparedContext]
     ) -> np.ndarray:
-        channels = smoothed_prompts(
-            np.stack([context.channel for context in contexts]),
-            [context.is_mask for context in contexts],
-            self._network.volume.prompt_smoothing,
+        images, channels = context_inputs(
+            target.image,
+            [context.image.image for context in contexts],
+            [context.painted for context in contexts],
+            self._network.volume,
         )
-        images = np.stack([context.image.image for context in contexts])
-        if self._network.volume.registration:
-            images, channels = registered(target.image, images, channels)
         return self._network.predict(encoded, images, channels)
 
     def _remark_on_same_image(self, target: PreparedImage) -> Iterator[str]:

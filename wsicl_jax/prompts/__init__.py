@@ -10,6 +10,7 @@ from wsicl_jax.geometry.axes import Box
 from wsicl_jax.prompts.correction import correct, false_positive
 from wsicl_jax.prompts.draw import draw
 from wsicl_jax.prompts.enforcement import enforced
+from wsicl_jax.prompts.inputs import context_inputs
 from wsicl_jax.prompts.kinds import (
     ONCE_PER_IMAGE,
     SECONDS,
@@ -26,8 +27,9 @@ from wsicl_jax.prompts.kinds import (
 )
 from wsicl_jax.prompts.negative import draw_negative
 from wsicl_jax.prompts.paint import ball, ball_radius, to_channel
+from wsicl_jax.prompts.painted_prompts import PaintedPrompts, painted
 from wsicl_jax.prompts.place import bounds, box_around, on_crop, on_grid, turned_bounds
-from wsicl_jax.prompts.smoothing import contains_mask, smoothed_prompts, to_channels
+from wsicl_jax.prompts.smoothing import pooled_prompts, smoothed_prompts
 
 __all__ = [
     "ONCE_PER_IMAGE",
@@ -35,6 +37,7 @@ __all__ = [
     "Box",
     "Mask",
     "Negative",
+    "PaintedPrompts",
     "Point",
     "Prompt",
     "Scribble",
@@ -44,7 +47,7 @@ __all__ = [
     "ball_radius",
     "bounds",
     "box_around",
-    "contains_mask",
+    "context_inputs",
     "correct",
     "draw",
     "draw_negative",
@@ -54,9 +57,10 @@ __all__ = [
     "kind_of",
     "on_crop",
     "on_grid",
+    "painted",
+    "pooled_prompts",
     "positions_of",
     "smoothed_prompts",
     "to_channel",
-    "to_channels",
     "turned_bounds",
 ]

@@ -1,4 +1,4 @@
-"""The prompt channels of a context set: rasterized prompts, smoothed together."""
+"""The prompt channels of a context set: painted prompts, smoothed together."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,23 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from wsicl_jax.geometry.axes import Box, Shape3
-from wsicl_jax.prompts.kinds import Prompt, kind_of
-from wsicl_jax.prompts.paint import to_channel
+from wsicl_jax.geometry.axes import Box
+from wsicl_jax.prompts.painted_prompts import PaintedPrompts
 
+_SLICE_SHARE = 0.4
+"""Width of the smoothing of boxes and masks on slices, as a share of that of points."""
 
-def to_channels(
-    context_set: Sequence[Sequence[Prompt]], shape: Shape3, *, smoothing: float = 0.0
-) -> Float[np.ndarray, "context x y z"]:
-    """The prompt channels of a context set: `to_channel` for each image, then `smoothed_prompts`.
+_LEAST_WIDTH = 0.7
+"""Least standard deviation of the smoothing of pooled prompts, in voxels."""
 
-    Raises:
-        PromptError: as `to_channel`.
-    """
-    channels = np.zeros((len(context_set), *shape), np.float32)
-    for place, prompts in enumerate(context_set):
-        channels[place] = to_channel(prompts, shape)
-    return smoothed_prompts(
-        channels, [contains_mask(prompts) for prompts in context_set], smoothing
-    )
+_NO_EVIDENCE = 0.02
+"""Share of the largest evidence at which evidence counts half."""
 
 
 def smoothed_prompts(
     channels: Float[np.ndarray, "context x y z"], is_mask: Sequence[bool], smoothing: float
 ) -> Float[np.ndarray, "context x y z"]:
-    """Smooth the rasterized prompts of a context set.
+    """Smooth the prompt channels of a context set, each image by itself.
 
     A few points or slices on one image say little about the border of a structure; those of all
     images together say more. Each channel is blurred by a Gaussian, whose standard deviation along
@@ -57,6 +49,55 @@ def smoothed_prompts(
     return np.where(channels < 0, channels, smoothed)
 
 
-def contains_mask(prompts: Sequence[Prompt]) -> bool:
-    """Whether a mask of the whole structure is among the prompts of an image."""
-    return "mask" in map(kind_of, prompts)
+def pooled_prompts(
+    context_set: Sequence[PaintedPrompts], smoothing: float
+) -> Float[np.ndarray, "context x y z"]:
+    """Smooth the prompts of a context set whose images are registered, all images together.
+
+    The prompts of all images then show one structure. A map of it is made from all of them, and
+    each image receives the whole map:
+
+    - With boxes or masks among the prompts, the map is the share of voxels inside among those
+      that are known to be inside or outside, in a Gaussian window (kernel regression). Far from
+      all of them it falls to 0.
+    - With points and scribbles alone, it is their density, scaled to a maximum of 1 (kernel
+      density). Few points cover less than the structure, so they are smoothed more.
+
+    `smoothing` is the width of the window as a share of the extent of all prompts. It falls to 0 at
+    negative prompts. Channels that `smoothed_prompts` leaves unchanged do not change.
+    """
+    channels = np.stack([prompts.channel for prompts in context_set])
+    positive = np.maximum(channels, 0)
+    places = [n for n, x in enumerate(context_set) if not x.is_mask and positive[n].any()]
+    if not smoothing or not places:
+        return channels
+    inside = sum(prompts.inside for prompts in context_set)
+    outside = sum(prompts.outside for prompts in context_set)
+    extent = np.array(Box.around((positive > positive.max() / 2).any(axis=0)).extent)
+    if outside.any():
+        width = _SLICE_SHARE * smoothing * extent
+        share, known = _blurred(inside, width), _blurred(inside + outside, width)
+        share /= known + _NO_EVIDENCE * known.max()
+    else:
+        share = _blurred(inside, smoothing * extent * _missing_extent(context_set))
+        share /= share.max()
+    share *= 1 - np.minimum(np.maximum(-channels, 0).sum(axis=0), 1)
+    smoothed = channels.copy()
+    smoothed[places] = share
+    return np.where(channels < 0, channels, smoothed)
+
+
+def _missing_extent(context_set: Sequence[PaintedPrompts]) -> float:
+    """How much more few points are smoothed, because a structure extends beyond them.
+
+    1 for many points, 2 for four; also 1 if there are other prompts.
+    """
+    count = sum(prompts.points for prompts in context_set)
+    has_others = any(not prompts.points and prompts.channel.max() > 0 for prompts in context_set)
+    return 1.0 if has_others else count / max(count - 2, 1) if count > 2 else 3.0
+
+
+def _blurred(
+    volume: Float[np.ndarray, "x y z"], width: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "x y z"]:
+    return ndimage.gaussian_filter(volume, np.maximum(width, _LEAST_WIDTH), mode="constant")

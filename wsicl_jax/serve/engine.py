@@ -224,7 +224,7 @@ def _bytes_of_arrays(tree: Any) -> int:
 
 
 def _bytes_of_context(context: PreparedContext) -> int:
-    return bytes_of(context.image) + context.channel.nbytes
+    return bytes_of(context.image) + _bytes_of_arrays(context.painted)
 
 
 def _bytes_of_prompts(prompts: Sequence[AnyPrompt]) -> int:

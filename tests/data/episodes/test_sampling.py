@@ -39,8 +39,15 @@ from wsicl_jax.data.store import Store
 from wsicl_jax.data.store_writer import create_store, finish_store, write_case
 from wsicl_jax.data.subject_group import Group
 from wsicl_jax.errors import DataError
-from wsicl_jax.geometry.registration import registered
-from wsicl_jax.prompts import Point, draw, kind_of, smoothed_prompts, to_channel
+from wsicl_jax.prompts import (
+    Point,
+    context_inputs,
+    draw,
+    kind_of,
+    painted,
+    smoothed_prompts,
+    to_channel,
+)
 
 SHAPE = (10, 12, 8)
 NO_CHANGES = dict.fromkeys(AUGMENTATIONS, 0)
@@ -358,7 +365,9 @@ def test_registered_context_images_and_their_smoothed_prompts_fit_the_target():
         )
     )
     np.testing.assert_array_equal(moved.target, plain.target)
-    expected = registered(images[0], images[1:], plain.context_prompts[..., 0])
+    each = [painted(on_image, images[0].shape) for on_image in prompts]
+    volume = VolumeConfig(prompt_smoothing=0.2, registration=True)
+    expected = context_inputs(images[0], images[1:], each, volume)
     np.testing.assert_array_equal(moved.context_images[..., 0], expected[0])
     np.testing.assert_array_equal(moved.context_prompts[..., 0], expected[1])
     assert (moved.context_images != plain.context_images).any()

@@ -16,8 +16,15 @@ from wsicl_jax.data.episodes.degradation import Degradation
 from wsicl_jax.data.episodes.sources import Source, StoreSource, SyntheticSource
 from wsicl_jax.data.random_streams import RandomStream
 from wsicl_jax.data.subject_group import Group
-from wsicl_jax.geometry.registration import registered
-from wsicl_jax.prompts import ONCE_PER_IMAGE, Negative, Prompt, draw, draw_negative, to_channels
+from wsicl_jax.prompts import (
+    ONCE_PER_IMAGE,
+    Negative,
+    Prompt,
+    context_inputs,
+    draw,
+    draw_negative,
+    painted,
+)
 
 
 class Episode(NamedTuple):
@@ -269,9 +276,8 @@ def prompted_episode(
     `volume` sets the smoothing of the prompts and the registration of the context images.
     """
     target, contexts = images[0], images[1:]
-    channels = to_channels(prompts, target.shape, smoothing=volume.prompt_smoothing)
-    if volume.registration:
-        contexts, channels = registered(target, contexts, channels)
+    context_set = [painted(on_image, target.shape) for on_image in prompts]
+    contexts, channels = context_inputs(target, contexts, context_set, volume)
     return _episode([target, *contexts], truth, channels[..., None])
 
 

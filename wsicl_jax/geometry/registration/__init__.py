@@ -16,8 +16,9 @@ from wsicl_jax.geometry.registration.affine import best_affine
 from wsicl_jax.geometry.registration.deformation import deformed
 from wsicl_jax.geometry.registration.resampling import warped
 
-VERSION = 2
-"""Of the method: another number means other predictions of networks that use it."""
+VERSION = 3
+"""Of the method and of what is done with registered prompts: another number means other predictions
+of networks that use it."""
 
 _CACHED = 32
 """Pairs of images whose displacement is kept, for targets that are segmented repeatedly."""
@@ -26,15 +27,19 @@ _CACHED = 32
 def registered(
     target: Float[np.ndarray, "x y z"],
     images: Sequence[Float[np.ndarray, "x y z"]] | Float[np.ndarray, "context x y z"],
-    channels: Float[np.ndarray, "context x y z"],
-) -> tuple[Float[np.ndarray, "context x y z"], Float[np.ndarray, "context x y z"]]:
-    """Context images and their prompt channels, moved and deformed to fit the target.
+    *others: Float[np.ndarray, "context x y z"],
+) -> list[Float[np.ndarray, "context x y z"]]:
+    """Context images and what belongs to them, moved and deformed so that they fit the target.
+
+    `others` are arrays with one volume for each image, such as prompt channels.
 
     An image that equals the target does not change. If the target is constant, none changes.
     """
     fields = [displacement(target, image) for image in images]
-    moved = [[warped(*pair) for pair in zip(x, fields, strict=True)] for x in (images, channels)]
-    return np.stack(moved[0]), np.stack(moved[1])
+    return [
+        np.stack([warped(*pair) for pair in zip(volumes, fields, strict=True)])
+        for volumes in (images, *others)
+    ]
 
 
 def displacement(

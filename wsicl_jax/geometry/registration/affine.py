@@ -6,7 +6,7 @@ It starts from the image as it is and from turned ones, because ascent undoes sm
 import functools
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
 from wsicl_jax.geometry.axes import Shape3
@@ -45,6 +45,7 @@ def best_affine(
     former and of the best of the latter goes on to the next level.
     """
     shape = target.shape
+    advanced = functools.partial(_advanced, sides=np.array(shape))
     candidates = [np.zeros((4, 3), np.float32), *_turns(shape)]
     for factor, steps in _LEVELS:
         grid = level_grid(shape, factor)
@@ -52,7 +53,7 @@ def best_affine(
         correlation, means = LocalCorrelation(small_target), []
         for number, affine in enumerate(candidates):
             field = affine_field(affine, grid)
-            field = improved(field, small_target, small_image, steps, _advanced)
+            field = improved(field, small_target, small_image, steps, advanced)
             candidates[number] = _affine_of(field)
             means.append(correlation.mean_and_derivative(warped(small_image, field))[0])
         other = 1 + int(np.argmax(means[1:]))
@@ -61,17 +62,21 @@ def best_affine(
 
 
 def _advanced(
-    field: Float[np.ndarray, "3 x y z"], ascent: Float[np.ndarray, "3 x y z"], share: float
+    field: Float[np.ndarray, "3 x y z"],
+    ascent: Float[np.ndarray, "3 x y z"],
+    share: float,
+    sides: Int[np.ndarray, "3"],
 ) -> Float[np.ndarray, "3 x y z"]:
     shape = field.shape[1:]
     length = STEP + share * (_LAST_STEP - STEP)
     step = _affine_of(with_length(affine_field(_affine_of(ascent), shape), length))
-    return affine_field(_limited(_affine_of(field) + step, shape), shape)
+    return affine_field(_limited(_affine_of(field) + step, sides), shape)
 
 
-def _limited(affine: Float[np.ndarray, "4 3"], shape: Shape3) -> Float[np.ndarray, "4 3"]:
-    """With no more shift and scale than allowed."""
-    sides = np.array(shape)
+def _limited(
+    affine: Float[np.ndarray, "4 3"], sides: Int[np.ndarray, "3"]
+) -> Float[np.ndarray, "4 3"]:
+    """With no more shift and scale than allowed, on the grid of these sides."""
     matrix = np.eye(3) + affine[1:].T * sides[:, None] / sides
     left, scales, right = np.linalg.svd(matrix)
     matrix = left @ np.diag(np.clip(scales, 1 / _MAX_SCALE, _MAX_SCALE)) @ right

@@ -11,13 +11,12 @@ from jaxtyping import Bool, Float
 from wsicl_jax.config import InferenceConfig
 from wsicl_jax.geometry.axes import Box
 from wsicl_jax.geometry.grids import WorkingGrid
-from wsicl_jax.geometry.registration import registered
 from wsicl_jax.inference.network import CompiledNetwork
 from wsicl_jax.inference.prepared_images import CroppedMask, PreparedContext, PreparedImage
 from wsicl_jax.inference.refinement.composition import TileScore, coarse_prediction_of
 from wsicl_jax.metrics.overlap import dice
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import enforced, has_positive, on_crop, to_channels
+from wsicl_jax.prompts import context_inputs, enforced, has_positive, on_crop, painted
 from wsicl_jax.terminal.progress import track
 
 _COARSER = 2 ** (1 / 3)
@@ -89,12 +88,11 @@ def _tile_score(
         images.append(context.image.on(crop))
     if not any(map(has_positive, prompts)):
         return None
-    channels = to_channels(prompts, size, smoothing=network.volume.prompt_smoothing)
     weights = np.array([bool(placed) for placed in prompts], np.float32)
-    on_tile, stacked = target.on(tile), np.stack(images)
-    if network.volume.registration:
-        stacked, channels = registered(on_tile, stacked, channels)
-    score = network.predict(network.encode(on_tile), stacked, channels, weights)
+    on_tile = target.on(tile)
+    context_set = [painted(placed, size) for placed in prompts]
+    inputs = context_inputs(on_tile, images, context_set, network.volume)
+    score = network.predict(network.encode(on_tile), *inputs, weights)
     return enforced(score, own, THRESHOLD) if network.config.enforce_prompts else score
 
 
