@@ -41,9 +41,9 @@ def episode(target, images, prompts) -> Episode:
     )
 
 
-def scores_of(name: str, data, *, kind="mask", prompts=1, sizes=(1, 2)):
+def scores_of(name: str, data, *, kind="mask", prompts=1, sizes=(1, 2), volume=VOLUME):
     return score_baseline(
-        Baseline(name, VOLUME),
+        Baseline(name, volume),
         *data,
         model=name,
         kind=kind,
@@ -236,6 +236,15 @@ def test_the_registered_mean_is_the_prompt_mean_of_registered_context_images(sto
     )
     expected = registered(target, images, channels)[1].mean(axis=0)
     np.testing.assert_allclose(registering.maps(shown[1], [3])[0], expected, rtol=1e-6)
+
+
+def test_the_registered_mean_of_few_context_images_does_not_depend_on_more(store):
+    data = planned(store, kinds=["box"])
+    volume = VolumeConfig(grid=GRID, registration=True, prompt_smoothing=0.2)
+    settings = {"kind": "box", "prompts": 1, "volume": volume}
+    together = scores_of("registered_mean", data, sizes=[1, 3], **settings)
+    alone = scores_of("registered_mean", data, sizes=[1], **settings)
+    assert [x for x in together if x.contexts == 1] == alone
 
 
 def test_a_list_with_too_few_contexts_is_refused(store):

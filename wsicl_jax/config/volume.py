@@ -18,8 +18,8 @@ class VolumeConfig:
     """Clip intensities to these percentiles (0 to 100) after `crop`, and scale them to [0, 1]."""
     prompt_smoothing: Share = 0.0
     """Width of the Gaussian smoothing of prompts, as a share of the extent along each axis of all
-    prompts of the context set. Masks of the whole structure are not smoothed. 0: no smoothing, as
-    published."""
+    prompts of the context set. With `registration`, the prompts of all images are smoothed into one
+    map. Masks of the whole structure are not smoothed. 0: no smoothing, as published."""
     registration: bool = False
     """Move and deform each context image, with its prompts, to fit the target; the published method
     does not. Not for image-to-image tasks."""

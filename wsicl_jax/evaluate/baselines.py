@@ -2,7 +2,8 @@
 
 The prompt mean uses no image: it measures what the positions of the prompts alone achieve. The
 intensity model uses the intensities below the prompts and the box around them. The registered mean
-is the prompt mean after registration of the context images to the target.
+is the prompt mean after registration of the context images to the target; its prompts are smoothed
+as those of the network.
 
 The threshold of their maps is the one with the best mean Dice on the scored targets themselves. No
 method could know it beforehand: this favours the baselines over the networks.
@@ -20,7 +21,7 @@ from wsicl_jax.data.episodes.sampling import Episode
 from wsicl_jax.distributed.processes import is_leader
 from wsicl_jax.evaluate.case_sources import Cases
 from wsicl_jax.evaluate.episode_list import EpisodeList, ListedEpisode
-from wsicl_jax.evaluate.prompted_episodes import about_prompts, prompted, score_of, truth_of
+from wsicl_jax.evaluate.prompted_episodes import about_prompts, passes, prompted, score_of, truth_of
 from wsicl_jax.evaluate.records import Score
 from wsicl_jax.geometry.axes import Box, Shape3
 from wsicl_jax.geometry.registration import VERSION as REGISTRATION_VERSION
@@ -56,7 +57,9 @@ class Baseline(NamedTuple):
     def digest(self) -> str:
         """Hash of all that its maps depend on besides the episode."""
         volume = self.volume
-        registration = [REGISTRATION_VERSION] if volume.registration else []
+        registration = (
+            [REGISTRATION_VERSION, volume.prompt_smoothing] if volume.registration else []
+        )
         return digest_of(
             [self.name, _VERSION, volume.grid, volume.percentiles, volume.crop, *registration]
         )
@@ -84,13 +87,13 @@ def baselines_of(config: SweepConfig, volumes: Sequence[VolumeConfig]) -> list[B
     """The baselines of a sweep, on the first of its networks' working grids.
 
     Without a network, on the sweep's `synthetic_grid`, with the default scaling of intensities.
-    Their prompts are never smoothed. Only the registered mean registers context images.
+    Only the registered mean registers context images, and smooths prompts as the network does.
     """
     volume = volumes[0] if volumes else VolumeConfig(grid=config.synthetic_grid)
+    plain = replace(volume, prompt_smoothing=0.0, registration=False)
+    registering = replace(volume, registration=True)
     return [
-        Baseline(
-            name, replace(volume, prompt_smoothing=0.0, registration=name == "registered_mean")
-        )
+        Baseline(name, registering if name == "registered_mean" else plain)
         for name in dict.fromkeys(config.baselines)
     ]
 
@@ -237,12 +240,15 @@ def _maps(
     count: int,
     sizes: Sequence[int],
 ) -> list[_Map]:
-    inputs = prompted(baseline.volume, episodes, cases, episode, kind, count, sizes[-1])
     truth = truth_of(episodes, cases, episode)
     grid = cases.grid(episode.target, episode.channel, baseline.volume)
     maps = []
-    for size, values in zip(sizes, baseline.maps(inputs.episode, sizes), strict=True):
-        levels = _Levels.of(grid.restore(values))
-        about = about_prompts(inputs.prompts[:size], kind, count)
-        maps.append(_Map(levels, levels.dice(truth), about))
+    for sizes_of_pass in passes(baseline.volume, sizes):
+        most = sizes_of_pass[-1]
+        inputs = prompted(baseline.volume, episodes, cases, episode, kind, count, most)
+        of_pass = baseline.maps(inputs.episode, sizes_of_pass)
+        for size, values in zip(sizes_of_pass, of_pass, strict=True):
+            levels = _Levels.of(grid.restore(values))
+            about = about_prompts(inputs.prompts[:size], kind, count)
+            maps.append(_Map(levels, levels.dice(truth), about))
     return maps

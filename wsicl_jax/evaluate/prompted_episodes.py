@@ -66,6 +66,14 @@ def prompted(
     return PromptedEpisode(prompted_episode(images, truth, placed, volume), drawn, placed)
 
 
+def passes(volume: VolumeConfig, sizes: Sequence[int]) -> list[list[int]]:
+    """Sizes of the context set that share an episode, in ascending order.
+
+    The whole context set determines the smoothing of its prompts, so each size then has its own.
+    """
+    return [[size] for size in sizes] if volume.prompt_smoothing else [[*sizes]]
+
+
 def truth_of(
     episodes: EpisodeList, cases: Cases, episode: ListedEpisode
 ) -> Bool[np.ndarray, "X Y Z"]:

@@ -13,6 +13,7 @@ from wsicl_jax.evaluate.predictor import Predictor
 from wsicl_jax.evaluate.prompted_episodes import (
     PromptedEpisode,
     about_prompts,
+    passes,
     predicted_mask,
     prompted,
     score_of,
@@ -46,8 +47,6 @@ def score_in_context(
     """
     sizes = sorted(set(sizes))
     episodes.check(sizes[-1], kind, prompts)
-    # The whole context set determines the smoothing of prompts, so each size needs its own pass.
-    passes = [[size] for size in sizes] if network.volume.prompt_smoothing else [sizes]
     scores: list[Score] = []
     listed = episodes.episodes
     title = f"{episodes.data_set}: {kind}" + ("" if kind in ONCE_PER_IMAGE else f" x {prompts}")
@@ -55,7 +54,7 @@ def score_in_context(
         for part in network.parts(len(listed)):
             outputs: list[Float[np.ndarray, "episode x y z"]] = []
             batch: list[PromptedEpisode] = []
-            for sizes_of_pass in passes:
+            for sizes_of_pass in passes(network.volume, sizes):
                 most = sizes_of_pass[-1]
                 batch = [
                     prompted(network.volume, episodes, cases, listed[i], kind, prompts, most)
