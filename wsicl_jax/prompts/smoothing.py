@@ -60,8 +60,9 @@ def pooled_prompts(
     - With boxes or masks among the prompts, the map is the share of voxels inside among those
       that are known to be inside or outside, in a Gaussian window (kernel regression). Far from
       all of them it falls to 0.
-    - With points and scribbles alone, it is their density, scaled to a maximum of 1 (kernel
-      density). Few points cover less than the structure, so they are smoothed more.
+    - With points and scribbles alone, it is their density (kernel density), as a share of its mean
+      at the prompts, at most 1. Few points cover less than the structure, so they are smoothed
+      more. Half of an image's own channel is added, so values can exceed 1.
 
     `smoothing` is the width of the window as a share of the extent of all prompts. It falls to 0 at
     negative prompts. Channels that `smoothed_prompts` leaves unchanged do not change.
@@ -80,10 +81,10 @@ def pooled_prompts(
         share /= known + _NO_EVIDENCE * known.max()
     else:
         share = _blurred(inside, smoothing * extent * _missing_extent(context_set))
-        share /= share.max()
+        share = np.minimum(share * inside.sum() / (share * inside).sum(), 1)
     share *= 1 - np.minimum(np.maximum(-channels, 0).sum(axis=0), 1)
     smoothed = channels.copy()
-    smoothed[places] = share
+    smoothed[places] = share if outside.any() else share + positive[places] / 2
     return np.where(channels < 0, channels, smoothed)
 
 
