@@ -25,7 +25,9 @@ def images():
 def test_without_registration_images_stay_and_each_channel_is_smoothed_by_itself():
     target, *contexts = images()
     each = [painted(prompts, SHAPE) for prompts in CONTEXT_SET]
-    shown, channels = context_inputs(target, contexts, each, VolumeConfig(prompt_smoothing=0.2))
+    shown, channels = context_inputs(
+        target, contexts, CONTEXT_SET, VolumeConfig(prompt_smoothing=0.2)
+    )
     np.testing.assert_array_equal(shown, contexts)
     expected = smoothed_prompts(np.stack([x.channel for x in each]), [False] * 2, 0.2)
     np.testing.assert_array_equal(channels, expected)
@@ -35,7 +37,7 @@ def test_registered_prompts_are_pooled_where_the_target_lies():
     target, *contexts = images()
     each = [painted(prompts, SHAPE) for prompts in CONTEXT_SET]
     volume = VolumeConfig(prompt_smoothing=0.2, registration=True)
-    shown, channels = context_inputs(target, contexts, each, volume)
+    shown, channels = context_inputs(target, contexts, CONTEXT_SET, volume)
     names = ("channel", "inside", "outside")
     stacks = [np.stack([getattr(x, name) for x in each]) for name in names]
     moved, channel, inside, outside = registered(target, contexts, *stacks)
@@ -51,6 +53,6 @@ def test_registered_prompts_are_pooled_where_the_target_lies():
 def test_without_smoothing_registered_channels_are_what_each_image_shows():
     target, *contexts = images()
     each = [painted(prompts, SHAPE) for prompts in CONTEXT_SET]
-    _, channels = context_inputs(target, contexts, each, VolumeConfig(registration=True))
+    _, channels = context_inputs(target, contexts, CONTEXT_SET, VolumeConfig(registration=True))
     expected = registered(target, contexts, np.stack([x.channel for x in each]))[1]
     np.testing.assert_array_equal(channels, expected)

@@ -16,13 +16,12 @@ from wsicl_jax.geometry.intensity import normalise
 from wsicl_jax.inference.inputs.example import UNNAMED, Example
 from wsicl_jax.inference.inputs.images import as_label_map, as_path, as_volume
 from wsicl_jax.prompts import (
-    PaintedPrompts,
     Prompt,
     box_around,
     kind_of,
     on_crop,
     on_grid,
-    painted,
+    to_channel,
     turned_bounds,
 )
 from wsicl_jax.terminal.progress import track
@@ -89,8 +88,10 @@ class PreparedContext(NamedTuple):
     image: PreparedImage
     prompts: Sequence[Prompt | CroppedMask]
     """In voxels of the cropped image; empty without refinement."""
-    painted: PaintedPrompts
-    """The prompts on the working grid."""
+    placed: Sequence[Prompt]
+    """The prompts in voxels of the working grid."""
+    marks: bool
+    """Whether any voxel of the working grid is marked as inside."""
     prompt_bounds: tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]] | None
     """The box around all prompts, in voxels of the turned image; None without refinement."""
 
@@ -184,12 +185,13 @@ def prepare_context(image: PreparedImage, prompts: Sequence[Prompt]) -> Prepared
         PromptError: a prompt lies outside the image or in its margins, is empty, or a mask has
             another shape.
     """
-    placed = painted(prompts_on_grid(image, prompts), image.grid.grid)
+    placed = prompts_on_grid(image, prompts)
+    marks = bool((to_channel(placed, image.grid.grid) > 0).any())
     if image.full is None:
-        return PreparedContext(image, (), placed, None)
+        return PreparedContext(image, (), placed, marks, None)
     prompts = prompts if image.is_whole else _in_crop(prompts, image)
     kept = [_cropped(prompt) if isinstance(prompt, np.ndarray) else prompt for prompt in prompts]
-    return PreparedContext(image, kept, placed, turned_bounds(prompts, image.grid))
+    return PreparedContext(image, kept, placed, marks, turned_bounds(prompts, image.grid))
 
 
 def prompts_on_grid(image: PreparedImage, prompts: Sequence[Prompt]) -> list:

@@ -356,7 +356,7 @@ class Task:
                 f"{name!r} has no context image and no prompt; give context images, or add a point "
                 "or a box on the target"
             )
-        if not any((context.painted.channel > 0).any() for context in contexts):
+        if not any(context.marks for context in contexts):
             raise PromptError(
                 f"{name!r} has negative prompts only; mark the structure itself on an image"
             )
@@ -368,7 +368,7 @@ class Task:
         images, channels = context_inputs(
             target.image,
             [context.image.image for context in contexts],
-            [context.painted for context in contexts],
+            [context.placed for context in contexts],
             self._network.volume,
         )
         return self._network.predict(encoded, images, channels)

@@ -44,8 +44,13 @@ def painted(prompts: Sequence[Prompt], shape: Shape3) -> PaintedPrompts:
             inside += marked
             outside[slices] += ~marked[slices]
     only_points = all(isinstance(prompt, Point) for prompt in positive)
-    is_mask = any(kind_of(prompt) == "mask" for prompt in positive)
-    return PaintedPrompts(channel, inside, outside, is_mask, len(positive) if only_points else 0)
+    points = len(positive) if only_points else 0
+    return PaintedPrompts(channel, inside, outside, contains_mask(prompts), points)
+
+
+def contains_mask(prompts: Sequence[Prompt]) -> bool:
+    """Whether a mask of the whole structure is among the prompts of an image."""
+    return "mask" in map(kind_of, prompts)
 
 
 def _marked(

@@ -57,15 +57,15 @@ def pooled_prompts(
     The prompts of all images then show one structure. A map of it is made from all of them, and
     each image receives the whole map:
 
-    - With boxes or masks among the prompts, the map is the share of voxels inside among those
+    - If any box or mask has voxels outside it, the map is the share of voxels inside among those
       that are known to be inside or outside, in a Gaussian window (kernel regression). Far from
       all of them it falls to 0.
-    - With points and scribbles alone, it is their density (kernel density), as a share of its mean
-      at the prompts, at most 1. Few points cover less than the structure, so they are smoothed
-      more. Half of an image's own channel is added, so values can exceed 1.
+    - Otherwise, as with points and scribbles, it is the density of prompts (kernel density), as a
+      share of its mean at the prompts, at most 1. Few points cover less than the structure, so
+      they are smoothed more. Half of an image's own channel is added, so values can exceed 1.
 
-    `smoothing` is the width of the window as a share of the extent of all prompts. It falls to 0 at
-    negative prompts. Channels that `smoothed_prompts` leaves unchanged do not change.
+    `smoothing` is the width of the window as a share of the extent of all prompts. The map falls to
+    0 at negative prompts. Channels that `smoothed_prompts` leaves unchanged do not change.
     """
     channels = np.stack([prompts.channel for prompts in context_set])
     positive = np.maximum(channels, 0)
@@ -94,8 +94,9 @@ def _missing_extent(context_set: Sequence[PaintedPrompts]) -> float:
     1 for many points, 2 for four; also 1 if there are other prompts.
     """
     count = sum(prompts.points for prompts in context_set)
-    has_others = any(not prompts.points and prompts.channel.max() > 0 for prompts in context_set)
-    return 1.0 if has_others else count / max(count - 2, 1) if count > 2 else 3.0
+    if any(not prompts.points and prompts.channel.max() > 0 for prompts in context_set):
+        return 1.0
+    return count / (count - 2) if count > 2 else 3.0
 
 
 def _blurred(

@@ -224,7 +224,7 @@ def _bytes_of_arrays(tree: Any) -> int:
 
 
 def _bytes_of_context(context: PreparedContext) -> int:
-    return bytes_of(context.image) + _bytes_of_arrays(context.painted)
+    return bytes_of(context.image) + _bytes_of_prompts(context.placed)
 
 
 def _bytes_of_prompts(prompts: Sequence[AnyPrompt]) -> int:

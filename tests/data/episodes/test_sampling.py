@@ -44,7 +44,6 @@ from wsicl_jax.prompts import (
     context_inputs,
     draw,
     kind_of,
-    painted,
     smoothed_prompts,
     to_channel,
 )
@@ -365,9 +364,8 @@ def test_registered_context_images_and_their_smoothed_prompts_fit_the_target():
         )
     )
     np.testing.assert_array_equal(moved.target, plain.target)
-    each = [painted(on_image, images[0].shape) for on_image in prompts]
     volume = VolumeConfig(prompt_smoothing=0.2, registration=True)
-    expected = context_inputs(images[0], images[1:], each, volume)
+    expected = context_inputs(images[0], images[1:], prompts, volume)
     np.testing.assert_array_equal(moved.context_images[..., 0], expected[0])
     np.testing.assert_array_equal(moved.context_prompts[..., 0], expected[1])
     assert (moved.context_images != plain.context_images).any()

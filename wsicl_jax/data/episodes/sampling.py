@@ -23,7 +23,6 @@ from wsicl_jax.prompts import (
     context_inputs,
     draw,
     draw_negative,
-    painted,
 )
 
 
@@ -276,8 +275,7 @@ def prompted_episode(
     `volume` sets the smoothing of the prompts and the registration of the context images.
     """
     target, contexts = images[0], images[1:]
-    context_set = [painted(on_image, target.shape) for on_image in prompts]
-    contexts, channels = context_inputs(target, contexts, context_set, volume)
+    contexts, channels = context_inputs(target, contexts, prompts, volume)
     return _episode([target, *contexts], truth, channels[..., None])
 
 

@@ -16,7 +16,7 @@ from wsicl_jax.inference.prepared_images import CroppedMask, PreparedContext, Pr
 from wsicl_jax.inference.refinement.composition import TileScore, coarse_prediction_of
 from wsicl_jax.metrics.overlap import dice
 from wsicl_jax.model.dual_branch import THRESHOLD
-from wsicl_jax.prompts import context_inputs, enforced, has_positive, on_crop, painted
+from wsicl_jax.prompts import context_inputs, enforced, has_positive, on_crop
 from wsicl_jax.terminal.progress import track
 
 _COARSER = 2 ** (1 / 3)
@@ -90,8 +90,7 @@ def _tile_score(
         return None
     weights = np.array([bool(placed) for placed in prompts], np.float32)
     on_tile = target.on(tile)
-    context_set = [painted(placed, size) for placed in prompts]
-    inputs = context_inputs(on_tile, images, context_set, network.volume)
+    inputs = context_inputs(on_tile, images, prompts, network.volume)
     score = network.predict(network.encode(on_tile), *inputs, weights)
     return enforced(score, own, THRESHOLD) if network.config.enforce_prompts else score
 
