@@ -140,14 +140,16 @@ def test_batches_end_with_the_run(expected):
     assert_equal(list(itertools.islice(stream, 5)), expected[6:])
 
 
-def test_a_killed_worker_is_named_with_its_signal_and_the_others_end(expected):
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_killed_worker_is_named_with_its_signal_and_the_others_end(expected, place):
     before = set(multiprocessing.active_children())
     config = replace(CONFIG, train=replace(CONFIG.train, workers=2, steps=1000))
     stream = batches(EpisodeSource(config))
     assert_equal([next(stream)], expected[:1])
     workers = [w for w in multiprocessing.active_children() if w not in before]
-    os.kill(workers[0].pid, signal.SIGKILL)
-    message = f"process {workers[0].pid}, one of the 2 .* killed by SIGKILL, .* lack of memory"
+    killed = workers[place]
+    os.kill(killed.pid, signal.SIGKILL)
+    message = f"process {killed.pid}, one of the 2 .* killed by SIGKILL, .* lack of memory"
     for _ in range(2):  # every call raises
         with pytest.raises(LoaderError, match=message):
             list(stream)

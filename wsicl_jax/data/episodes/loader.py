@@ -109,8 +109,11 @@ class _FromWorkers(Iterator[Episode]):
         self._workers: set[BaseProcess] = set()
         self._ready: queue.Queue[Episode | Exception] = queue.Queue(1)
         self._started = False
+        self._error: LoaderError | None = None
 
     def __next__(self) -> Episode:
+        if self._error:  # the other workers were killed too, after the one that it names
+            raise self._error
         if not self._started:
             self._started = True
             threading.Thread(target=self._fetch, daemon=True, name="batches").start()
@@ -152,10 +155,11 @@ class _FromWorkers(Iterator[Episode]):
         cause = ", most likely for lack of memory" if number == signal.SIGKILL else ""
         for worker in self._workers:
             worker.kill()
-        raise LoaderError(
+        self._error = LoaderError(
             f"process {killed[0].pid}, one of the {self._count} that make the episodes "
             f"(train.workers), was killed by {signal.Signals(number).name}{cause}"
         )
+        raise self._error
 
     def _find_workers(self) -> None:
         # Kept: `active_children` does not list workers that have ended.
